@@ -1,0 +1,141 @@
+package tracing
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// subscriptionStart makes the place for what all messages of the subscription
+// share.
+func (i *instance) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
+	s := &scope{Context: ctx, owner: i, stage: subscribed}
+	s.process.Store(newProcessOperation(e.Subscription))
+	return s
+}
+
+// processOperation returns the operation of the subscription that ctx belongs
+// to.
+func (i *instance) processOperation(ctx context.Context, of jsbroker.Subscription) *processOperation {
+	s := i.scopeOf(ctx, subscribed)
+	if s == nil {
+		return newProcessOperation(of)
+	}
+	op := s.process.Load()
+	if op.of != of {
+		// The consumer was lost and made again under another name.
+		op = newProcessOperation(of)
+		s.process.Store(op)
+	}
+	return op
+}
+
+func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) context.Context {
+	p, header := i.propagator.get(), HeaderCarrier(e.Header)
+	op := i.processOperation(ctx, e.Subscription)
+	ctx = p.Extract(detached(ctx), header)
+	opts := op.opts
+	if i.links {
+		opts = append(opts, trace.WithNewRoot())
+		if from := trace.SpanContextFromContext(ctx); from.IsValid() {
+			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: from}))
+		}
+	}
+	ctx, span := i.tracer.get().Start(ctx, op.name, opts...)
+	if span.IsRecording() {
+		attrs := make([]attribute.KeyValue, 0, 5)
+		attrs = append(attrs,
+			semconv.MessagingMessageBodySize(e.Size),
+			sequence(streamSequenceKey, e.StreamSequence),
+			sequence(deliveryCountKey, e.NumDelivered),
+		)
+		if e.MessageID != "" {
+			attrs = append(attrs, semconv.MessagingMessageID(clean(e.MessageID)))
+		}
+		if op.wildcard {
+			attrs = append(attrs, semconv.MessagingDestinationName(clean(e.Subject)))
+		}
+		span.SetAttributes(attrs...)
+	}
+	i.inject(ctx, p, header)
+	return &scope{Context: ctx, owner: i, stage: handling, span: span}
+}
+
+// detached returns ctx without a span and without baggage. What the
+// subscription began with, say the trace of the service's start, is not where its
+// messages come from: it would be the parent of all of them, for ever.
+func detached(ctx context.Context) context.Context {
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{})
+	}
+	if baggage.FromContext(ctx).Len() > 0 {
+		ctx = baggage.ContextWithoutBaggage(ctx)
+	}
+	return ctx
+}
+
+// panicked records the panic at once: what follows, the dead letter for one, is
+// its consequence and stands after it.
+func (i *instance) panicked(ctx context.Context, e jsbroker.Panicked) {
+	if s := i.scopeOf(ctx, handling); s != nil && s.span.IsRecording() && e.Err != nil {
+		record(s.span, e.Err)
+		s.panicked = true
+	}
+}
+
+func (i *instance) deadLettered(ctx context.Context, e jsbroker.DeadLettered) {
+	s := i.scopeOf(ctx, handling)
+	if s == nil || !s.span.IsRecording() {
+		return
+	}
+	attrs := []attribute.KeyValue{deadLetterTopicKey.String(clean(e.DeadLetterTopic))}
+	if e.Err != nil {
+		attrs = append(attrs, reasonType("", e.Err), semconv.ExceptionMessage(text(e.Err)))
+	}
+	s.span.AddEvent(deadLetterEvent, trace.WithAttributes(attrs...))
+}
+
+func (i *instance) exhausted(ctx context.Context, _ jsbroker.Exhausted) {
+	if s := i.scopeOf(ctx, handling); s != nil && s.span.IsRecording() {
+		s.span.AddEvent(exhaustedEvent)
+	}
+}
+
+func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
+	s := i.scopeOf(ctx, handling)
+	if s == nil {
+		return
+	}
+	defer s.span.End()
+	if !s.span.IsRecording() {
+		return
+	}
+	attrs := make([]attribute.KeyValue, 0, 3)
+	attrs = append(attrs, resultKey.String(string(e.Result)))
+	if e.Result == jsbroker.ResultNak {
+		attrs = append(attrs, redeliveryDelayKey.Float64(e.Delay.Seconds()))
+	}
+	switch {
+	case e.Err != nil:
+		attrs = append(attrs, errorType(e.Err))
+		s.span.SetStatus(codes.Error, text(e.Err))
+	case e.SettleErr != nil:
+		// The handler did its work, but the message comes again: whoever
+		// looks for the reason finds it here.
+		attrs = append(attrs, reasonType("", e.SettleErr))
+		s.span.SetStatus(codes.Error, "settle: "+text(e.SettleErr))
+	}
+	s.span.SetAttributes(attrs...)
+	if e.Err != nil && !s.panicked {
+		record(s.span, e.Err)
+	}
+	if e.SettleErr != nil {
+		record(s.span, e.SettleErr)
+	}
+}

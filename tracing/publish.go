@@ -1,0 +1,65 @@
+package tracing
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/baggage"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) context.Context {
+	p, header := i.propagator.get(), HeaderCarrier(e.Header)
+	op := i.publishes.get(e.Topic)
+	ctx, span := i.tracer.get().Start(publishParent(ctx, p, header), op.name, op.opts...)
+	if span.IsRecording() {
+		span.SetAttributes(
+			semconv.MessagingMessageID(clean(e.MessageID)),
+			semconv.MessagingMessageBodySize(e.Size),
+		)
+	}
+	i.inject(ctx, p, header)
+	return &scope{Context: ctx, owner: i, stage: publishing, span: span}
+}
+
+// publishParent returns the context whose span is to be the parent: the span in
+// ctx, else the one in the header, else none.
+//
+// What else the header says is kept unless ctx says something itself: baggage
+// that only the header knows travels on under a parent from ctx.
+func publishParent(ctx context.Context, p fieldPropagator, header HeaderCarrier) context.Context {
+	parent := p.Extract(ctx, header)
+	span := trace.SpanFromContext(ctx)
+	if sc := span.SpanContext(); sc.IsValid() && !sc.Equal(trace.SpanContextFromContext(parent)) {
+		parent = trace.ContextWithSpan(parent, span)
+	}
+	if bag := baggage.FromContext(ctx); bag.Len() > 0 {
+		parent = baggage.ContextWithBaggage(parent, bag)
+	}
+	return parent
+}
+
+func (i *instance) published(ctx context.Context, e jsbroker.Published) {
+	s := i.scopeOf(ctx, publishing)
+	if s == nil {
+		return
+	}
+	defer s.span.End()
+	if !s.span.IsRecording() {
+		return
+	}
+	if e.Err != nil {
+		s.span.SetAttributes(reasonType(e.Reason, e.Err))
+		s.span.SetStatus(codes.Error, text(e.Err))
+		record(s.span, e.Err)
+		return
+	}
+	s.span.SetAttributes(
+		streamNameKey.String(clean(e.Stream)),
+		sequence(streamSequenceKey, e.Sequence),
+		duplicateKey.Bool(e.Duplicate),
+	)
+}
