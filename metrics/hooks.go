@@ -1,0 +1,250 @@
+package metrics
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// New returns a hook for [jsbroker.WithHooks] that keeps the metrics of the
+// package documentation and registers them. One value serves any number of
+// brokers, and so do several values on one registry: they add up.
+//
+// New does not fail. When the metrics cannot be registered, because a name is
+// taken by something else, the hook observes nothing and has its Err set, which
+// the broker's Connect returns.
+func New(opts ...Option) jsbroker.Hooks {
+	cfg := newConfig(opts)
+	if cfg.err != nil {
+		return jsbroker.Hooks{Err: fmt.Errorf("metrics: %w", cfg.err)}
+	}
+	c, err := newCollector(cfg.buckets).register(cfg.registerer)
+	if err != nil {
+		return jsbroker.Hooks{Err: fmt.Errorf("metrics: %w", err)}
+	}
+	o := &observer{c: c, maxTopics: cfg.maxTopics, topicLabel: cfg.topicLabel}
+	return jsbroker.Hooks{
+		Published:         o.published,
+		SubscriptionStart: o.subscriptionStart,
+		SubscriptionEnd:   o.subscriptionEnd,
+		SubscribeFailed:   o.subscribeFailed,
+		Fetched:           o.fetched,
+		FetchError:        o.fetchError,
+		Backoff:           o.backoff,
+		ConsumerState:     o.consumerState,
+		HandleStart:       o.handleStart,
+		Settled:           o.settled,
+		DeadLettered:      o.deadLettered,
+		Exhausted:         o.exhausted,
+		Skipped:           o.skipped,
+		Handled:           o.handled,
+		ConnectionChanged: o.connectionChanged,
+	}
+}
+
+// observer is what one [New] adds to the collector of its registry.
+type observer struct {
+	c          *collector
+	maxTopics  int
+	topicLabel func(string) string
+}
+
+// subscriptionKey finds the subscription in the context of its events. The
+// collector is part of it: two hooks with different registries each find
+// their own.
+type subscriptionKey struct{ c *collector }
+
+func (o *observer) subscription(ctx context.Context) *subscription {
+	sub, _ := ctx.Value(subscriptionKey{o.c}).(*subscription)
+	return sub
+}
+
+func (o *observer) published(ctx context.Context, e jsbroker.Published) {
+	p := o.c.publishTopics.get(o.publishTopic(e), o.maxTopics, o.c.newPublishSeries)
+	observe(p.duration, e.Duration.Seconds(), exemplar(ctx))
+	if e.Err != nil {
+		p.err(reason(e.Reason, e.Err)).Inc()
+		return
+	}
+	p.published.Inc()
+	if e.Duplicate {
+		p.duplicates.Inc()
+	}
+}
+
+// publishTopic is the topic to count a publish under; empty for the rest.
+func (o *observer) publishTopic(e jsbroker.Published) string {
+	switch {
+	case e.Reason == reasonInvalidTopic:
+		return "" // what is not a topic is no label either
+	case o.topicLabel != nil:
+		return o.topicLabel(e.Topic)
+	default:
+		return e.Topic
+	}
+}
+
+func (o *observer) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
+	return context.WithValue(ctx, subscriptionKey{o.c}, o.c.start(e.Subscription))
+}
+
+func (o *observer) subscriptionEnd(ctx context.Context, _ jsbroker.SubscriptionEnd) {
+	if sub := o.subscription(ctx); sub != nil {
+		o.c.end(sub)
+	}
+}
+
+func (o *observer) subscribeFailed(_ context.Context, e jsbroker.SubscribeFailed) {
+	topic := e.Topic
+	if e.Reason == reasonInvalidTopic {
+		topic = ""
+	}
+	topic = o.c.subscribeTopics.get(topic, o.maxTopics, func(label string) string { return label })
+	o.c.subscribeErrors.WithLabelValues(topic, reason(e.Reason, e.Err)).Inc()
+}
+
+func (o *observer) fetched(ctx context.Context, e jsbroker.Fetched) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.fetches.Inc()
+		sub.fetched.Add(float64(max(e.Messages, 0)))
+	}
+}
+
+func (o *observer) fetchError(ctx context.Context, e jsbroker.FetchError) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.fetchError(reason(e.Reason, e.Err)).Inc()
+	}
+}
+
+func (o *observer) backoff(ctx context.Context, e jsbroker.Backoff) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.backoff.Store(int64(e.Delay))
+		if e.Delay > 0 {
+			sub.backoffs.Inc()
+		}
+	}
+}
+
+func (o *observer) consumerState(ctx context.Context, e jsbroker.ConsumerState) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.pending.Store(e.Pending)
+	}
+}
+
+func (o *observer) handleStart(ctx context.Context, e jsbroker.HandleStart) context.Context {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.inFlight.Add(1)
+		sub.pending.Store(e.NumPending)
+		if e.NumDelivered > 1 {
+			sub.redelivered.Inc()
+		}
+	}
+	return ctx
+}
+
+func (o *observer) settled(ctx context.Context, e jsbroker.Settled) {
+	if e.Err == nil && !e.Returned {
+		return // the rule, and counted by handled
+	}
+	sub := o.subscription(ctx)
+	switch {
+	case sub == nil:
+	case e.Err != nil:
+		sub.settleError(e.Result).Inc()
+	default:
+		sub.returned.Inc()
+	}
+}
+
+func (o *observer) deadLettered(ctx context.Context, e jsbroker.DeadLettered) {
+	sub := o.subscription(ctx)
+	switch {
+	case sub == nil:
+	case e.Err != nil:
+		sub.deadLetterErrors.Inc()
+	default:
+		sub.deadLettered.Inc()
+	}
+}
+
+func (o *observer) exhausted(ctx context.Context, _ jsbroker.Exhausted) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.exhausted.Inc()
+	}
+}
+
+func (o *observer) skipped(ctx context.Context, _ jsbroker.Skipped) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.skipped.Inc()
+	}
+}
+
+// handled observes the lag too, although it is known when the handler starts:
+// only here the context has the consumer span, whichever hook came first.
+func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
+	sub := o.subscription(ctx)
+	if sub == nil {
+		return
+	}
+	sub.inFlight.Add(-1)
+	sub.handled(e.Result).Inc()
+	switch {
+	case e.Panicked:
+		sub.handlerPanics.Inc()
+	case e.Err != nil:
+		sub.handlerErrors.Inc()
+	}
+	ex := exemplar(ctx)
+	observe(sub.handlerDuration, e.Duration.Seconds(), ex)
+	if e.NumDelivered <= 1 {
+		observe(sub.deliveryLag, e.Lag.Seconds(), ex)
+	}
+}
+
+func (o *observer) connectionChanged(_ context.Context, e jsbroker.ConnectionChanged) {
+	b := o.c.broker(e.BrokerID, e.ClientName)
+	switch e.State {
+	case jsbroker.StateConnected:
+		b.connected.Set(1)
+	case jsbroker.StateReconnected:
+		b.connected.Set(1)
+		b.reconnects.Inc()
+	case jsbroker.StateDisconnected, jsbroker.StateClosed:
+		b.connected.Set(0)
+	}
+}
+
+// reason is the label for an error; never empty, which would be no label.
+func reason(r string, err error) string {
+	if r == "" {
+		r = jsbroker.Reason(err)
+	}
+	if r == "" {
+		r = reasonOther
+	}
+	return label(r)
+}
+
+// exemplar returns the labels of the exemplar: the trace, if it is one that was
+// kept. Without one it is nil and nothing is allocated.
+func exemplar(ctx context.Context) prometheus.Labels {
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.IsSampled() || !sc.IsValid() {
+		return nil
+	}
+	return prometheus.Labels{"trace_id": sc.TraceID().String()}
+}
+
+func observe(o prometheus.Observer, v float64, exemplar prometheus.Labels) {
+	if exemplar != nil {
+		if eo, ok := o.(prometheus.ExemplarObserver); ok {
+			eo.ObserveWithExemplar(v, exemplar)
+			return
+		}
+	}
+	o.Observe(v)
+}
