@@ -1,1 +1,444 @@
 package broker
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+)
+
+const (
+	defaultBatchSize       = 10
+	defaultFetchWait       = 5 * time.Second
+	defaultAckWait         = 30 * time.Second
+	defaultShutdownTimeout = 20 * time.Second
+	defaultMaxAckExtension = 15 * time.Minute
+)
+
+// settings are the values of this package's options. They travel in the Context
+// of go-micro's options and are never changed once stored there.
+type settings struct {
+	batchSize       int
+	fetchBytes      int
+	fetchWait       time.Duration
+	clientName      string
+	natsOptions     []nats.Option
+	streamConfig    *jetstream.StreamConfig
+	streamName      func(topic string) string
+	consumerConfig  *jetstream.ConsumerConfig
+	deadLetter      string
+	concurrency     int
+	shutdownTimeout time.Duration
+	maxAckExtension time.Duration
+	hooks           []Hooks
+	errs            []error
+}
+
+type settingsKey struct{}
+
+func settingsOf(o *broker.Options) settings {
+	if o.Context != nil {
+		if s, ok := o.Context.Value(settingsKey{}).(*settings); ok {
+			return *s
+		}
+	}
+	return settings{
+		batchSize:       defaultBatchSize,
+		fetchWait:       defaultFetchWait,
+		streamName:      defaultStreamName,
+		concurrency:     1,
+		shutdownTimeout: defaultShutdownTimeout,
+		maxAckExtension: defaultMaxAckExtension,
+	}
+}
+
+// option stores a changed copy of the settings, so that a failed Init leaves
+// the ones in use alone.
+func option(change func(s *settings) error) broker.Option {
+	return func(o *broker.Options) {
+		s := settingsOf(o)
+		if err := change(&s); err != nil {
+			s.errs = append(slices.Clip(s.errs), fmt.Errorf("%w: %w", ErrInvalidConfig, err))
+		}
+		ctx := o.Context
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		o.Context = context.WithValue(ctx, settingsKey{}, &s)
+	}
+}
+
+// WithBatchSize sets how many messages a fetch asks for: at least 1, default
+// 10. A larger batch is faster with quick handlers. A smaller one is fairer
+// between replicas when handlers are slow, because what one replica has
+// fetched, no other can handle.
+func WithBatchSize(n int) broker.Option {
+	return option(func(s *settings) error {
+		if n < 1 {
+			return fmt.Errorf("WithBatchSize(%d): want at least 1", n)
+		}
+		s.batchSize = n
+		return nil
+	})
+}
+
+// WithFetchBytes bounds a fetch by n bytes, headers and protocol overhead
+// included, in addition to the batch size: for large messages, so that a batch
+// of them fits into memory. A single message that is larger is fetched alone.
+// Off by default.
+func WithFetchBytes(n int) broker.Option {
+	return option(func(s *settings) error {
+		if n < 1 {
+			return fmt.Errorf("WithFetchBytes(%d): want at least 1", n)
+		}
+		s.fetchBytes = n
+		return nil
+	})
+}
+
+// WithFetchWait sets how long the server holds a fetch open while the stream is
+// empty: at least 10ms, default 5s. Messages that arrive meanwhile are
+// delivered at once; a longer wait means fewer requests when idle. The broker
+// notices a dead server within about this time.
+func WithFetchWait(d time.Duration) broker.Option {
+	return option(func(s *settings) error {
+		if d < 10*time.Millisecond {
+			return fmt.Errorf("WithFetchWait(%v): want at least 10ms", d)
+		}
+		s.fetchWait = d
+		return nil
+	})
+}
+
+// WithClientName sets the name of the NATS connection, by which operators find
+// it in the server's monitoring. Default go-micro-{hostname}.
+func WithClientName(name string) broker.Option {
+	return option(func(s *settings) error {
+		if name == "" {
+			return fmt.Errorf("WithClientName: the name is empty")
+		}
+		s.clientName = name
+		return nil
+	})
+}
+
+// WithNATSOptions passes options to the NATS client: credentials, NKeys, TLS,
+// reconnect policy, callbacks. They are applied after the broker's own and win
+// over them. Callbacks are called in addition to the broker's. May be given
+// several times. Nil options are skipped.
+func WithNATSOptions(opts ...nats.Option) broker.Option {
+	return option(func(s *settings) error {
+		s.natsOptions = append(slices.Clip(s.natsOptions), opts...)
+		return nil
+	})
+}
+
+// WithStreamConfig is the template for streams that the broker creates: storage,
+// replicas, limits, retention, duplicates window. It is taken literally; its
+// zero Retention is Limits. An empty Name and empty Subjects are filled in from
+// the topic. Default: WorkQueue retention, file storage. Streams that exist are
+// used as they are.
+func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
+	return option(func(s *settings) error {
+		if cfg.NoAck {
+			return fmt.Errorf("WithStreamConfig: NoAck streams do not acknowledge, so Publish could not tell success from loss")
+		}
+		if cfg.Name != "" {
+			if err := checkAssetName(cfg.Name); err != nil {
+				return fmt.Errorf("WithStreamConfig: stream %q: %w", shorten(cfg.Name), err)
+			}
+		}
+		s.streamConfig = &cfg
+		return nil
+	})
+}
+
+// WithStreamName replaces the rule that names the stream of a topic when one
+// has to be created: the first token, upper-cased, with - turned into _. The
+// function must be pure and safe for concurrent use.
+func WithStreamName(name func(topic string) string) broker.Option {
+	return option(func(s *settings) error {
+		if name == nil {
+			return fmt.Errorf("WithStreamName: the function is nil")
+		}
+		s.streamName = name
+		return nil
+	})
+}
+
+// WithConsumerConfig is the template for consumers that the broker creates:
+// AckWait, MaxDeliver, MaxAckPending, BackOff, DeliverPolicy and so on. The
+// broker fills in names and filters, and acknowledgement is always explicit.
+// Default: AckWait 30s, no limit of deliveries. Consumers that exist are used
+// as they are; a difference is logged.
+func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
+	return option(func(s *settings) error {
+		switch {
+		case cfg.Name != "" || cfg.Durable != "":
+			return fmt.Errorf("WithConsumerConfig: Name and Durable come from broker.Queue")
+		case cfg.FilterSubject != "" || len(cfg.FilterSubjects) > 0:
+			return fmt.Errorf("WithConsumerConfig: the filter comes from the topic")
+		case cfg.AckPolicy != jetstream.AckExplicitPolicy:
+			return fmt.Errorf("WithConsumerConfig: AckPolicy must be explicit: the broker settles each message")
+		case cfg.DeliverSubject != "" || cfg.DeliverGroup != "":
+			return fmt.Errorf("WithConsumerConfig: the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
+		case len(cfg.PriorityGroups) > 0:
+			return fmt.Errorf("WithConsumerConfig: priority groups are not supported")
+		case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
+			return fmt.Errorf("WithConsumerConfig: BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
+		case cfg.AckWait < 0:
+			return fmt.Errorf("WithConsumerConfig: AckWait is negative")
+		}
+		s.consumerConfig = &cfg
+		return nil
+	})
+}
+
+// WithDeadLetter publishes messages that are given up on to the topic: those
+// whose last permitted delivery failed (set MaxDeliver with
+// [WithConsumerConfig]) and those that the handler discarded with [Discard].
+// The original is terminated only after the dead letter is stored. A dead
+// letter has the original's body and headers plus Micro-Dead-Letter-Reason,
+// -Topic, -Stream, -Queue and -Deliveries. Off by default: discarded messages
+// are terminated, exhausted ones stay in the stream.
+func WithDeadLetter(topic string) broker.Option {
+	return option(func(s *settings) error {
+		if err := checkPublishTopic(topic); err != nil {
+			return fmt.Errorf("WithDeadLetter: %w", err)
+		}
+		s.deadLetter = topic
+		return nil
+	})
+}
+
+// WithConcurrency sets how many handlers each subscription may run at a time:
+// at least 1, the default, which keeps the order of the stream. [Concurrency]
+// sets it for one subscription.
+func WithConcurrency(n int) broker.Option {
+	return option(func(s *settings) error {
+		if n < 1 {
+			return fmt.Errorf("WithConcurrency(%d): want at least 1", n)
+		}
+		s.concurrency = n
+		return nil
+	})
+}
+
+// WithShutdownTimeout bounds how long Disconnect waits for running handlers:
+// default 20s, below the 30s that Kubernetes grants a pod to stop. When it
+// passes, the contexts of the handlers are cancelled, and Disconnect closes the
+// connection and returns [ErrShutdownTimeout]. Zero does not wait.
+func WithShutdownTimeout(d time.Duration) broker.Option {
+	return option(func(s *settings) error {
+		if d < 0 {
+			return fmt.Errorf("WithShutdownTimeout(%v): want 0 or more", d)
+		}
+		s.shutdownTimeout = d
+		return nil
+	})
+}
+
+// WithMaxAckExtension bounds how long the broker keeps telling the server that
+// a message is still being worked on, counted from its delivery: default 15m.
+// Within it a slow handler, and the messages waiting behind it, are not
+// delivered a second time. Past it, a handler that hangs loses its message to
+// another replica after AckWait. Zero switches the extension off.
+func WithMaxAckExtension(d time.Duration) broker.Option {
+	return option(func(s *settings) error {
+		if d < 0 {
+			return fmt.Errorf("WithMaxAckExtension(%v): want 0 or more", d)
+		}
+		s.maxAckExtension = d
+		return nil
+	})
+}
+
+// WithHooks installs observers; see [Hooks]. May be given several times: all
+// of them run.
+func WithHooks(hooks ...Hooks) broker.Option {
+	return option(func(s *settings) error {
+		s.hooks = append(slices.Clip(s.hooks), hooks...)
+		for _, h := range hooks {
+			if h.Err != nil {
+				return fmt.Errorf("WithHooks: %w", h.Err)
+			}
+		}
+		return nil
+	})
+}
+
+// config is what the options amount to.
+type config struct {
+	settings
+	servers      []string
+	log          logger.Logger
+	errorHandler broker.Handler
+	opts         broker.Options
+	dispatch     *dispatcher
+}
+
+func newConfig(o broker.Options) (*config, error) {
+	c := &config{settings: settingsOf(&o), opts: o, errorHandler: o.ErrorHandler}
+	c.log = logger.LoggerOrDefault(o.Logger)
+	if c.clientName == "" {
+		c.clientName = defaultClientName()
+	}
+	var err error
+	if c.servers, err = serverURLs(o.Addrs, o.Secure); err != nil {
+		return nil, err
+	}
+	for _, e := range c.errs {
+		return nil, fmt.Errorf("jetstream: %w", e)
+	}
+	c.dispatch = newDispatcher(c.hooks, c.log)
+	return c, nil
+}
+
+func defaultClientName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		return "go-micro"
+	}
+	return "go-micro-" + host
+}
+
+// serverURLs normalises addresses: go-micro passes what users type, bare
+// host:port most of the time, and comma lists from the environment.
+func serverURLs(addrs []string, secure bool) ([]string, error) {
+	var urls []string
+	for _, list := range addrs {
+		for _, a := range strings.Split(list, ",") {
+			a = strings.TrimSpace(a)
+			if a == "" {
+				continue
+			}
+			scheme, _, ok := strings.Cut(a, "://")
+			switch {
+			case !ok && secure:
+				a = "tls://" + a
+			case !ok:
+				a = "nats://" + a
+			case secure && scheme == "ws":
+				return nil, fmt.Errorf("jetstream: %w: broker.Secure with the plain-text address %s: use wss://", ErrInvalidConfig, withoutCredentials(a))
+			case scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss":
+				return nil, fmt.Errorf("jetstream: %w: address %s: the scheme must be nats, tls, ws or wss", ErrInvalidConfig, withoutCredentials(a))
+			}
+			urls = append(urls, a)
+		}
+	}
+	if len(urls) == 0 {
+		urls = []string{nats.DefaultURL}
+	}
+	return urls, nil
+}
+
+// withoutCredentials cuts user, password and token out of a server URL. It
+// works on the text, so that it also does on URLs that do not parse.
+func withoutCredentials(addr string) string {
+	scheme, rest, ok := strings.Cut(addr, "://")
+	if !ok {
+		scheme, rest = "", addr
+	}
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = rest[i+1:]
+	}
+	if scheme == "" {
+		return rest
+	}
+	return scheme + "://" + rest
+}
+
+// publishOptions are what a Publish was asked for.
+type publishOptions struct {
+	ctx       context.Context
+	messageID string
+}
+
+// messageIDContext carries the id of [MessageID] in a PublishOptions.Context.
+type messageIDContext struct {
+	context.Context
+	id string
+}
+
+// MessageID sets the id by which JetStream recognises a message that it has
+// already stored, within the stream's duplicates window (2 minutes by default):
+// for publishers that retry, also after a restart. By default each Publish has
+// a random id of its own, which covers the broker's retries only. Publishing a
+// duplicate succeeds and stores nothing.
+func MessageID(id string) broker.PublishOption {
+	return func(o *broker.PublishOptions) {
+		ctx := o.Context
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		o.Context = &messageIDContext{Context: ctx, id: id}
+	}
+}
+
+// publishOptionsOf applies each option to a struct of its own, because
+// broker.PublishContext replaces the context that MessageID needs: they work in
+// either order.
+func publishOptionsOf(opts []broker.PublishOption) publishOptions {
+	var p publishOptions
+	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
+		var o broker.PublishOptions
+		opt(&o)
+		if m, ok := o.Context.(*messageIDContext); ok {
+			p.messageID = m.id
+		} else if o.Context != nil {
+			p.ctx = o.Context
+		}
+	}
+	if p.ctx == nil {
+		p.ctx = context.Background()
+	}
+	return p
+}
+
+type concurrencyContext struct {
+	context.Context
+	n int
+}
+
+// Concurrency sets how many handlers one subscription may run at a time; see
+// [WithConcurrency]. Values below 1 make Subscribe fail.
+func Concurrency(n int) broker.SubscribeOption {
+	return func(o *broker.SubscribeOptions) {
+		ctx := o.Context
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		o.Context = &concurrencyContext{Context: ctx, n: n}
+	}
+}
+
+// subscribeOptionsOf returns the options of a Subscribe with their context, and
+// the concurrency, 0 if none was asked for.
+func subscribeOptionsOf(opts []broker.SubscribeOption) (so broker.SubscribeOptions, concurrency int, set bool) {
+	so = broker.SubscribeOptions{AutoAck: true}
+	ctx := context.Background()
+	for _, opt := range opts {
+		if opt == nil {
+			continue
+		}
+		so.Context = nil
+		opt(&so)
+		if c, ok := so.Context.(*concurrencyContext); ok {
+			concurrency, set = c.n, true
+		} else if so.Context != nil {
+			ctx = so.Context
+		}
+	}
+	so.Context = ctx
+	return so, concurrency, set
+}

@@ -1,0 +1,418 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/logger"
+)
+
+const (
+	// apiTimeout bounds one request to JetStream's API; nats.go's own default.
+	apiTimeout = 5 * time.Second
+	// closeTimeout bounds each of flush and drain when the connection closes.
+	closeTimeout = 2 * time.Second
+)
+
+// connection is one connection of a broker, from Connect to Disconnect, and
+// everything that ends with it.
+type connection struct {
+	broker *jetstreamBroker
+	cfg    *config // as it was at Connect
+	hooks  *dispatcher
+	log    logger.Logger
+	nc     *nats.Conn
+	js     jetstream.JetStream
+
+	streams  streamCache
+	ensuring chan struct{} // held while a stream is looked up or created
+
+	closed    chan struct{} // closed when nc is
+	expected  atomic.Bool   // the close is our own doing
+	publishes gate
+
+	mu      sync.Mutex
+	subs    map[*subscription]struct{}
+	noSubs  bool          // shutting down: no new subscriptions
+	changed chan struct{} // closed and replaced when the connection is lost or restored
+	calls   map[*apiCall]struct{}
+	refused refusal // the latest publish that the server did not permit
+}
+
+// Connect connects to the server and checks that it has JetStream. It is
+// idempotent and waits for a Disconnect under way. Subscriptions made before a
+// Disconnect do not come back: subscribe again. Errors: [ErrInvalidConfig],
+// [ErrJetStreamUnavailable], or the client's own for servers that cannot be
+// reached or refuse the credentials.
+func (b *jetstreamBroker) Connect() error {
+	for {
+		b.mu.Lock()
+		if b.cfgErr != nil {
+			defer b.mu.Unlock()
+			return b.cfgErr
+		}
+		dialing, closing := b.dialing, b.closing
+		if c := b.conn.Load(); c != nil && closing == nil {
+			b.mu.Unlock()
+			if !c.nc.IsClosed() {
+				return nil
+			}
+			// Closed for good by the client, by a limit the user has set. Tidy
+			// up and start again.
+			_ = b.Disconnect()
+			continue
+		}
+		if closing == nil && dialing == nil {
+			b.dialing = make(chan struct{})
+			cfg := b.cfg.Load()
+			b.mu.Unlock()
+			return b.dial(cfg)
+		}
+		b.mu.Unlock()
+		if dialing != nil {
+			<-dialing
+			continue
+		}
+		if closing.calledFromHandler() {
+			return fmt.Errorf("jetstream: connect: %w: the broker is shutting down and waits for the handler that calls Connect", ErrNotConnected)
+		}
+		<-closing.done
+	}
+}
+
+func (b *jetstreamBroker) dial(cfg *config) error {
+	c, err := connect(b, cfg)
+	b.mu.Lock()
+	if err == nil {
+		b.conn.Store(c)
+	}
+	close(b.dialing)
+	b.dialing = nil
+	b.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("jetstream: connect to %s: %w", redacted(cfg.servers), err)
+	}
+	if len(c.hooks.consumerState) > 0 {
+		go c.monitor()
+	}
+	url := withoutCredentials(c.nc.ConnectedUrl())
+	c.emitState(StateConnected, url, nil)
+	c.log.Logf(logger.InfoLevel, "jetstream: connected to %s", url)
+	return nil
+}
+
+func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
+	c := &connection{
+		broker:   b,
+		cfg:      cfg,
+		log:      cfg.log,
+		hooks:    cfg.dispatch,
+		ensuring: make(chan struct{}, 1),
+		closed:   make(chan struct{}),
+		subs:     make(map[*subscription]struct{}),
+		changed:  make(chan struct{}),
+		calls:    make(map[*apiCall]struct{}),
+	}
+	o, err := c.natsOptions()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidConfig, err)
+	}
+	if c.nc, err = o.Connect(); err != nil {
+		return nil, err
+	}
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+		c.nc.Close()
+		return nil, err
+	}
+	if err := c.checkJetStream(); err != nil {
+		c.expected.Store(true)
+		c.nc.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// natsOptions builds the client's options: ours, then the user's, whose
+// callbacks are called after ours.
+func (c *connection) natsOptions() (nats.Options, error) {
+	o := nats.GetDefaultOptions()
+	o.Servers = c.cfg.servers
+	o.Name = c.cfg.clientName
+	o.MaxReconnect = -1           // endless: a broker that gives up is an outage of its own
+	o.IgnoreAuthErrorAbort = true // or the client gives up after two refusals, while credentials rotate
+	o.RetryOnFailedConnect = false
+	if c.cfg.opts.TLSConfig != nil {
+		o.TLSConfig, o.Secure = c.cfg.opts.TLSConfig, true
+	}
+	if c.cfg.opts.Secure {
+		o.Secure = true
+	}
+	for _, opt := range c.cfg.natsOptions {
+		if opt == nil {
+			continue
+		}
+		if err := opt(&o); err != nil {
+			return o, fmt.Errorf("WithNATSOptions: %w", err)
+		}
+	}
+	user := o
+	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
+		c.onDisconnect(nc, err)
+		if user.DisconnectedErrCB != nil {
+			user.DisconnectedErrCB(nc, err)
+		}
+	}
+	o.ReconnectedCB = func(nc *nats.Conn) {
+		c.onReconnect(nc)
+		if user.ReconnectedCB != nil {
+			user.ReconnectedCB(nc)
+		}
+	}
+	o.ClosedCB = func(nc *nats.Conn) {
+		c.onClose(nc)
+		if user.ClosedCB != nil {
+			user.ClosedCB(nc)
+		}
+	}
+	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		c.onAsyncError(err)
+		if user.AsyncErrorCB != nil {
+			user.AsyncErrorCB(nc, sub, err)
+		}
+	}
+	return o, nil
+}
+
+// checkJetStream tells a server without JetStream from one that works. A user
+// without permission for the look-up, or a cluster that elects a leader just
+// now, is no reason to fail: the first use will tell.
+func (c *connection) checkJetStream() error {
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	err := c.api(ctx, "API.INFO", func(ctx context.Context) error {
+		_, err := c.js.AccountInfo(ctx)
+		return err
+	})
+	if errors.Is(err, ErrJetStreamUnavailable) {
+		return err
+	}
+	if err != nil {
+		c.log.Logf(logger.WarnLevel, "jetstream: could not verify that JetStream is enabled: %v", err)
+	}
+	return nil
+}
+
+// The callbacks get the client's connection as an argument: the first may come
+// before connect has stored it.
+
+func (c *connection) onDisconnect(nc *nats.Conn, err error) {
+	if c.expected.Load() || nc.IsClosed() {
+		return
+	}
+	c.signal()
+	c.log.Logf(logger.WarnLevel, "jetstream: connection lost, reconnecting: %v", err)
+	c.emitState(StateDisconnected, "", err)
+}
+
+func (c *connection) onReconnect(nc *nats.Conn) {
+	url := withoutCredentials(nc.ConnectedUrl())
+	c.signal()
+	c.log.Logf(logger.InfoLevel, "jetstream: reconnected to %s", url)
+	c.emitState(StateReconnected, url, nil)
+}
+
+func (c *connection) onClose(nc *nats.Conn) {
+	defer close(c.closed)
+	c.signal()
+	if c.expected.Load() {
+		return
+	}
+	err := nc.LastError()
+	c.log.Logf(logger.ErrorLevel, "jetstream: connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err)
+	c.emitState(StateClosed, "", err)
+	for _, s := range c.subscriptions() {
+		go func() { _ = s.Unsubscribe() }()
+	}
+}
+
+// onAsyncError is told of permission violations, which otherwise look like
+// timeouts to whoever waits for an answer.
+func (c *connection) onAsyncError(err error) {
+	if c.expected.Load() {
+		return
+	}
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		c.failCalls(err)
+		c.mu.Lock()
+		c.refused = refusal{err: err, at: time.Now()}
+		c.mu.Unlock()
+	}
+	c.log.Logf(logger.WarnLevel, "jetstream: %v", err)
+}
+
+func (c *connection) emitState(state ConnectionState, url string, err error) {
+	emit(c.hooks, c.hooks.connectionChanged, context.Background(), ConnectionChanged{
+		BrokerID:   c.broker.id,
+		ClientName: c.cfg.clientName,
+		State:      state,
+		URL:        url,
+		Err:        err,
+	})
+}
+
+// signal wakes all workers that wait, so that they look at the connection.
+func (c *connection) signal() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// stateChange returns a channel that is closed at the next change of the
+// connection's state.
+func (c *connection) stateChange() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+func (c *connection) subscriptions() []*subscription {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	subs := make([]*subscription, 0, len(c.subs))
+	for s := range c.subs {
+		subs = append(subs, s)
+	}
+	return subs
+}
+
+// apiCall is a request to JetStream's API that waits for its answer.
+type apiCall struct {
+	name   string // what follows $JS.API. in its subject, as far as known
+	cancel context.CancelCauseFunc
+}
+
+// api runs a request to JetStream's API and makes its errors speak: bounded in
+// time, a permission violation at once instead of a timeout, and
+// ErrJetStreamUnavailable where nobody answers.
+func (c *connection) api(ctx context.Context, name string, request func(context.Context) error) error {
+	ctx, cancelTimeout := context.WithTimeout(ctx, apiTimeout)
+	defer cancelTimeout()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	call := &apiCall{name: name, cancel: cancel}
+	c.mu.Lock()
+	c.calls[call] = struct{}{}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.calls, call)
+		c.mu.Unlock()
+	}()
+
+	err := request(ctx)
+	if cause := context.Cause(ctx); cause != nil && err != nil && errors.Is(cause, ErrPermission) {
+		return cause
+	}
+	return apiError(err)
+}
+
+// failCalls ends the calls that a permission violation is about.
+func (c *connection) failCalls(violation error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for call := range c.calls {
+		if strings.Contains(violation.Error(), "."+call.name) || strings.Contains(violation.Error(), "Subscription") {
+			call.cancel(fmt.Errorf("%w: %w", ErrPermission, violation))
+		}
+	}
+}
+
+// refusal is a permission violation, of which the server tells apart from the
+// publish that it is about.
+type refusal struct {
+	err error
+	at  time.Time
+}
+
+// violation returns the permission violation that a publish to the subject has
+// met since the given time, if any.
+func (c *connection) violation(subject string, since time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused.err == nil || c.refused.at.Before(since) || !strings.Contains(c.refused.err.Error(), `"`+subject+`"`) {
+		return nil
+	}
+	return c.refused.err
+}
+
+// apiError adds this package's sentinel to an error of the JetStream API.
+func apiError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled),
+		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
+		errors.Is(err, nats.ErrNoResponders):
+		return fmt.Errorf("%w: %w", ErrJetStreamUnavailable, err)
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return fmt.Errorf("%w: %w", ErrNotConnected, err)
+	}
+	return err
+}
+
+// gate counts work under way and lets a shutdown wait for it.
+type gate struct {
+	mu     sync.Mutex
+	n      int
+	closed bool
+	empty  chan struct{}
+}
+
+// enter reports false once the gate is closed.
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.n++
+	return true
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n--
+	if g.closed && g.n == 0 {
+		close(g.empty)
+	}
+}
+
+// close lets nobody in any more and returns a channel that is closed when all
+// have left. It is called once.
+func (g *gate) close() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	g.empty = make(chan struct{})
+	if g.n == 0 {
+		close(g.empty)
+	}
+	return g.empty
+}
+
+func redacted(urls []string) string {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		out[i] = withoutCredentials(u)
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,289 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"go-micro.dev/v5/logger"
+)
+
+// inactiveThreshold is after how long without a pull the server removes the
+// consumer of a queue-less subscriber that crashed: above the longest backoff,
+// and short, because until then it blocks the next one on a WorkQueue stream.
+const inactiveThreshold = 2 * maxBackoff
+
+// consumer is what the broker knows of a consumer that it is bound to.
+type consumer struct {
+	name      string
+	stream    *stream
+	ephemeral bool
+	ours      bool
+	cfg       jetstream.ConsumerConfig // as the server has it
+}
+
+// ackWait is the shortest time in which the server may deliver an unsettled
+// message again.
+func (cs *consumer) ackWait() time.Duration {
+	wait := cs.cfg.AckWait
+	if wait <= 0 {
+		wait = defaultAckWait
+	}
+	for _, d := range cs.cfg.BackOff { // replaces AckWait, by delivery
+		wait = min(wait, d)
+	}
+	return wait
+}
+
+// bindConsumer finds or creates the consumer of a subscription.
+func (c *connection) bindConsumer(ctx context.Context, cfg *config, st *stream, topic, queue string) (*consumer, *jetstream.ConsumerInfo, error) {
+	if queue == "" {
+		name := "queueless-" + readableName(topic) + "-" + nuid.Next()
+		if len(name) > maxNameLength {
+			name = "queueless-" + nuid.Next()
+		}
+		cc := cfg.consumerConfigFor(st, topic)
+		cc.Name = name
+		if cc.InactiveThreshold == 0 {
+			cc.InactiveThreshold = inactiveThreshold
+		}
+		if cfg.consumerConfig == nil && st.retention != jetstream.WorkQueuePolicy {
+			// Everybody gets what is published from now on, as with core NATS;
+			// a WorkQueue stream allows nothing but all.
+			cc.DeliverPolicy = jetstream.DeliverNewPolicy
+		}
+		return c.createConsumer(ctx, st, topic, queue, cc)
+	}
+	return c.bindDurable(ctx, cfg, st, topic, queue)
+}
+
+// bindDurable applies the rule for durables. The queue's own name belongs to
+// the first topic that was subscribed with it; each further topic of the same
+// stream has a consumer of its own, named after queue and topic. Whoever comes
+// later, in whatever order, finds them by their filters.
+func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, topic, queue string) (*consumer, *jetstream.ConsumerInfo, error) {
+	const attempts = 5 // each lost race with another replica costs one
+	var err error
+	for range attempts {
+		free := ""
+		for _, name := range [...]string{queue, durableName(queue, topic)} {
+			var info *jetstream.ConsumerInfo
+			info, err = c.consumerInfo(ctx, st.name, name)
+			if errors.Is(err, jetstream.ErrConsumerNotFound) {
+				if free == "" {
+					free = name
+				}
+				continue
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			cs := consumerOf(info, st)
+			if filters(info.Config, st, topic) {
+				if err := usable(info); err != nil {
+					return nil, nil, err
+				}
+				c.reportDifferences(cfg, cs)
+				return cs, info, nil
+			}
+			if !cs.ours {
+				return nil, nil, fmt.Errorf("%w: consumer %s of stream %s was not made by this broker and has the filter %s: choose another queue, or delete it",
+					ErrConsumerConflict, name, st.name, describeFilter(info.Config))
+			}
+		}
+		if free == "" {
+			return nil, nil, fmt.Errorf("%w: consumers %s and %s of stream %s serve other topics: choose another queue", ErrConsumerConflict, queue, durableName(queue, topic), st.name)
+		}
+		cc := cfg.consumerConfigFor(st, topic)
+		cc.Name, cc.Durable = free, free
+		cs, info, createErr := c.createConsumer(ctx, st, topic, queue, cc)
+		if createErr == nil {
+			return cs, info, nil
+		}
+		err = createErr
+		// Another replica may have created it, or its twin, since we looked.
+		if !errors.Is(err, jetstream.ErrConsumerExists) && !errors.Is(err, ErrWorkQueueConflict) {
+			return nil, nil, err
+		}
+		if errors.Is(err, ErrWorkQueueConflict) {
+			if taken, lookErr := c.durableExists(ctx, st, topic, queue); lookErr != nil || !taken {
+				return nil, nil, err
+			}
+		}
+	}
+	return nil, nil, err
+}
+
+// durableExists reports whether a consumer of the queue serves the topic now.
+func (c *connection) durableExists(ctx context.Context, st *stream, topic, queue string) (bool, error) {
+	for _, name := range [...]string{queue, durableName(queue, topic)} {
+		info, err := c.consumerInfo(ctx, st.name, name)
+		if err == nil && filters(info.Config, st, topic) {
+			return true, nil
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func (c *connection) consumerInfo(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
+	var info *jetstream.ConsumerInfo
+	err := c.api(ctx, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) error {
+		cons, err := c.js.Consumer(ctx, stream, name)
+		if err == nil {
+			info = cons.CachedInfo()
+		}
+		return err
+	})
+	if errors.Is(err, jetstream.ErrNotPullConsumer) {
+		return nil, fmt.Errorf("%w: consumer %s of stream %s is a push consumer; the broker needs a pull consumer", ErrConsumerConflict, name, stream)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up consumer %s of stream %s: %w", name, stream, err)
+	}
+	return info, nil
+}
+
+func (c *connection) createConsumer(ctx context.Context, st *stream, topic, queue string, cc jetstream.ConsumerConfig) (*consumer, *jetstream.ConsumerInfo, error) {
+	var info *jetstream.ConsumerInfo
+	err := c.api(ctx, "CONSUMER.CREATE."+st.name+"."+cc.Name, func(ctx context.Context) error {
+		cons, err := c.js.CreateConsumer(ctx, st.name, cc)
+		if err == nil {
+			info = cons.CachedInfo()
+		}
+		return err
+	})
+	if err == nil {
+		return consumerOf(info, st), info, nil
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == codeConsumerWQNotUnique || api.ErrorCode == codeConsumerWQNotUnfiltered) {
+		asked := "a subscriber without a queue"
+		if queue != "" {
+			asked = "queue " + queue
+		}
+		return nil, nil, fmt.Errorf("%w: stream %s is a WorkQueue, where each message has one consumer, and %s consumes %s already, so %s cannot: share one queue, or use a stream with Interest or Limits retention for fan-out: %w",
+			ErrWorkQueueConflict, st.name, c.consumersInTheWay(ctx, st, topic), topic, asked, err)
+	}
+	return nil, nil, fmt.Errorf("create consumer %s on stream %s: %w", cc.Name, st.name, err)
+}
+
+// consumersInTheWay names the consumers of a stream that overlap a topic, for
+// an error message.
+func (c *connection) consumersInTheWay(ctx context.Context, st *stream, topic string) string {
+	var names []string
+	_ = c.api(ctx, "CONSUMER.LIST."+st.name, func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, st.name)
+		if err != nil {
+			return err
+		}
+		list := s.ListConsumers(ctx)
+		for info := range list.Info() {
+			for _, f := range filterSubjects(info.Config) {
+				if overlaps(f, topic) {
+					names = append(names, "consumer "+info.Name)
+					break
+				}
+			}
+		}
+		return list.Err()
+	})
+	if len(names) == 0 {
+		return "another consumer"
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func consumerOf(info *jetstream.ConsumerInfo, st *stream) *consumer {
+	_, ours := info.Config.Metadata[ownerKey]
+	return &consumer{
+		name:      info.Name,
+		stream:    st,
+		ephemeral: info.Config.Durable == "",
+		ours:      ours,
+		cfg:       info.Config,
+	}
+}
+
+// consumerConfigFor fills in the template for a topic, but for the name.
+func (c *config) consumerConfigFor(st *stream, topic string) jetstream.ConsumerConfig {
+	var cc jetstream.ConsumerConfig
+	if c.consumerConfig != nil {
+		cc = *c.consumerConfig
+	}
+	cc.AckPolicy = jetstream.AckExplicitPolicy
+	if cc.AckWait == 0 && len(cc.BackOff) == 0 { // with BackOff the server derives it
+		cc.AckWait = defaultAckWait
+	}
+	cc.FilterSubject = topic
+	cc.Metadata = owned(cc.Metadata)
+	return cc
+}
+
+// filterSubjects returns what a consumer receives; ">" when it has no filter.
+func filterSubjects(cc jetstream.ConsumerConfig) []string {
+	switch {
+	case len(cc.FilterSubjects) > 0:
+		return cc.FilterSubjects
+	case cc.FilterSubject != "":
+		return []string{cc.FilterSubject}
+	}
+	return []string{">"}
+}
+
+// filters reports whether a consumer receives the topic and nothing else.
+func filters(cc jetstream.ConsumerConfig, st *stream, topic string) bool {
+	f := filterSubjects(cc)
+	if len(f) != 1 {
+		return false
+	}
+	return f[0] == topic || f[0] == ">" && len(st.subjects) == 1 && st.subjects[0] == topic
+}
+
+func describeFilter(cc jetstream.ConsumerConfig) string {
+	return strings.Join(filterSubjects(cc), ", ")
+}
+
+// usable reports why the broker cannot work with an existing consumer.
+func usable(info *jetstream.ConsumerInfo) error {
+	switch {
+	case info.Config.AckPolicy != jetstream.AckExplicitPolicy:
+		return fmt.Errorf("%w: consumer %s of stream %s has ack policy %s; the broker settles each message and needs explicit",
+			ErrConsumerConflict, info.Name, info.Stream, info.Config.AckPolicy)
+	case len(info.Config.PriorityGroups) > 0:
+		return fmt.Errorf("%w: consumer %s of stream %s has priority groups, which the broker does not support", ErrConsumerConflict, info.Name, info.Stream)
+	}
+	return nil
+}
+
+// reportDifferences logs where an existing consumer differs from what this
+// subscriber asks for. The consumer's settings belong to whoever made it: to
+// change them at each start would undo an operator's tuning.
+func (c *connection) reportDifferences(cfg *config, cs *consumer) {
+	if cfg.consumerConfig == nil {
+		return
+	}
+	want, have := cfg.consumerConfig, cs.cfg
+	var diffs []string
+	differ := func(name string, asked bool, w, h any) {
+		if asked && fmt.Sprint(w) != fmt.Sprint(h) {
+			diffs = append(diffs, fmt.Sprintf("%s is %v, not %v", name, h, w))
+		}
+	}
+	differ("AckWait", want.AckWait != 0 && len(want.BackOff) == 0, want.AckWait, have.AckWait)
+	differ("MaxDeliver", want.MaxDeliver != 0, want.MaxDeliver, have.MaxDeliver)
+	differ("MaxAckPending", want.MaxAckPending != 0, want.MaxAckPending, have.MaxAckPending)
+	differ("BackOff", len(want.BackOff) != 0, want.BackOff, have.BackOff)
+	differ("DeliverPolicy", want.DeliverPolicy != jetstream.DeliverAllPolicy, want.DeliverPolicy, have.DeliverPolicy)
+	if len(diffs) > 0 {
+		c.log.Logf(logger.WarnLevel, "jetstream: consumer %s of stream %s exists and is used as it is: %s", cs.name, cs.stream.name, strings.Join(diffs, "; "))
+	}
+}

@@ -1,0 +1,36 @@
+// Package broker is go-micro's broker.Broker on NATS JetStream, made to be seen
+// into.
+//
+//	import (
+//		"go-micro.dev/v5/broker"
+//		jsbroker "go-micro-jetstream/broker"
+//	)
+//
+//	b := jsbroker.NewBroker(broker.Addrs("nats://localhost:4222"))
+//
+// # The way of a message
+//
+// Publish looks up the stream that captures the topic, creates one if there is
+// none, and returns when the stream has stored the message (publish.go,
+// stream.go). Subscribe binds a durable pull consumer for the queue, or an
+// ephemeral one without a queue (consumer.go), and starts a worker: fetch in
+// batches (pull.go), handle in order (worker.go), settle (settle.go), repeat.
+// Every step is an event that [Hooks] can observe (hooks.go); the packages
+// metrics and tracing are two such observers.
+//
+// # What a handler's return means
+//
+// nil acknowledges the message. An error, or a panic, has it delivered again
+// after a delay that grows from 1 to 30 seconds. [RetryAfter] chooses that
+// delay; [Discard] gives the message up. With [WithDeadLetter], what is given
+// up is published to a topic of its own first.
+//
+// # Delivery
+//
+// At least once, and in the order of the stream as long as nothing is delivered
+// again and a subscription runs one handler at a time, the default. Handlers
+// must expect duplicates: a crash between the handler's success and its
+// acknowledgement delivers the message again.
+//
+// All exported functions and methods are safe for concurrent use.
+package broker

@@ -1,0 +1,160 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go-micro.dev/v5/broker"
+)
+
+var _ broker.Event = (*event)(nil)
+
+// event is one delivery of one message, as the handler sees it.
+type event struct {
+	sub     *subscription
+	msg     *nats.Msg
+	message broker.Message
+	ctx     context.Context
+	meta    metadata
+	err     error       // for the broker's ErrorHandler
+	settled atomic.Bool // an ack, nak or term was sent
+}
+
+// Topic returns the concrete subject, also for a wildcard subscription.
+func (e *event) Topic() string { return e.msg.Subject }
+
+// Message returns the message. Its header is this delivery's own.
+func (e *event) Message() *broker.Message { return &e.message }
+
+// Ack acknowledges the message. With broker.DisableAutoAck it is how the
+// handler says that it is done, also after it has returned. A second call, and
+// a call after the broker has settled the message, returns [ErrAlreadySettled].
+func (e *event) Ack() error {
+	if !e.settled.CompareAndSwap(false, true) {
+		return fmt.Errorf("jetstream: ack %s: %w", e.Topic(), ErrAlreadySettled)
+	}
+	if err := e.sub.send(e, ResultAck, 0, false); err != nil {
+		e.settled.Store(false) // not sent, so it may be tried again
+		return fmt.Errorf("jetstream: ack %s: %w", e.Topic(), err)
+	}
+	return nil
+}
+
+// Error returns what the handler failed with, for broker.ErrorHandler.
+func (e *event) Error() error { return e.err }
+
+// EventContext returns the context of a handler's event. It carries what hooks
+// have put there, such as the consumer span, and is cancelled when Disconnect
+// gives the handler up. Pass it on with broker.PublishContext. For events of
+// other brokers it is context.Background().
+func EventContext(e broker.Event) context.Context {
+	if own, ok := e.(*event); ok && own != nil {
+		return own.ctx
+	}
+	return context.Background()
+}
+
+// NumDelivered returns how many times the event's message has been delivered,
+// this time included: 1 on the first delivery. For events of other brokers it
+// is 0.
+func NumDelivered(e broker.Event) uint64 {
+	if own, ok := e.(*event); ok && own != nil {
+		return own.meta.numDelivered
+	}
+	return 0
+}
+
+type retryError struct {
+	delay time.Duration
+	err   error
+}
+
+func (e *retryError) Error() string { return describe(e.err, "retry after "+e.delay.String()) }
+func (e *retryError) Unwrap() error { return e.err }
+
+// RetryAfter is for handlers to return when a message should be delivered again
+// after d, in place of the growing delay that other errors get. A d of 0 or
+// less means at once. The error may be nil.
+func RetryAfter(d time.Duration, err error) error {
+	return &retryError{delay: max(d, 0), err: err}
+}
+
+type discardError struct{ err error }
+
+func (e *discardError) Error() string { return describe(e.err, "discarded") }
+func (e *discardError) Unwrap() error { return e.err }
+
+// Discard is for handlers to return when a message can never be handled:
+// malformed, or outdated. It is not delivered again. With [WithDeadLetter] it is
+// published there first. The error may be nil.
+func Discard(err error) error { return &discardError{err: err} }
+
+func describe(err error, otherwise string) string {
+	if err == nil {
+		return otherwise
+	}
+	return err.Error()
+}
+
+// metadata is what the ack subject of a delivery tells.
+type metadata struct {
+	stream           string
+	numDelivered     uint64
+	streamSequence   uint64
+	consumerSequence uint64
+	storedAt         int64 // nanoseconds since 1970
+	pending          uint64
+}
+
+var errNotAckSubject = errors.New("not the ack subject of a JetStream delivery")
+
+// parseMetadata reads an ack subject. There are two forms (ADR-15):
+//
+//	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
+//	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<more>]
+func parseMetadata(reply string) (metadata, error) {
+	var m metadata
+	rest, ok := strings.CutPrefix(reply, "$JS.ACK.")
+	if !ok {
+		return m, errNotAckSubject
+	}
+	switch tokens := strings.Count(rest, ".") + 1; {
+	case tokens == 7:
+	case tokens >= 9:
+		for range 2 { // domain and account
+			_, rest, _ = strings.Cut(rest, ".")
+		}
+	default:
+		return m, errNotAckSubject
+	}
+	m.stream, rest, _ = strings.Cut(rest, ".")
+	_, rest, _ = strings.Cut(rest, ".") // consumer
+	var stored uint64
+	for _, field := range [...]*uint64{&m.numDelivered, &m.streamSequence, &m.consumerSequence, &stored, &m.pending} {
+		var token string
+		token, rest, _ = strings.Cut(rest, ".")
+		n, ok := parseUint(token)
+		if !ok {
+			return m, errNotAckSubject
+		}
+		*field = n
+	}
+	m.storedAt = int64(stored)
+	return m, nil
+}
+
+func parseUint(s string) (n uint64, ok bool) {
+	for i := 0; i < len(s); i++ {
+		d := s[i] - '0'
+		if d > 9 {
+			return 0, false
+		}
+		n = n*10 + uint64(d)
+	}
+	return n, s != ""
+}

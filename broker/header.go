@@ -1,0 +1,168 @@
+package broker
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// The header boundary: what may pass between go-micro's Message.Header and
+// NATS headers, and how it is spelled on either side.
+
+const (
+	// natsPrefix begins the names of headers that control JetStream. go-micro
+	// copies what a handler received into what it publishes, and a copied
+	// Nats-Msg-Id would silently drop that message as a duplicate, a forged
+	// Nats-Rollup purge the stream. So they never pass, in any case.
+	natsPrefix = "nats-"
+	// statusHeader in a message without a body makes NATS clients take the
+	// message for a control message.
+	statusHeader = "Status"
+
+	topicHeader       = "Micro-Topic" // set by go-micro's client on everything it publishes
+	contentTypeHeader = "Content-Type"
+)
+
+// traceHeaders are the headers of the common propagators (W3C trace context and
+// baggage, B3, Jaeger): one value per message, in lower case on the wire.
+var traceHeaders = []string{
+	"traceparent", "tracestate", "baggage",
+	"b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags",
+	"uber-trace-id",
+}
+
+// traceHeader returns the lower-case name of a trace header in any case, or "".
+func traceHeader(key string) string {
+	switch len(key) {
+	case 2, 7, 10, 11, 12, 13, 17: // lengths of traceHeaders: most keys end here
+		for _, h := range traceHeaders {
+			if len(h) == len(key) && strings.EqualFold(h, key) {
+				return h
+			}
+		}
+	}
+	return ""
+}
+
+func isNATSHeader(key string) bool {
+	return len(key) >= len(natsPrefix) && strings.EqualFold(key[:len(natsPrefix)], natsPrefix)
+}
+
+// outgoingHeader copies a Message.Header without what must not leave.
+func outgoingHeader(in map[string]string) map[string]string {
+	out := make(map[string]string, len(in)+2)
+	for k, v := range in {
+		if !isNATSHeader(k) {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// wireHeader turns a Message.Header into a NATS header that carries id as the
+// message id. It returns the bytes the header takes on the wire, for the size
+// check. The map that it is given stays as it is.
+func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, int, error) {
+	out := make(nats.Header, len(in)+1)
+	values := make([]string, 0, len(in)+1) // one array behind all the one-element slices
+	size := len("NATS/1.0\r\n") + len("\r\n")
+	set := func(k, v string) {
+		values = append(values, v)
+		out[k] = values[len(values)-1 : len(values) : len(values)]
+		size += len(k) + len(": ") + len(v) + len("\r\n")
+	}
+	for k, v := range in {
+		if isNATSHeader(k) {
+			continue
+		}
+		if err := checkHeader(k, v, emptyBody); err != nil {
+			return nil, 0, err
+		}
+		if name := traceHeader(k); name != "" {
+			old, ok := out[name]
+			if !ok {
+				set(name, v)
+			} else if k != name {
+				// Two spellings: go-micro's OTel wrapper wrote its own, canonical
+				// one beside the lower-case one that was delivered, which is
+				// therefore stale.
+				size += len(v) - len(old[0])
+				old[0] = v
+			}
+			continue
+		}
+		set(k, v)
+	}
+	set(nats.MsgIdHdr, id)
+	return out, size, nil
+}
+
+// checkHeader applies the NATS header rules (ADR-4: printable ASCII but colon
+// for names) and refuses line breaks, which would end or forge a header.
+func checkHeader(key, value string, emptyBody bool) error {
+	invalid := func(why string) error {
+		return fmt.Errorf("%w %q: %s", ErrInvalidHeader, shorten(key), why)
+	}
+	if key == "" {
+		return invalid("the key is empty")
+	}
+	for i := 0; i < len(key); i++ {
+		if c := key[i]; c <= ' ' || c >= 0x7f || c == ':' {
+			return invalid("a key is made of printable ASCII characters other than blank and colon")
+		}
+	}
+	if strings.ContainsAny(value, "\r\n\x00") {
+		return invalid("the value contains a line break or a NUL")
+	}
+	if emptyBody && key == statusHeader {
+		return invalid("NATS clients take a message without a body that has this key for a control message; give it a body or another key")
+	}
+	return nil
+}
+
+// incomingHeader is the Message.Header of a delivery: a new map, never nil,
+// without JetStream's control headers.
+func incomingHeader(in nats.Header) map[string]string {
+	out := make(map[string]string, len(in)+1)
+	for k, vs := range in {
+		if len(vs) == 0 || isNATSHeader(k) {
+			continue
+		}
+		// Values after the first have no place in go-micro's map. NATS clients
+		// read the first, too.
+		if len(k) == len(contentTypeHeader) && strings.EqualFold(k, contentTypeHeader) {
+			// go-micro looks for this spelling only, and without it takes the body
+			// for protobuf. A canonical key beside another spelling wins.
+			if _, ok := in[contentTypeHeader]; !ok {
+				k = contentTypeHeader
+			}
+		}
+		out[k] = vs[0]
+	}
+	return out
+}
+
+// spellForGoMicro gives the trace headers of a delivery the spelling that
+// go-micro's own OTel wrapper writes (Traceparent): it then replaces them. Left
+// in lower case they would stand beside the wrapper's, and the wrapper takes
+// the one or the other by chance when it looks for the parent.
+func spellForGoMicro(h map[string]string) {
+	for _, name := range traceHeaders {
+		if v, ok := h[name]; ok {
+			delete(h, name)
+			h[canonical(name)] = v
+		}
+	}
+}
+
+// canonical upper-cases the first letter of each part of an ASCII header name.
+func canonical(name string) string {
+	b := []byte(name)
+	for i := range b {
+		if (i == 0 || b[i-1] == '-') && 'a' <= b[i] && b[i] <= 'z' {
+			b[i] -= 'a' - 'A'
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,71 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// keepAlive extends the ack deadline of everything in hand, so that neither a
+// slow handler nor the messages that wait behind it are delivered a second time
+// while work goes on. It runs on a timer of its own as long as there is
+// something in hand, three times per AckWait, so that one lost extension does
+// no harm.
+func (s *subscription) keepAlive() {
+	s.mu.Lock()
+	s.keeping = false
+	if s.abandoned {
+		s.mu.Unlock()
+		return
+	}
+	// With all workers busy, nobody else empties the inbox.
+	var arrived *nats.Msg
+	if !s.fetching && !s.isStopped() && len(s.pull.messages) > 0 {
+		arrived = <-s.pull.messages
+	}
+	s.mu.Unlock()
+	if arrived != nil {
+		// An error would come again with the next request.
+		_ = s.collect(arrived)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	inHand := len(s.waiting) > 0
+	for i := range s.waiting {
+		s.extend(&s.waiting[i], now)
+	}
+	for _, r := range s.running {
+		if r == nil {
+			continue
+		}
+		inHand = true
+		if r.event == nil || !r.event.settled.Load() {
+			s.extend(&r.item, now)
+		}
+	}
+	if inHand {
+		s.armKeeper()
+	}
+}
+
+// armKeeper starts the timer if it does not run: what arrives later must not
+// put it off. The caller holds s.mu.
+func (s *subscription) armKeeper() {
+	if !s.keeping {
+		s.keeping = true
+		s.keeper.Reset(s.consumer.ackWait() / 3)
+	}
+}
+
+// extend tells the server that a message is still being worked on. The caller
+// holds s.mu.
+func (s *subscription) extend(it *item, now time.Time) {
+	if now.Sub(it.received) > s.cfg.maxAckExtension {
+		return
+	}
+	if s.conn.nc.IsConnected() && s.conn.nc.Publish(it.msg.Reply, waitBody) == nil {
+		it.extended = now
+	}
+}

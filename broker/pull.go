@@ -1,0 +1,191 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The pull protocol (ADR-13), spoken directly rather than through nats.go's
+// Fetch. Fetch makes an inbox per request and drops it with the request: what
+// the server sends for a cancelled one is lost until AckWait, an outage looks
+// like an idle poll, and a user's message with a Status header and no body
+// passes for a control message and blocks the queue for ever. One inbox for
+// the life of the subscription has none of these troubles.
+
+// pull is the pull request of a subscription; there is never more than one
+// under way, because with two the server deals messages to both in turn, which
+// breaks their order. Its fields are guarded by subscription.mu.
+type pull struct {
+	nc       *nats.Conn
+	inbox    string // requests reply to inbox.<n>
+	sub      *nats.Subscription
+	messages chan *nats.Msg // deliveries and statuses
+
+	seq    uint64 // of the request under way
+	open   int    // messages that it may still deliver; 0: no request is under way
+	got    int    // messages that it has delivered
+	single bool   // the next message exceeds the byte bound: fetch it alone
+}
+
+// statusSlots is room in the channel for statuses and heartbeats between
+// deliveries. A message that finds the channel full is dropped by the client.
+const statusSlots = 16
+
+func openPull(nc *nats.Conn, batch int) (*pull, error) {
+	p := &pull{
+		nc:    nc,
+		inbox: nc.NewInbox(),
+		// Twice the batch: after a reconnect the server may still serve the
+		// request from before beside the new one.
+		messages: make(chan *nats.Msg, 2*batch+statusSlots),
+	}
+	var err error
+	p.sub, err = nc.ChanSubscribe(p.inbox+".*", p.messages)
+	return p, err
+}
+
+// request asks for up to batch messages, waiting for wait.
+func (p *pull) request(cs *consumer, batch, maxBytes int, wait time.Duration) error {
+	if n := cs.cfg.MaxRequestBatch; n > 0 {
+		batch = min(batch, n)
+	}
+	if d := cs.cfg.MaxRequestExpires; d > 0 {
+		wait = min(wait, d)
+	}
+	if n := cs.cfg.MaxRequestMaxBytes; n > 0 && (maxBytes == 0 || maxBytes > n) {
+		maxBytes = n
+	}
+	if p.single {
+		batch = 1
+		maxBytes = cs.cfg.MaxRequestMaxBytes
+		p.single = false
+	}
+	p.seq++
+	p.open, p.got = batch, 0
+
+	body := make([]byte, 0, 96)
+	body = append(body, `{"batch":`...)
+	body = strconv.AppendInt(body, int64(batch), 10)
+	body = append(body, `,"expires":`...)
+	body = strconv.AppendInt(body, int64(wait), 10)
+	if maxBytes > 0 {
+		body = append(body, `,"max_bytes":`...)
+		body = strconv.AppendInt(body, int64(maxBytes), 10)
+	}
+	if hb := heartbeat(wait); hb > 0 {
+		body = append(body, `,"idle_heartbeat":`...)
+		body = strconv.AppendInt(body, int64(hb), 10)
+	}
+	body = append(body, '}')
+	return p.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+cs.stream.name+"."+cs.name,
+		p.inbox+"."+strconv.FormatUint(p.seq, 10), body)
+}
+
+// heartbeat is how often the server reports while it has nothing to deliver: an
+// idle stream and a dead server look the same otherwise. The server wants at
+// least two in the time of a request.
+func heartbeat(wait time.Duration) time.Duration {
+	if wait < time.Second {
+		return 0
+	}
+	return min(wait/2, 15*time.Second)
+}
+
+// silence is how long nothing may come before the request counts as lost.
+func silence(wait time.Duration) time.Duration {
+	if hb := heartbeat(wait); hb > 0 {
+		return 2*hb + time.Second
+	}
+	return wait + time.Second
+}
+
+// errBatchDone ends a request in the ordinary way.
+var errBatchDone = errors.New("request completed")
+
+// accept looks at a message from the inbox. It returns true for a delivery. For
+// a status it returns an error if the request under way has ended: errBatchDone,
+// or what went wrong.
+func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
+	// A delivery can be acknowledged. Its headers say nothing: users may set
+	// Status themselves.
+	if m.Reply != "" {
+		p.got++
+		if p.open > 0 {
+			p.open--
+		}
+		return true, nil
+	}
+	if _, seq, _ := cutLast(m.Subject, "."); seq != strconv.FormatUint(p.seq, 10) || p.open == 0 {
+		return false, nil // of an earlier request
+	}
+	err = statusError(m.Header.Get("Status"), m.Header.Get("Description"))
+	if err == nil {
+		return false, nil
+	}
+	if errors.Is(err, jetstream.ErrMaxBytesExceeded) {
+		p.single = p.got == 0
+		err = errBatchDone
+	}
+	p.open = 0
+	return false, err
+}
+
+// statusError tells what a status means for the request: nil if it goes on.
+func statusError(status, description string) error {
+	switch status {
+	case "100": // heartbeat
+		return nil
+	case "404", "408": // no messages, expired: an idle poll
+		return errBatchDone
+	case "503":
+		return nats.ErrNoResponders
+	case "409":
+		lower := strings.ToLower(description)
+		for _, known := range conflicts {
+			if strings.Contains(lower, known.text) {
+				return known.err
+			}
+		}
+	}
+	return fmt.Errorf("the server refused the fetch: %s %s", status, description)
+}
+
+var conflicts = []struct {
+	text string
+	err  error
+}{
+	{"batch completed", errBatchDone}, // by bytes
+	{"message size exceeds maxbytes", jetstream.ErrMaxBytesExceeded},
+	{"consumer deleted", jetstream.ErrConsumerDeleted},
+	{"leadership change", jetstream.ErrConsumerLeadershipChanged},
+	{"server shutdown", jetstream.ErrServerShutdown},
+}
+
+// abandon gives up the request under way, whose answers no longer count.
+func (p *pull) abandon() { p.open = 0 }
+
+// close ends the inbox. When it returns, everything the server has sent is in
+// the channel, provided that the connection is up.
+func (p *pull) close() {
+	// Drain, unlike Unsubscribe, keeps accepting what is on the way.
+	if err := p.sub.Drain(); err != nil {
+		_ = p.sub.Unsubscribe()
+		return
+	}
+	if p.nc.IsConnected() {
+		_ = p.nc.FlushTimeout(closeTimeout)
+	}
+}
+
+func cutLast(s, sep string) (before, after string, ok bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}

@@ -1,0 +1,174 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+)
+
+// Headers of a dead letter, beside the original's own.
+const (
+	deadLetterReason     = "Micro-Dead-Letter-Reason"     // the error of the last delivery
+	deadLetterTopic      = "Micro-Dead-Letter-Topic"      // the original's concrete subject
+	deadLetterStream     = "Micro-Dead-Letter-Stream"     // the original's stream
+	deadLetterQueue      = "Micro-Dead-Letter-Queue"      // the queue that gave it up; may be empty
+	deadLetterDeliveries = "Micro-Dead-Letter-Deliveries" // how often it was delivered
+)
+
+// maxReason keeps an error text from pushing a dead letter over the server's
+// limit for messages.
+const maxReason = 1024
+
+// settle turns what a handler returned into an acknowledgement.
+func (s *subscription) settle(e *event, err error) (Result, time.Duration, error) {
+	if e.settled.Load() { // by the handler
+		return ResultAck, 0, nil
+	}
+	if err == nil {
+		if !s.opts.AutoAck {
+			return ResultNone, 0, nil
+		}
+		return s.conclusion(e, ResultAck, 0)
+	}
+	var discard *discardError
+	discarded := errors.As(err, &discard)
+	exhausted := s.exhausted(e)
+	if (discarded || exhausted) && s.deadLetters(e) {
+		if s.publishDeadLetter(e, err, exhausted) {
+			return s.conclusion(e, ResultTerm, 0)
+		}
+		discarded = false // kept
+	}
+	if discarded {
+		return s.conclusion(e, ResultTerm, 0)
+	}
+	if exhausted {
+		s.log(logger.ErrorLevel, e, fmt.Sprintf("the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", e.meta.numDelivered, err))
+		emit(s.hooks, s.hooks.exhausted, e.ctx, Exhausted{Delivery: e.delivery(), Cause: err})
+	}
+	var retry *retryError
+	if errors.As(err, &retry) {
+		return s.conclusion(e, ResultNak, retry.delay)
+	}
+	return s.conclusion(e, ResultNak, redeliveryDelay(e.meta.numDelivered, s.currentConsumer().cfg.BackOff))
+}
+
+// conclusion settles unless the handler, or a goroutine that it left behind,
+// has done so meanwhile.
+func (s *subscription) conclusion(e *event, result Result, delay time.Duration) (Result, time.Duration, error) {
+	if !e.settled.CompareAndSwap(false, true) {
+		return ResultAck, 0, nil
+	}
+	return result, delay, s.send(e, result, delay, false)
+}
+
+var (
+	ackBody  = []byte("+ACK")
+	nakBody  = []byte("-NAK")
+	termBody = []byte("+TERM")
+	waitBody = []byte("+WPI")
+)
+
+// send sends an acknowledgement (ADR-15) and reports it. Like every client, it
+// does not wait for the server to confirm.
+func (s *subscription) send(e *event, result Result, delay time.Duration, returned bool) error {
+	body := ackBody
+	switch result {
+	case ResultNak:
+		body = nakBody
+		if delay > 0 {
+			body = fmt.Appendf(nil, `-NAK {"delay":%d}`, delay.Nanoseconds())
+		}
+	case ResultTerm:
+		body = termBody
+	}
+	err := s.conn.nc.Publish(e.msg.Reply, body)
+	if err != nil {
+		err = fmt.Errorf("%s not sent, so the message is delivered again after AckWait: %w", result, err)
+		s.log(logger.WarnLevel, e, err.Error())
+	}
+	if len(s.hooks.settled) > 0 {
+		emit(s.hooks, s.hooks.settled, e.ctx, Settled{Delivery: e.delivery(), Result: result, Delay: delay, Returned: returned, Err: err})
+	}
+	return err
+}
+
+// exhausted reports whether the consumer's MaxDeliver permits no delivery after
+// this one.
+func (s *subscription) exhausted(e *event) bool {
+	limit := s.currentConsumer().cfg.MaxDeliver
+	return limit > 0 && e.meta.numDelivered >= uint64(limit)
+}
+
+// deadLetters reports whether the message goes to the dead-letter topic when it
+// is given up. A dead letter that fails there does not: it would go round for
+// ever.
+func (s *subscription) deadLetters(e *event) bool {
+	return s.cfg.deadLetter != "" && e.msg.Subject != s.cfg.deadLetter
+}
+
+// publishDeadLetter reports whether the message is stored as a dead letter. An
+// exhausted message is never delivered again, so there it keeps trying until
+// the subscription ends; the ack deadline is extended meanwhile.
+func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bool {
+	for attempt := uint64(1); ; attempt++ {
+		err := s.conn.broker.publishOn(s.conn, s.cfg, s.cfg.deadLetter, s.deadLetter(e, cause),
+			publishOptions{ctx: e.ctx, messageID: deadLetterID(e)})
+		emit(s.hooks, s.hooks.deadLettered, e.ctx, DeadLettered{Delivery: e.delivery(), DeadLetterTopic: s.cfg.deadLetter, Cause: cause, Err: err})
+		if err == nil {
+			return true
+		}
+		s.log(logger.ErrorLevel, e, fmt.Sprintf("dead letter not stored, the message is kept: %v", err))
+		if !persist || errors.Is(err, ErrMessageTooLarge) || e.ctx.Err() != nil {
+			return false
+		}
+		if !s.pause(backoffDelay(attempt), s.conn.stateChange()) {
+			return false
+		}
+	}
+}
+
+// deadLetter is the message as it was received, and why it is dead.
+func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
+	h := incomingHeader(e.msg.Header)
+	h[deadLetterReason] = headerText(cause.Error())
+	h[deadLetterTopic] = e.msg.Subject
+	h[deadLetterStream] = s.Stream
+	h[deadLetterQueue] = s.Queue
+	h[deadLetterDeliveries] = strconv.FormatUint(e.meta.numDelivered, 10)
+	return &broker.Message{Header: h, Body: e.msg.Data}
+}
+
+// deadLetterID is the same for every attempt, also by another replica, so that
+// a message becomes one dead letter. The time keeps it apart from a message of
+// the same number in a stream that was deleted and made again.
+func deadLetterID(e *event) string {
+	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", e.sub.Stream, e.sub.Consumer, e.meta.streamSequence, e.meta.storedAt)
+}
+
+// headerText makes a text fit for a header value.
+func headerText(s string) string {
+	if len(s) > maxReason {
+		s = s[:maxReason]
+	}
+	s = strings.ToValidUTF8(s, "?")
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// lastSequence is the position in the stream up to which this subscription has
+// been served.
+func (s *subscription) lastSequence() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}

@@ -1,0 +1,138 @@
+package broker
+
+import (
+	"fmt"
+	"time"
+
+	"go-micro.dev/v5/logger"
+)
+
+// shutdown is a Disconnect under way.
+type shutdown struct {
+	conn *connection
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// Disconnect stops all subscriptions, waits for running handlers and publishes
+// within [WithShutdownTimeout], flushes acknowledgements and closes the
+// connection. A second caller waits for the first and gets the same result.
+// Called from inside a handler it returns nil at once and completes when that
+// handler has returned. Past the bound it closes the connection all the same
+// and returns [ErrShutdownTimeout] with the number of handlers that still run;
+// their messages are delivered again after AckWait. It adds at most some
+// seconds to the bound when the server does not answer.
+func (b *jetstreamBroker) Disconnect() error {
+	b.mu.Lock()
+	for b.dialing != nil {
+		dialing := b.dialing
+		b.mu.Unlock()
+		<-dialing
+		b.mu.Lock()
+	}
+	sd := b.closing
+	if sd == nil {
+		c := b.conn.Load()
+		if c == nil {
+			b.mu.Unlock()
+			return nil
+		}
+		sd = &shutdown{conn: c, done: make(chan struct{})}
+		b.closing = sd
+		go sd.run(b, b.cfg.Load().shutdownTimeout)
+	}
+	b.mu.Unlock()
+	if sd.calledFromHandler() {
+		return nil
+	}
+	<-sd.done
+	return sd.err
+}
+
+// calledFromHandler reports whether the calling goroutine is one that the
+// shutdown waits for.
+func (sd *shutdown) calledFromHandler() bool {
+	id := goroutineID()
+	for _, s := range sd.conn.subscriptions() {
+		if s.runsOn(id) {
+			return true
+		}
+	}
+	return false
+}
+
+func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
+	c := sd.conn
+	timeout := time.NewTimer(bound)
+	defer timeout.Stop()
+
+	c.mu.Lock()
+	c.noSubs = true
+	c.mu.Unlock()
+	subs := c.subscriptions()
+	for _, s := range subs {
+		s.stop()
+	}
+	running, expired := 0, false
+	for _, s := range subs {
+		select {
+		case <-s.done:
+			continue
+		default:
+		}
+		if !expired {
+			select {
+			case <-s.done:
+				continue
+			case <-timeout.C:
+				expired = true
+			}
+		}
+		s.abandon()
+		running += s.runningHandlers()
+	}
+	// Handlers may have published until now.
+	published := c.publishes.close()
+	if !expired {
+		select {
+		case <-published:
+		case <-timeout.C:
+		}
+	}
+	b.conn.Store(nil)
+	c.close()
+	if running > 0 {
+		sd.err = fmt.Errorf("jetstream: disconnect: %w after %v: %d handlers still running; their messages are delivered again after AckWait", ErrShutdownTimeout, bound, running)
+	}
+	b.mu.Lock()
+	b.closing = nil
+	b.mu.Unlock()
+	close(sd.done)
+}
+
+// close flushes what is still to be sent and closes the connection.
+func (c *connection) close() {
+	alreadyClosed := c.nc.IsClosed()
+	url := withoutCredentials(c.nc.ConnectedUrl())
+	c.expected.Store(true)
+	if c.nc.IsConnected() {
+		// Acks first: a drain gives no word on whether they were sent.
+		if err := c.nc.FlushTimeout(closeTimeout); err != nil {
+			c.log.Logf(logger.WarnLevel, "jetstream: flush before closing: %v", err)
+		}
+		if err := c.nc.Drain(); err == nil {
+			wait := time.NewTimer(closeTimeout)
+			select {
+			case <-c.closed:
+			case <-wait.C:
+			}
+			wait.Stop()
+		}
+	}
+	c.nc.Close()
+	<-c.closed
+	if !alreadyClosed {
+		c.log.Logf(logger.InfoLevel, "jetstream: disconnected from %s", url)
+		c.emitState(StateClosed, url, nil)
+	}
+}

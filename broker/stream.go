@@ -1,0 +1,301 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/logger"
+)
+
+// ownerKey marks, in their metadata, streams and consumers that this broker
+// made. What lacks it belongs to somebody else and is never changed or made
+// again.
+const ownerKey = "go-micro-jetstream"
+
+// Error codes of the server that nats.go has no name for (nats-server's
+// errors.json).
+const (
+	codeStreamSubjectOverlap    = 10065
+	codeConsumerWQNotUnfiltered = 10099
+	codeConsumerWQNotUnique     = 10100
+)
+
+// stream is what the broker knows of a stream.
+type stream struct {
+	name       string
+	subjects   []string
+	retention  jetstream.RetentionPolicy
+	duplicates time.Duration // the window of de-duplication
+	ours       bool
+}
+
+// streamCache remembers streams by their subjects, so that Publish asks the
+// server once per stream, not per message, however many topics there are.
+// Readers do not lock; writers hold connection.ensuring.
+type streamCache struct {
+	index atomic.Pointer[streamIndex]
+}
+
+// streamIndex is never changed once published.
+type streamIndex struct {
+	byToken map[string][]*stream // first token of a subject; "*" and ">" among them
+	lost    []*stream            // not ours, and gone: not to be replaced by one of ours
+}
+
+func (sc *streamCache) find(topic string) *stream {
+	idx := sc.index.Load()
+	if idx == nil {
+		return nil
+	}
+	for _, token := range [...]string{firstToken(topic), "*", ">"} {
+		for _, s := range idx.byToken[token] {
+			if coversAny(s.subjects, topic) {
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+// lost returns the foreign stream that used to cover the topic, if any.
+func (sc *streamCache) lostStream(topic string) *stream {
+	if idx := sc.index.Load(); idx != nil {
+		for _, s := range idx.lost {
+			if coversAny(s.subjects, topic) {
+				return s
+			}
+		}
+	}
+	return nil
+}
+
+func (sc *streamCache) add(s *stream) {
+	idx := sc.without(s.name)
+	for _, subject := range s.subjects {
+		token := firstToken(subject)
+		if !slices.Contains(idx.byToken[token], s) {
+			idx.byToken[token] = append(slices.Clip(idx.byToken[token]), s)
+		}
+	}
+	sc.index.Store(idx)
+}
+
+// remove forgets a stream that turned out to be gone or to have changed.
+func (sc *streamCache) remove(s *stream) {
+	idx := sc.without(s.name)
+	if !s.ours {
+		idx.lost = append(slices.Clip(idx.lost), s)
+	}
+	sc.index.Store(idx)
+}
+
+// without returns a copy of the index that lacks the named stream.
+func (sc *streamCache) without(name string) *streamIndex {
+	idx := &streamIndex{byToken: map[string][]*stream{}}
+	named := func(s *stream) bool { return s.name == name }
+	if old := sc.index.Load(); old != nil {
+		for token, streams := range old.byToken {
+			if left := slices.DeleteFunc(slices.Clone(streams), named); len(left) > 0 {
+				idx.byToken[token] = left
+			}
+		}
+		idx.lost = slices.DeleteFunc(slices.Clone(old.lost), named)
+	}
+	return idx
+}
+
+// ensureStream returns the stream that captures the topic. If there is none it
+// creates one, unless a stream that was not ours used to do it: its owner will
+// want it back as it was.
+func (c *connection) ensureStream(ctx context.Context, cfg *config, topic string) (*stream, error) {
+	if s := c.streams.find(topic); s != nil {
+		return s, nil
+	}
+	select {
+	case c.ensuring <- struct{}{}:
+		defer func() { <-c.ensuring }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s := c.streams.find(topic); s != nil { // somebody else was quicker
+		return s, nil
+	}
+	s, err := c.lookUpStream(ctx, topic)
+	if errors.Is(err, ErrStreamNotFound) {
+		if lost := c.streams.lostStream(topic); lost != nil {
+			return nil, fmt.Errorf("%w: stream %s is gone and was not made by this broker: create it again", ErrStreamNotFound, lost.name)
+		}
+		s, err = c.createStream(ctx, cfg, topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.streams.add(s)
+	return s, nil
+}
+
+// forgetStream has the next ensureStream ask the server again.
+func (c *connection) forgetStream(ctx context.Context, s *stream) error {
+	select {
+	case c.ensuring <- struct{}{}:
+		defer func() { <-c.ensuring }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	c.streams.remove(s)
+	return nil
+}
+
+// lookUpStream asks the server for a stream that covers the topic.
+func (c *connection) lookUpStream(ctx context.Context, topic string) (*stream, error) {
+	names, err := c.streamNames(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		s, err := c.streamInfo(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound): // deleted meanwhile
+		case err != nil:
+			return nil, err
+		case coversAny(s.subjects, topic):
+			return s, nil
+		}
+	}
+	if len(names) > 0 {
+		return nil, fmt.Errorf("%w: stream %s captures a part of it only; subscribe to what it captures, or add the topic to its subjects", ErrStreamMismatch, strings.Join(names, ", "))
+	}
+	return nil, ErrStreamNotFound
+}
+
+// streamNames lists the streams with a subject that overlaps the pattern.
+func (c *connection) streamNames(ctx context.Context, pattern string) ([]string, error) {
+	var names []string
+	err := c.api(ctx, "STREAM.NAMES", func(ctx context.Context) error {
+		list := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(pattern))
+		for name := range list.Name() {
+			names = append(names, name)
+		}
+		return list.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up the stream: %w", err)
+	}
+	return names, nil
+}
+
+func (c *connection) streamInfo(ctx context.Context, name string) (*stream, error) {
+	var info *jetstream.StreamInfo
+	err := c.api(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, name)
+		if err == nil {
+			info = s.CachedInfo()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	return streamOf(info)
+}
+
+func streamOf(info *jetstream.StreamInfo) (*stream, error) {
+	if info.Config.NoAck {
+		return nil, fmt.Errorf("%w: stream %s has NoAck set and does not acknowledge what it stores", ErrInvalidConfig, info.Config.Name)
+	}
+	_, ours := info.Config.Metadata[ownerKey]
+	return &stream{
+		name:       info.Config.Name,
+		subjects:   info.Config.Subjects,
+		retention:  info.Config.Retention,
+		duplicates: info.Config.Duplicates,
+		ours:       ours,
+	}, nil
+}
+
+// createStream makes the stream of a topic. Creation is idempotent on the
+// server, so that many processes may do it at a time.
+func (c *connection) createStream(ctx context.Context, cfg *config, topic string) (*stream, error) {
+	sc, err := cfg.streamConfigFor(topic)
+	if err != nil {
+		return nil, err
+	}
+	var info *jetstream.StreamInfo
+	err = c.api(ctx, "STREAM.CREATE."+sc.Name, func(ctx context.Context) error {
+		s, err := c.js.CreateStream(ctx, sc)
+		if err == nil {
+			info = s.CachedInfo()
+		}
+		return err
+	})
+	if err == nil {
+		c.log.Logf(logger.InfoLevel, "jetstream: created stream %s for %s", sc.Name, strings.Join(sc.Subjects, ", "))
+		return streamOf(info)
+	}
+	var api *jetstream.APIError
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+		// By another process with another template a moment ago, or by a stream
+		// that captures something else.
+		s, lookUpErr := c.streamInfo(ctx, sc.Name)
+		if lookUpErr != nil {
+			return nil, lookUpErr
+		}
+		if coversAny(s.subjects, topic) {
+			return s, nil
+		}
+		return nil, fmt.Errorf("%w: the topic's stream would be named %s, but a stream of that name exists and captures %s; add the topic to its subjects, or choose another name with WithStreamName: %w",
+			ErrStreamMismatch, sc.Name, strings.Join(s.subjects, ", "), err)
+	case errors.As(err, &api) && api.ErrorCode == codeStreamSubjectOverlap:
+		var others []string
+		for _, subject := range sc.Subjects {
+			names, _ := c.streamNames(ctx, subject)
+			others = append(others, names...)
+		}
+		slices.Sort(others)
+		return nil, fmt.Errorf("%w: stream %s for %s would overlap with stream %s; add the topic to that stream, or set Subjects with WithStreamConfig: %w",
+			ErrStreamMismatch, sc.Name, strings.Join(sc.Subjects, ", "), strings.Join(slices.Compact(others), ", "), err)
+	}
+	return nil, fmt.Errorf("create stream %s: %w", sc.Name, err)
+}
+
+// streamConfigFor fills in the template for a topic.
+func (c *config) streamConfigFor(topic string) (jetstream.StreamConfig, error) {
+	sc := jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage}
+	if c.streamConfig != nil {
+		sc = *c.streamConfig
+	}
+	if sc.Name == "" {
+		sc.Name = c.streamName(topic)
+		if err := checkAssetName(sc.Name); err != nil {
+			return sc, fmt.Errorf("%w %q: its stream would be named %q: %w; choose another name with WithStreamName", ErrInvalidTopic, shorten(topic), shorten(sc.Name), err)
+		}
+	}
+	if len(sc.Subjects) == 0 {
+		// orders.> does not match orders, and go-micro's topics are often bare.
+		token := firstToken(topic)
+		sc.Subjects = []string{token, token + ".>"}
+	}
+	if !coversAny(sc.Subjects, topic) {
+		return sc, fmt.Errorf("%w: no stream captures it, and the Subjects of WithStreamConfig (%s) do not either", ErrStreamMismatch, strings.Join(sc.Subjects, ", "))
+	}
+	sc.Metadata = owned(sc.Metadata)
+	return sc, nil
+}
+
+// owned returns a copy of the metadata that names this module as the maker.
+func owned(metadata map[string]string) map[string]string {
+	m := maps.Clone(metadata)
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[ownerKey] = "1"
+	return m
+}

@@ -1,0 +1,367 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+)
+
+// subscribeTimeout bounds Subscribe: go-micro calls it with its server's mutex
+// held.
+const subscribeTimeout = 10 * time.Second
+
+var _ broker.Subscriber = (*subscription)(nil)
+
+// subscription is one Subscribe: its consumer, its workers and what they have
+// in hand.
+type subscription struct {
+	Subscription
+	conn    *connection
+	cfg     *config
+	hooks   *dispatcher
+	opts    broker.SubscribeOptions
+	handler broker.Handler
+
+	base   context.Context    // the parent of all contexts of this subscription
+	giveUp context.CancelFunc // cancels it
+
+	filling  chan struct{}      // held by the worker that fetches
+	life     context.Context    // ends with stop
+	end      context.CancelFunc // ends it
+	returned chan struct{}      // closed when unstarted messages have been given back
+	done     chan struct{}      // closed when the last worker has ended
+	stopOnce sync.Once
+	unwatch  func() bool // of the SubscribeContext
+
+	mu        sync.Mutex
+	consumer  *consumer
+	pull      *pull
+	waiting   []item     // fetched, not started; in order
+	running   []*started // by worker; nil when it has nothing in hand
+	fetching  bool       // a worker waits on pull.messages
+	workers   int        // that have not ended
+	ids       []uint64   // goroutines of the workers
+	keeper    *time.Timer
+	keeping   bool      // the keeper is armed
+	abandoned bool      // Disconnect has given up waiting
+	last      uint64    // the highest stream sequence handled
+	known     time.Time // when the number of pending messages was last learned
+
+	failures   uint64 // fetches in a row; only the fetching worker uses it
+	lastLogged string
+	handlerLog limiter
+}
+
+// item is a message in hand, with the times that its ack deadline depends on.
+type item struct {
+	msg      *nats.Msg
+	received time.Time
+	extended time.Time // received, or when the server was last told to wait
+}
+
+// started is an item whose handler runs.
+type started struct {
+	item
+	event *event
+}
+
+// Subscribe starts a subscription: with broker.Queue on a durable consumer of
+// that name, without on one of its own that ends with it. See the package
+// documentation for what the handler's return means, and the README for how
+// topics, streams and consumers relate. It answers within 10 seconds, leaves
+// nothing behind when it fails, and can be tried again. Cancelling
+// broker.SubscribeContext ends the subscription as Unsubscribe does.
+//
+// Errors: [ErrNotConnected], [ErrInvalidTopic], [ErrInvalidQueue],
+// [ErrInvalidHandler], [ErrWorkQueueConflict], [ErrConsumerConflict],
+// [ErrStreamMismatch], [ErrStreamNotFound], [ErrJetStreamUnavailable],
+// [ErrPermission].
+func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts ...broker.SubscribeOption) (broker.Subscriber, error) {
+	so, concurrency, set := subscribeOptionsOf(opts)
+	c, cfg := b.conn.Load(), b.cfg.Load()
+	s, err := subscribe(c, cfg, topic, handler, so, concurrency, set)
+	if err == nil {
+		return s, nil
+	}
+	if so.Queue != "" {
+		err = fmt.Errorf("jetstream: subscribe to %q with queue %q: %w", shorten(topic), shorten(so.Queue), err)
+	} else {
+		err = fmt.Errorf("jetstream: subscribe to %q: %w", shorten(topic), err)
+	}
+	if cfg != nil {
+		emit(cfg.dispatch, cfg.dispatch.subscribeFailed, so.Context, SubscribeFailed{Topic: topic, Queue: so.Queue, Err: err, Reason: Reason(err)})
+	}
+	return nil, err
+}
+
+func subscribe(c *connection, cfg *config, topic string, handler broker.Handler, so broker.SubscribeOptions, concurrency int, set bool) (*subscription, error) {
+	if err := checkSubscribeTopic(topic); err != nil {
+		return nil, err
+	}
+	if so.Queue != "" {
+		if err := checkQueue(so.Queue); err != nil {
+			return nil, err
+		}
+	}
+	if handler == nil {
+		return nil, fmt.Errorf("%w: it is nil", ErrInvalidHandler)
+	}
+	if set && concurrency < 1 {
+		return nil, fmt.Errorf("%w: Concurrency(%d): want at least 1", ErrInvalidConfig, concurrency)
+	}
+	if err := so.Context.Err(); err != nil {
+		return nil, fmt.Errorf("the context of broker.SubscribeContext has ended: %w", err)
+	}
+	if c == nil {
+		return nil, ErrNotConnected
+	}
+	if !set {
+		concurrency = cfg.concurrency
+	}
+
+	ctx, cancel := context.WithTimeout(so.Context, subscribeTimeout)
+	defer cancel()
+	st, err := c.ensureStream(ctx, cfg, topic)
+	if err != nil {
+		return nil, err
+	}
+	cons, info, err := c.bindConsumer(ctx, cfg, st, topic, so.Queue)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		// Deleted since we saw it. Look once more.
+		if err = c.forgetStream(ctx, st); err == nil {
+			if st, err = c.ensureStream(ctx, cfg, topic); err == nil {
+				cons, info, err = c.bindConsumer(ctx, cfg, st, topic, so.Queue)
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	s := &subscription{
+		Subscription: Subscription{Topic: topic, Queue: so.Queue, Stream: st.name, Consumer: cons.name},
+		conn:         c,
+		cfg:          cfg,
+		hooks:        c.hooks,
+		opts:         so,
+		handler:      handler,
+		filling:      make(chan struct{}, 1),
+		returned:     make(chan struct{}),
+		done:         make(chan struct{}),
+		consumer:     cons,
+		running:      make([]*started, concurrency),
+		ids:          make([]uint64, concurrency),
+		workers:      concurrency,
+	}
+	if s.pull, err = openPull(c.nc, cfg.batchSize); err != nil {
+		s.deleteConsumer()
+		return nil, fmt.Errorf("open the inbox: %w", apiError(err))
+	}
+	// A cancelled SubscribeContext stops the pulling; a handler that runs then
+	// goes on with its work, so its context must not end with it.
+	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(so.Context))
+	s.life, s.end = context.WithCancel(context.Background())
+	s.keeper = time.AfterFunc(time.Hour, s.keepAlive)
+	s.keeper.Stop()
+	if err := c.add(s); err != nil {
+		_ = s.pull.sub.Unsubscribe()
+		s.deleteConsumer()
+		s.end()
+		s.giveUp()
+		return nil, err
+	}
+	s.base = start(s.hooks, s.hooks.subscriptionStart, s.base, SubscriptionStart{Subscription: s.Subscription})
+	s.learned(info.NumPending, info.NumAckPending)
+	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
+	c.log.Logf(logger.InfoLevel, "jetstream: subscribed to %s (%s)", topic, s.describe())
+	// Last, because a message that is delivered before go-micro has registered
+	// its handler would be acknowledged without being handled.
+	for i := range concurrency {
+		go s.work(i)
+	}
+	return s, nil
+}
+
+// add registers a subscription unless the connection is being closed.
+func (c *connection) add(s *subscription) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.noSubs {
+		return fmt.Errorf("%w: the broker is shutting down", ErrNotConnected)
+	}
+	c.subs[s] = struct{}{}
+	return nil
+}
+
+func (c *connection) remove(s *subscription) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.subs, s)
+}
+
+// Options returns the options of the Subscribe.
+func (s *subscription) Options() broker.SubscribeOptions { return s.opts }
+
+// Topic returns what was subscribed to, wildcards included.
+func (s *subscription) Topic() string { return s.Subscription.Topic }
+
+func (s *subscription) describe() string {
+	kind := "queue " + s.Queue + ", "
+	if s.Queue == "" {
+		kind = ""
+	}
+	return fmt.Sprintf("%sstream %s, consumer %s", kind, s.Stream, s.Consumer)
+}
+
+// Unsubscribe ends the subscription: it stops pulling and gives back at once
+// what was fetched and not started. It does not wait for handlers that run, as
+// go-micro calls it with its server's mutex held; they still settle their
+// messages. If none runs, everything is over when it returns. A durable
+// consumer stays; the consumer of a queue-less subscription is deleted. Further
+// calls do nothing. It always returns nil.
+func (s *subscription) Unsubscribe() error {
+	if !s.stop() {
+		return nil
+	}
+	if s.runningHandlers() > 0 || s.runsOn(goroutineID()) {
+		return nil
+	}
+	bound := time.NewTimer(apiTimeout)
+	defer bound.Stop()
+	select {
+	case <-s.done:
+	case <-bound.C:
+	}
+	return nil
+}
+
+// stop ends the pulling, gives back what was not started, and reports whether
+// this was the first call.
+func (s *subscription) stop() (first bool) {
+	s.stopOnce.Do(func() {
+		first = true
+		s.end()
+		s.pull.close()
+		s.giveBack()
+		close(s.returned)
+	})
+	return first
+}
+
+func (s *subscription) isStopped() bool {
+	return s.life.Err() != nil
+}
+
+// giveBack naks what was fetched and not started, so that another subscriber of
+// the consumer gets it now rather than after AckWait.
+func (s *subscription) giveBack() {
+	s.mu.Lock()
+	for len(s.pull.messages) > 0 {
+		if m := <-s.pull.messages; m.Reply != "" {
+			s.waiting = append(s.waiting, item{msg: m})
+		}
+	}
+	unstarted := s.waiting
+	s.waiting = nil
+	s.mu.Unlock()
+	for _, it := range unstarted {
+		e := s.newEvent(it.msg)
+		_ = s.send(e, ResultNak, 0, true)
+	}
+}
+
+func (s *subscription) runningHandlers() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, r := range s.running {
+		if r != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// runsOn reports whether the goroutine is one of the workers.
+func (s *subscription) runsOn(id uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, own := range s.ids {
+		if own == id && id != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// abandon tells the handlers that run that nobody waits for them any more.
+func (s *subscription) abandon() {
+	s.mu.Lock()
+	s.abandoned = true
+	s.mu.Unlock()
+	s.giveUp()
+}
+
+// finish is the end of the last worker.
+func (s *subscription) finish() {
+	<-s.returned
+	s.unwatch()
+	s.keeper.Stop()
+	s.deleteConsumer()
+	s.giveUp()
+	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.Subscription})
+	s.conn.remove(s)
+	s.conn.log.Logf(logger.InfoLevel, "jetstream: unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
+	close(s.done)
+}
+
+// deleteConsumer removes the consumer of a queue-less subscription, so that the
+// next one can subscribe at once. The server removes those of crashed ones.
+func (s *subscription) deleteConsumer() {
+	cs := s.currentConsumer()
+	if !cs.ephemeral || !cs.ours || !s.conn.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	// Acks are processed apart from requests: give those that were sent a
+	// moment, or the deleted consumer's messages come again to the next one.
+	for range 20 {
+		info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
+		if err != nil || info.NumAckPending == 0 {
+			break
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-s.conn.closed:
+			return
+		}
+	}
+	err := s.conn.api(ctx, "CONSUMER.DELETE."+cs.stream.name+"."+cs.name, func(ctx context.Context) error {
+		return s.conn.js.DeleteConsumer(ctx, cs.stream.name, cs.name)
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		s.conn.log.Logf(logger.WarnLevel, "jetstream: delete consumer %s of stream %s: %v; the server removes it in %v", cs.name, cs.stream.name, err, inactiveThreshold)
+	}
+}
+
+func (s *subscription) currentConsumer() *consumer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.consumer
+}
+
+// learned reports how many messages wait in the stream.
+func (s *subscription) learned(pending uint64, ackPending int) {
+	s.mu.Lock()
+	s.known = time.Now()
+	s.mu.Unlock()
+	emit(s.hooks, s.hooks.consumerState, s.base, ConsumerState{Subscription: s.Subscription, Pending: pending, AckPending: ackPending})
+}

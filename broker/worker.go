@@ -1,0 +1,461 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+)
+
+// work is the life of one worker: take a message, handle it, settle it, repeat
+// until the subscription is stopped.
+func (s *subscription) work(slot int) {
+	ended := false
+	defer func() {
+		if ended {
+			s.leave()
+			return
+		}
+		// A panic of ours, or a handler that ended its goroutine: its message is
+		// settled already. The subscription must live on.
+		if r := recover(); r != nil {
+			s.log(logger.ErrorLevel, nil, fmt.Sprintf("worker panicked, restarting it: %v\n%s", r, debug.Stack()))
+		}
+		go s.work(slot)
+	}()
+	s.mu.Lock()
+	s.ids[slot] = goroutineID()
+	s.mu.Unlock()
+	for {
+		r := s.next(slot)
+		if r == nil {
+			ended = true
+			return
+		}
+		s.handle(slot, r)
+	}
+}
+
+func (s *subscription) leave() {
+	s.mu.Lock()
+	s.workers--
+	last := s.workers == 0
+	s.mu.Unlock()
+	if last {
+		s.finish()
+	}
+}
+
+// next returns the next message in order, fetching if there is none, or nil
+// when the subscription is stopped.
+func (s *subscription) next(slot int) *started {
+	for {
+		if r := s.take(slot); r != nil {
+			return r
+		}
+		select {
+		case s.filling <- struct{}{}:
+		case <-s.life.Done():
+			return nil
+		}
+		if !s.fill() {
+			return nil
+		}
+	}
+}
+
+// take starts the first of the waiting messages.
+func (s *subscription) take(slot int) *started {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 || s.isStopped() {
+		return nil
+	}
+	r := &started{item: s.waiting[0]}
+	s.waiting[0] = item{} // let go of the message
+	s.waiting = s.waiting[1:]
+	s.running[slot] = r
+	return r
+}
+
+// fill waits until messages have been fetched. It reports false when the
+// subscription is stopped. The caller holds s.filling; fill releases it.
+func (s *subscription) fill() bool {
+	defer func() { <-s.filling }()
+	silent := time.NewTimer(time.Hour)
+	defer silent.Stop()
+	for {
+		s.mu.Lock()
+		ready := len(s.waiting) > 0
+		s.fetching = !ready
+		s.mu.Unlock()
+		if ready {
+			return true
+		}
+		changed := s.conn.stateChange() // before looking at the state
+		if err := s.ask(); err != nil {
+			if !s.recover(err) {
+				return false
+			}
+			continue
+		}
+		silent.Reset(silence(s.cfg.fetchWait))
+		var err error
+		select {
+		case m := <-s.pull.messages:
+			err = s.collect(m)
+		case <-changed:
+			// The request has died with the connection.
+			s.mu.Lock()
+			s.pull.abandon()
+			s.mu.Unlock()
+		case <-silent.C:
+			err = jetstream.ErrNoHeartbeat
+		case <-s.life.Done():
+			return false
+		}
+		if err != nil && !s.recover(err) {
+			return false
+		}
+	}
+}
+
+// ask makes sure that a request is under way.
+func (s *subscription) ask() error {
+	if s.conn.nc.IsClosed() {
+		return nats.ErrConnectionClosed
+	}
+	if !s.conn.nc.IsConnected() {
+		return errConnectionLost
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pull.open > 0 {
+		return nil
+	}
+	return s.pull.request(s.consumer, s.cfg.batchSize, s.cfg.fetchBytes, s.cfg.fetchWait)
+}
+
+// collect takes in a message from the inbox and all that wait behind it. It
+// returns what went wrong with the request, if anything.
+func (s *subscription) collect(m *nats.Msg) error {
+	var err error
+	alive, n, bytes := false, 0, 0
+	now := time.Now()
+	s.mu.Lock()
+	for {
+		delivery, e := s.pull.accept(m)
+		switch {
+		case delivery:
+			s.waiting = append(s.waiting, item{msg: m, received: now, extended: now})
+			n++
+			bytes += m.Size()
+		case e == nil || errors.Is(e, errBatchDone):
+			alive = true
+		default:
+			err = e
+		}
+		if len(s.pull.messages) == 0 {
+			break
+		}
+		m = <-s.pull.messages
+	}
+	if n > 0 {
+		s.fetching = false
+		s.known = now
+		s.armKeeper()
+	}
+	s.mu.Unlock()
+	if n > 0 {
+		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: n, Bytes: bytes})
+	}
+	if err == nil && (n > 0 || alive) {
+		s.healthy()
+	}
+	return err
+}
+
+// healthy ends a streak of failures: messages came, or a word from the server
+// that there are none.
+func (s *subscription) healthy() {
+	if s.failures == 0 {
+		return
+	}
+	s.log(logger.InfoLevel, nil, fmt.Sprintf("fetching again after %d failures", s.failures))
+	s.failures, s.lastLogged = 0, ""
+	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription})
+}
+
+// recover reports a failed fetch, pauses, and puts right what it may. It
+// reports false when the subscription is stopped.
+func (s *subscription) recover(err error) bool {
+	for err != nil {
+		s.mu.Lock()
+		s.pull.abandon()
+		s.mu.Unlock()
+		s.failures++
+		delay := backoffDelay(s.failures)
+		s.logFetchError(err, delay)
+		changed := s.conn.stateChange()
+		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.Subscription, Err: err, Reason: Reason(err)})
+		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription, Attempt: int(s.failures), Delay: delay})
+		if !s.pause(delay, changed) {
+			return false
+		}
+		err = s.heal(err)
+	}
+	return !s.isStopped()
+}
+
+// pause waits for d, or until the connection is back. It reports false when the
+// subscription is stopped.
+func (s *subscription) pause(d time.Duration, changed <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	wasConnected := s.conn.nc.IsConnected()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-s.life.Done():
+			return false
+		case <-changed:
+			changed = s.conn.stateChange()
+			connected := s.conn.nc.IsConnected()
+			if connected && !wasConnected {
+				return true
+			}
+			wasConnected = connected
+		}
+	}
+}
+
+// heal puts right what a failed fetch may have been about: it makes the
+// consumer again, and its stream, if they were made by this broker and are
+// gone. It returns what stands in the way of fetching.
+func (s *subscription) heal(cause error) error {
+	if !s.conn.nc.IsConnected() {
+		return nil // fetching tells
+	}
+	switch {
+	case errors.Is(cause, jetstream.ErrConsumerLeadershipChanged), errors.Is(cause, jetstream.ErrServerShutdown), errors.Is(cause, errConnectionLost):
+		return nil // passes by itself
+	}
+	ctx, cancel := context.WithTimeout(s.life, subscribeTimeout)
+	defer cancel()
+
+	cs := s.currentConsumer()
+	info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
+	switch {
+	case err == nil:
+		s.rebind(consumerOf(info, cs.stream))
+		if !filters(info.Config, cs.stream, s.Subscription.Topic) {
+			return fmt.Errorf("%w: consumer %s of stream %s has been changed and now has the filter %s", ErrConsumerConflict, cs.name, cs.stream.name, describeFilter(info.Config))
+		}
+		s.learned(info.NumPending, info.NumAckPending)
+		return nil
+	case errors.Is(err, ErrJetStreamUnavailable):
+		return err // a server that starts up says so, too
+	case !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound):
+		return err
+	case !cs.ours:
+		return fmt.Errorf("consumer %s of stream %s is gone and was not made by this broker: create it again: %w", cs.name, cs.stream.name, err)
+	}
+	again, err := s.makeAgain(ctx, cs)
+	if err != nil {
+		return err
+	}
+	s.rebind(again)
+	s.log(logger.WarnLevel, nil, fmt.Sprintf("consumer %s of stream %s was deleted and has been made again", cs.name, cs.stream.name))
+	return nil
+}
+
+func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, error) {
+	topic := s.Subscription.Topic
+	st, err := s.conn.streamInfo(ctx, cs.stream.name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !cs.stream.ours {
+			return nil, fmt.Errorf("%w: stream %s is gone and was not made by this broker: create it again", ErrStreamNotFound, cs.stream.name)
+		}
+		if err := s.conn.forgetStream(ctx, cs.stream); err != nil {
+			return nil, err
+		}
+		st, err = s.conn.ensureStream(ctx, s.cfg, topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !coversAny(st.subjects, topic) || st.name != cs.stream.name {
+		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", ErrStreamMismatch, st.name)
+	}
+	cc := cs.cfg
+	if cs.ephemeral && cc.DeliverPolicy == jetstream.DeliverNewPolicy && s.lastSequence() > 0 {
+		// Only what came while there was no consumer is new to this subscriber.
+		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.lastSequence()+1
+	}
+	again, _, err := s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
+	return again, err
+}
+
+func (s *subscription) rebind(cs *consumer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.consumer = cs
+}
+
+// quietly are failures that belong to the ordinary life of a cluster.
+func quietly(err error) bool {
+	return errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
+}
+
+// logFetchError logs each kind of failure once per streak.
+func (s *subscription) logFetchError(err error, delay time.Duration) {
+	level := logger.WarnLevel
+	if quietly(err) || err.Error() == s.lastLogged {
+		level = logger.DebugLevel
+	}
+	s.lastLogged = err.Error()
+	s.log(level, nil, fmt.Sprintf("fetch failed, next try in %v: %v", delay, err))
+}
+
+// outcome is what became of a handler's run.
+type outcome struct {
+	lag      time.Duration
+	began    time.Time
+	returned bool
+	err      error
+	panicked *PanicError
+}
+
+// handle runs the handler on a message and settles it.
+func (s *subscription) handle(slot int, r *started) {
+	e := s.newEvent(r.msg)
+	if s.skip(slot, r, e) {
+		return
+	}
+	s.mu.Lock()
+	r.event = e
+	s.last = max(s.last, e.meta.streamSequence)
+	s.mu.Unlock()
+	e.message = broker.Message{Header: incomingHeader(r.msg.Header), Body: r.msg.Data}
+	var o outcome
+	defer s.conclude(slot, e, &o) // also after a panic or Goexit
+	listened := len(s.hooks.handleStart) > 0
+	if listened || len(s.hooks.handled) > 0 {
+		o.began = time.Now()
+		o.lag = max(o.began.Sub(time.Unix(0, e.meta.storedAt)), 0)
+	}
+	if listened {
+		e.ctx = start(s.hooks, s.hooks.handleStart, e.ctx, HandleStart{Delivery: e.delivery(), Header: e.message.Header, Lag: o.lag})
+		o.began = time.Now() // the handler's time is its own
+	}
+	if _, ok := e.message.Header[topicHeader]; ok || listened {
+		spellForGoMicro(e.message.Header)
+	}
+	o.err = s.handler(e)
+	o.returned = true
+}
+
+// skip lets go of a message whose ack deadline has passed: the server is
+// delivering it to somebody else.
+func (s *subscription) skip(slot int, r *started, e *event) bool {
+	s.mu.Lock()
+	expired := time.Since(r.extended) > s.consumer.ackWait()
+	if expired {
+		s.running[slot] = nil
+	}
+	s.mu.Unlock()
+	if expired {
+		s.log(logger.WarnLevel, e, "skipped a message whose ack deadline passed while it waited; it is delivered again")
+		emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
+	}
+	return expired
+}
+
+// conclude is the second half of handle, deferred so that it also runs when the
+// handler did not return.
+func (s *subscription) conclude(slot int, e *event, o *outcome) {
+	if !o.returned {
+		value := recover()
+		o.panicked = &PanicError{Value: value, Stack: debug.Stack(), Goexit: value == nil}
+		o.err = o.panicked
+	}
+	defer func() {
+		s.mu.Lock()
+		s.running[slot] = nil
+		s.mu.Unlock()
+	}()
+	h := Handled{Lag: o.lag, Err: o.err, Panicked: o.panicked != nil}
+	if !o.began.IsZero() {
+		h.Duration = time.Since(o.began)
+	}
+	if o.panicked != nil {
+		emit(s.hooks, s.hooks.panicked, e.ctx, Panicked{Delivery: e.delivery(), Err: o.panicked})
+	}
+	if o.err != nil {
+		s.reportFailure(e, o.err, o.panicked)
+	}
+	h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
+	if len(s.hooks.handled) > 0 {
+		h.Delivery = e.delivery()
+		emit(s.hooks, s.hooks.handled, e.ctx, h)
+	}
+}
+
+// reportFailure logs a handler's error and passes it to go-micro's
+// ErrorHandler.
+func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
+	if suppressed, ok := s.handlerLog.allow(); ok {
+		text := fmt.Sprintf("handler failed: %v", err)
+		if p != nil {
+			text = fmt.Sprintf("%v\n%s", err, p.Stack)
+		}
+		if suppressed > 0 {
+			text = fmt.Sprintf("%s (and %d failures since the last such line)", text, suppressed)
+		}
+		s.log(logger.ErrorLevel, e, text)
+	}
+	if s.cfg.errorHandler == nil {
+		return
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			s.log(logger.ErrorLevel, e, fmt.Sprintf("the broker's ErrorHandler panicked: %v", r))
+		}
+	}()
+	e.err = err
+	if err := s.cfg.errorHandler(e); err != nil {
+		s.log(logger.WarnLevel, e, fmt.Sprintf("the broker's ErrorHandler failed: %v", err))
+	}
+}
+
+func (s *subscription) newEvent(m *nats.Msg) *event {
+	e := &event{sub: s, msg: m, ctx: s.base}
+	var err error
+	if e.meta, err = parseMetadata(m.Reply); err != nil {
+		s.log(logger.WarnLevel, nil, fmt.Sprintf("delivery with the reply subject %q: %v", shorten(m.Reply), err))
+		e.meta.numDelivered = 1
+	}
+	return e
+}
+
+// delivery tells hooks about the event's message.
+func (e *event) delivery() Delivery {
+	return Delivery{
+		Subscription:     e.sub.Subscription,
+		Subject:          e.msg.Subject,
+		MessageID:        e.msg.Header.Get(nats.MsgIdHdr),
+		StreamSequence:   e.meta.streamSequence,
+		ConsumerSequence: e.meta.consumerSequence,
+		NumDelivered:     e.meta.numDelivered,
+		NumPending:       e.meta.pending,
+		StoredAt:         time.Unix(0, e.meta.storedAt),
+		Size:             len(e.msg.Data),
+	}
+}
