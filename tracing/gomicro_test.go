@@ -2,10 +2,15 @@ package tracing_test
 
 import (
 	"context"
+	"io"
 	"maps"
 	"testing"
 
+	"go-micro.dev/v5/client"
+	"go-micro.dev/v5/logger"
 	"go-micro.dev/v5/metadata"
+	"go-micro.dev/v5/registry"
+	"go-micro.dev/v5/server"
 	wrapper "go-micro.dev/v5/wrapper/trace/opentelemetry"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
@@ -58,6 +63,49 @@ func TestGoMicroWrapper(t *testing.T) {
 				b.hooks.Handled(ctx, jsbroker.Handled{Delivery: delivery(), Result: jsbroker.ResultAck})
 			}
 		})
+	}
+}
+
+// Order is exported because go-micro asks for that.
+type Order struct{ ID int }
+
+// A service as go-micro users write it: its server, its client and its wrappers
+// on both, and handlers that know contexts but no broker.
+func TestGoMicroService(t *testing.T) {
+	restoreGlobals(t)
+	otel.SetTextMapPropagator(w3c)
+	url := startServer(t)
+	s := newService(t, url)
+	quiet := logger.NewLogger(logger.WithOutput(io.Discard))
+	r := registry.NewMemoryRegistry()
+	srv := server.NewRPCServer(
+		server.Name("shop"), server.Address("127.0.0.1:0"), server.Broker(s.Broker), server.Registry(r), server.WithLogger(quiet),
+		server.WrapSubscriber(wrapper.NewSubscriberWrapper(wrapper.WithTraceProvider(s.provider))),
+	)
+	c := wrapper.NewClientWrapper(wrapper.WithTraceProvider(s.provider))(
+		client.NewClient(client.Broker(s.Broker), client.Registry(r), client.WithLogger(quiet), client.ContentType("application/json")))
+	publish := func(ctx context.Context, topic string) error {
+		return c.Publish(ctx, c.NewMessage(topic, &Order{1}))
+	}
+	noErr(t, srv.Subscribe(srv.NewSubscriber("orders.created", func(ctx context.Context, _ *Order) error {
+		return publish(ctx, "invoices.paid")
+	}, server.SubscriberQueue("shop"))))
+	noErr(t, srv.Subscribe(srv.NewSubscriber("invoices.paid", func(context.Context, *Order) error {
+		return nil
+	}, server.SubscriberQueue("shop"))))
+	noErr(t, srv.Start())
+	defer func() { noErr(t, srv.Stop()) }()
+
+	noErr(t, publish(metadata.NewContext(context.Background(), metadata.Metadata{"Traceparent": upstream}), "orders.created"))
+	parent := s.next(t, "Pub to orders.created")
+	wantParent(t, parent, upstreamTrace, upstreamSpan)
+	for _, name := range []string{
+		"publish orders.created", "process orders.created", "Sub from orders.created",
+		"Pub to invoices.paid", "publish invoices.paid", "process invoices.paid", "Sub from invoices.paid",
+	} {
+		span := s.next(t, name)
+		wantChild(t, span, parent)
+		parent = span
 	}
 }
 
