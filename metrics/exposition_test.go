@@ -167,3 +167,22 @@ func TestExpositionEscapesLabels(t *testing.T) {
 		t.Errorf("no line %s in\n%s", line, text)
 	}
 }
+
+// Observations from a nanosecond to centuries must not grow a native histogram
+// without bound.
+func TestNativeBucketsAreBounded(t *testing.T) {
+	h, reg := newHooks(t)
+	ctx := subscribe(h, orders)
+	for d := time.Nanosecond; d < 1<<62; d += d/16 + 1 {
+		handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Duration: d, Lag: d})
+	}
+	for _, name := range []string{"micro_broker_handler_duration_seconds", "micro_broker_delivery_lag_seconds"} {
+		n := uint32(0)
+		for _, span := range histogram(t, reg, name).PositiveSpan {
+			n += span.GetLength()
+		}
+		if n == 0 || n > 160 {
+			t.Errorf("%s has %d native buckets, want at most 160", name, n)
+		}
+	}
+}
