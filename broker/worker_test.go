@@ -1,0 +1,560 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// soon makes failed deliveries come back quickly.
+func soon() broker.Option {
+	return jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{50 * time.Millisecond, 50 * time.Millisecond}, MaxDeliver: 100})
+}
+
+func TestHandlerReturnDecides(t *testing.T) {
+	t.Parallel()
+	failure := errors.New("no luck")
+	tests := []struct {
+		name     string
+		handler  broker.Handler
+		result   jsbroker.Result
+		panicked bool
+		min, max time.Duration // of the delay
+	}{
+		{"nil acks", func(broker.Event) error { return nil }, jsbroker.ResultAck, false, 0, 0},
+		{"an error naks with the growing delay", func(broker.Event) error { return failure }, jsbroker.ResultNak, false, time.Second, 1100 * time.Millisecond},
+		{"RetryAfter naks with its delay", func(broker.Event) error { return jsbroker.RetryAfter(time.Hour, failure) }, jsbroker.ResultNak, false, time.Hour, time.Hour},
+		{"a wrapped RetryAfter does, too", func(broker.Event) error { return fmt.Errorf("x: %w", jsbroker.RetryAfter(time.Hour, nil)) }, jsbroker.ResultNak, false, time.Hour, time.Hour},
+		{"Discard terminates", func(broker.Event) error { return jsbroker.Discard(failure) }, jsbroker.ResultTerm, false, 0, 0},
+		{"a panic naks", func(broker.Event) error { panic(failure) }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond},
+		{"a nil panic naks", func(broker.Event) error { panic(nil) }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond},
+		{"Goexit naks", func(broker.Event) error { runtime.Goexit(); return nil }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond},
+		{"Ack by hand acks", func(e broker.Event) error { return e.Ack() }, jsbroker.ResultAck, false, 0, 0},
+		{"Ack by hand counts more than an error", func(e broker.Event) error { _ = e.Ack(); return failure }, jsbroker.ResultAck, false, 0, 0},
+	}
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	for i, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			handled, onHandled := hookChan[jsbroker.Handled]()
+			b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled}))
+			topic := fmt.Sprintf("return%d.x", i)
+			publish(t, b, topic, "1")
+			subscribe(t, b, topic, tt.handler, broker.Queue("q"))
+			e := receive(t, handled)
+			if e.Result != tt.result || e.Panicked != tt.panicked || e.SettleErr != nil {
+				t.Fatalf("result %s, panicked %v, settle error %v", e.Result, e.Panicked, e.SettleErr)
+			}
+			if e.Delay < tt.min || e.Delay > tt.max {
+				t.Fatalf("delay %v, want %v to %v", e.Delay, tt.min, tt.max)
+			}
+			left := uint64(0)
+			if tt.result == jsbroker.ResultNak {
+				left = 1
+			}
+			eventually(t, "the stream has forgotten what is settled", func() bool {
+				return streamInfo(t, js, fmt.Sprintf("RETURN%d", i)).State.Msgs == left
+			})
+		})
+	}
+}
+
+func TestPanicsAreReportedWithTheirStackAndTheWorkerLivesOn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		fail   func()
+		goexit bool
+	}{
+		{"panic", func() { panic("boom") }, false},
+		{"Goexit", runtime.Goexit, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			panicked, onPanicked := hookChan[jsbroker.Panicked]()
+			b := newBroker(t, startServer(t), soon(), jsbroker.WithHooks(jsbroker.Hooks{Panicked: onPanicked}))
+			got := make(chan string, 10)
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				if string(e.Message().Body) == "bad" && jsbroker.NumDelivered(e) == 1 {
+					tt.fail()
+				}
+				got <- string(e.Message().Body)
+				return nil
+			}, broker.Queue("q"))
+			publish(t, b, "orders", "bad")
+			publish(t, b, "orders", "good")
+			e := receive(t, panicked)
+			if e.Err.Goexit != tt.goexit || !strings.Contains(string(e.Err.Stack), "TestPanicsAreReported") {
+				t.Fatalf("Goexit %v, stack %s", e.Err.Goexit, e.Err.Stack)
+			}
+			if a, b := receive(t, got), receive(t, got); a != "good" || b != "bad" {
+				t.Fatalf("got %s, %s: want the others to flow and the failed one to come again", a, b)
+			}
+		})
+	}
+}
+
+func TestDelayGrowsWithTheDeliveries(t *testing.T) {
+	t.Parallel()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled}))
+	subscribe(t, b, "orders", func(broker.Event) error { return errors.New("no") }, broker.Queue("q"))
+	publish(t, b, "orders", "poison")
+	first, second := receive(t, handled), receive(t, handled)
+	if first.Delay < time.Second || first.Delay > 1100*time.Millisecond || second.Delay < 2*time.Second || second.Delay > 2200*time.Millisecond {
+		t.Fatalf("delays %v, %v; want 1s and 2s with up to a tenth more", first.Delay, second.Delay)
+	}
+	if first.NumDelivered != 1 || second.NumDelivered != 2 {
+		t.Fatalf("deliveries %d, %d", first.NumDelivered, second.NumDelivered)
+	}
+}
+
+func TestSlowHandlerAndWhatWaitsBehindItAreNotDeliveredTwice(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	skipped, onSkipped := hookChan[jsbroker.Skipped]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 600 * time.Millisecond}))
+	const n = 5
+	for i := range n {
+		publish(t, b, "orders", fmt.Sprint(i))
+	}
+	var deliveries atomic.Int64
+	done := make(chan struct{}, 100)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		deliveries.Add(1)
+		if string(e.Message().Body) == "0" {
+			// Slower than AckWait, and what is being tested: a handler's time.
+			time.Sleep(2 * time.Second)
+		}
+		done <- struct{}{}
+		return nil
+	}, broker.Queue("q"))
+	for range n {
+		receive(t, done)
+	}
+	eventually(t, "all are acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if info := consumerInfo(t, js, "ORDERS", "q"); deliveries.Load() != n || info.Delivered.Consumer != n {
+		t.Fatalf("%d handled, %d delivered, want %d", deliveries.Load(), info.Delivered.Consumer, n)
+	}
+	if len(skipped) > 0 {
+		t.Fatalf("%d skipped", len(skipped))
+	}
+}
+
+func TestAckExtensionIsBounded(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	hang := newBroker(t, s, jsbroker.WithShutdownTimeout(0),
+		jsbroker.WithMaxAckExtension(100*time.Millisecond),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond}))
+	started, release := make(chan string, 10), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	subscribe(t, hang, "orders", func(e broker.Event) error {
+		started <- "hangs"
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	publish(t, hang, "orders", "1")
+	receive(t, started)
+	healthy := newBroker(t, s)
+	h, got := collector()
+	subscribe(t, healthy, "orders", h, broker.Queue("q"))
+	receive(t, got)
+}
+
+func TestPoisonEndsAsOneDeadLetter(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	events, onDeadLettered := hookChan[jsbroker.DeadLettered]()
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graveyard.orders"),
+		jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDeadLettered}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3, BackOff: []time.Duration{20 * time.Millisecond}}))
+	var deliveries atomic.Int64
+	subscribe(t, b, "orders.created", func(e broker.Event) error {
+		deliveries.Add(1)
+		if string(e.Message().Body) == "malformed" {
+			return jsbroker.Discard(errors.New("cannot parse"))
+		}
+		return errors.New("first line\r\nNats-Rollup: all")
+	}, broker.Queue("workers"))
+	if err := b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "acme"}, Body: []byte("poison")}); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders.created", "malformed")
+
+	dead := make(chan *broker.Message, 10)
+	subscribe(t, b, "graveyard.orders", func(e broker.Event) error {
+		dead <- e.Message()
+		return nil
+	}, broker.Queue("undertaker"))
+	letters := map[string]map[string]string{}
+	for range 2 {
+		m := receive(t, dead)
+		letters[string(m.Body)] = m.Header
+	}
+	want := map[string]string{
+		"Tenant": "acme", "Micro-Dead-Letter-Reason": "first line  Nats-Rollup: all", "Micro-Dead-Letter-Topic": "orders.created",
+		"Micro-Dead-Letter-Stream": "ORDERS", "Micro-Dead-Letter-Queue": "workers", "Micro-Dead-Letter-Deliveries": "3",
+	}
+	for k, v := range want {
+		if letters["poison"][k] != v {
+			t.Errorf("%s is %q, want %q", k, letters["poison"][k], v)
+		}
+	}
+	if h := letters["malformed"]; h["Micro-Dead-Letter-Deliveries"] != "1" || h["Micro-Dead-Letter-Reason"] != "cannot parse" {
+		t.Errorf("the discarded one has %v", h)
+	}
+	eventually(t, "the originals are gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if deliveries.Load() != 4 {
+		t.Errorf("%d deliveries, want 3 and 1", deliveries.Load())
+	}
+	for range 2 {
+		if e := receive(t, events); e.Err != nil || e.DeadLetterTopic != "graveyard.orders" {
+			t.Errorf("event %+v", e)
+		}
+	}
+}
+
+func TestFailedDeadLetterKeepsTheOriginal(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	full, err := js.CreateStream(testContext(t), jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgs: 1, Discard: jetstream.DiscardNew})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(testContext(t), "graves", []byte("occupied")); err != nil {
+		t.Fatal(err)
+	}
+	events, onDeadLettered := hookChan[jsbroker.DeadLettered]()
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDeadLettered}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
+	subscribe(t, b, "orders", func(broker.Event) error { return errors.New("no") }, broker.Queue("q"))
+	publish(t, b, "orders", "poison")
+	if e := receive(t, events); !errors.Is(e.Err, jsbroker.ErrStreamFull) {
+		t.Fatalf("got %v, want ErrStreamFull", e.Err)
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
+		t.Fatalf("%d originals left, want 1", n)
+	}
+	if err := full.Purge(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if e := receive(t, events); e.Err == nil {
+			break
+		}
+	}
+	eventually(t, "the original is gone once it is stored as a dead letter", func() bool {
+		return streamInfo(t, js, "ORDERS").State.Msgs == 0 && streamInfo(t, js, "GRAVES").State.Msgs == 1
+	})
+}
+
+func TestExhaustedMessageIsReportedAndKept(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+	log := newLog()
+	b := newBroker(t, s, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2, BackOff: []time.Duration{20 * time.Millisecond}}))
+	subscribe(t, b, "orders", func(broker.Event) error { return errors.New("no") }, broker.Queue("q"))
+	publish(t, b, "orders", "poison")
+	if e := receive(t, exhausted); e.NumDelivered != 2 || e.Cause.Error() != "no" {
+		t.Fatalf("event %+v", e)
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
+		t.Fatalf("%d messages left, want 1", n)
+	}
+	if !slices.ContainsFunc(log.all(), func(l string) bool {
+		return strings.HasPrefix(l, "error ") && strings.Contains(l, "is not delivered again")
+	}) {
+		t.Fatalf("not logged: %v", log.all())
+	}
+}
+
+func TestManualAck(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	b := newBroker(t, s, soon(), jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled, Settled: onSettled}))
+	events := make(chan broker.Event, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if string(e.Message().Body) == "fails" && jsbroker.NumDelivered(e) == 1 {
+			return errors.New("no")
+		}
+		events <- e
+		return nil
+	}, broker.Queue("q"), broker.DisableAutoAck())
+	publish(t, b, "orders", "1")
+	e := receive(t, events)
+	if h := receive(t, handled); h.Result != jsbroker.ResultNone {
+		t.Fatalf("result %s, want none", h.Result)
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
+		t.Fatalf("%d messages left before the ack", n)
+	}
+	if err := e.Ack(); err != nil { // later, from another goroutine than the handler's
+		t.Fatal(err)
+	}
+	if st := receive(t, settled); st.Result != jsbroker.ResultAck {
+		t.Fatalf("settled %+v", st)
+	}
+	if err := e.Ack(); !errors.Is(err, jsbroker.ErrAlreadySettled) {
+		t.Fatalf("second Ack: %v, want ErrAlreadySettled", err)
+	}
+	eventually(t, "the ack arrives", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+
+	publish(t, b, "orders", "fails")
+	if h := receive(t, handled); h.Result != jsbroker.ResultNak {
+		t.Fatalf("result %s after an error, want nak", h.Result)
+	}
+	if err := receive(t, events).Ack(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestManualAckLeftOutComesBackAfterAckWait(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond}))
+	deliveries := make(chan uint64, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		deliveries <- jsbroker.NumDelivered(e)
+		if jsbroker.NumDelivered(e) > 1 {
+			return e.Ack()
+		}
+		return nil
+	}, broker.Queue("q"), broker.DisableAutoAck())
+	publish(t, b, "orders", "1")
+	if a, b := receive(t, deliveries), receive(t, deliveries); a != 1 || b != 2 {
+		t.Fatalf("deliveries %d, %d", a, b)
+	}
+}
+
+func TestErrorHandlerSeesFailures(t *testing.T) {
+	t.Parallel()
+	failures := make(chan error, 10)
+	b := newBroker(t, startServer(t), soon(), broker.ErrorHandler(func(e broker.Event) error {
+		failures <- e.Error()
+		panic("the error handler's own")
+	}))
+	h, got := collector()
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		switch jsbroker.NumDelivered(e) {
+		case 1:
+			return errors.New("an error")
+		case 2:
+			panic("a panic")
+		}
+		return h(e)
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	if err := receive(t, failures); err.Error() != "an error" {
+		t.Fatal(err)
+	}
+	var p *jsbroker.PanicError
+	if err := receive(t, failures); !errors.As(err, &p) || p.Value != "a panic" {
+		t.Fatal(err)
+	}
+	receive(t, got)
+}
+
+func TestConcurrencyRunsThatManyHandlers(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	const n = 4
+	started, release := make(chan struct{}, 100), make(chan struct{})
+	var running, most atomic.Int64
+	subscribe(t, b, "orders", func(broker.Event) error {
+		if now := running.Add(1); now > most.Load() {
+			most.Store(now)
+		}
+		started <- struct{}{}
+		<-release
+		running.Add(-1)
+		return nil
+	}, jsbroker.Concurrency(n), broker.SubscribeContext(context.Background()), broker.Queue("q"))
+	for i := range 3 * n {
+		publish(t, b, "orders", fmt.Sprint(i))
+	}
+	for range n {
+		receive(t, started)
+	}
+	select {
+	case <-started:
+		t.Fatalf("more than %d handlers run", n)
+	case <-time.After(50 * time.Millisecond): // absence has no event
+	}
+	close(release)
+	for range 2 * n {
+		receive(t, started)
+	}
+	if most.Load() != n {
+		t.Fatalf("at most %d at a time, want %d", most.Load(), n)
+	}
+}
+
+func TestDefaultIsStrictlyOrdered(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	h, got := collector()
+	subscribe(t, b, "orders.>", h, broker.Queue("q"))
+	const n = 500
+	for i := range n {
+		publish(t, b, fmt.Sprintf("orders.%d", i%7), fmt.Sprint(i))
+	}
+	for i := range n {
+		if body := receive(t, got); body != fmt.Sprint(i) {
+			t.Fatalf("got %s, want %d", body, i)
+		}
+	}
+}
+
+func TestLargeMessagesPassTheByteBound(t *testing.T) {
+	t.Parallel()
+	fetched, onFetched := hookChan[jsbroker.Fetched]()
+	b := newBroker(t, startServer(t), jsbroker.WithFetchBytes(10_000), jsbroker.WithBatchSize(100), jsbroker.WithHooks(jsbroker.Hooks{Fetched: onFetched}))
+	bodies := []int{100, 200, 500_000, 300, 4_000, 4_000, 4_000, 900_000, 900_000, 1}
+	for _, n := range bodies {
+		publish(t, b, "orders", strings.Repeat("x", n))
+	}
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	for _, n := range bodies {
+		if body := receive(t, got); len(body) != n {
+			t.Fatalf("got %d bytes, want %d", len(body), n)
+		}
+	}
+	if e := receive(t, fetched); e.Bytes > 10_000 || e.Messages > 2 {
+		t.Fatalf("the first fetch brought %d messages, %d bytes", e.Messages, e.Bytes)
+	}
+}
+
+func TestStatusHeaderOfAnotherClientDoesNotBlockTheQueue(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := newBroker(t, s)
+	publish(t, b, "orders", "before")
+	_, js := natsConn(t, s)
+	for _, status := range []string{"100", "404", "408", "409", "503"} {
+		m := nats.NewMsg("orders")
+		m.Header.Set("Status", status)
+		if _, err := js.PublishMsg(testContext(t), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, b, "orders", "after")
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	for _, want := range []string{"before", "", "", "", "", "", "after"} {
+		if body := receive(t, got); body != want {
+			t.Fatalf("got %q, want %q", body, want)
+		}
+	}
+}
+
+func TestDeletedConsumerIsMadeAgainWithAHandfulOfErrors(t *testing.T) {
+	t.Parallel()
+	for _, queue := range []string{"q", ""} {
+		t.Run("queue "+queue, func(t *testing.T) {
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			failed, onFetchError := hookChan[jsbroker.FetchError]()
+			backoffs, onBackoff := hookChan[jsbroker.Backoff]()
+			var name atomic.Value
+			b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError, Backoff: onBackoff,
+				SubscriptionStart: func(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
+					name.Store(e.Consumer)
+					return ctx
+				}}))
+			h, got := collector()
+			subscribe(t, b, "orders", h, broker.Queue(queue))
+			publish(t, b, "orders", "1")
+			receive(t, got)
+			eventually(t, "the ack arrives", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			if err := js.DeleteConsumer(testContext(t), "ORDERS", name.Load().(string)); err != nil {
+				t.Fatal(err)
+			}
+			if e := receive(t, failed); e.Reason != "consumer_deleted" {
+				t.Fatalf("reason %q of %v", e.Reason, e.Err)
+			}
+			publish(t, b, "orders", "2")
+			if body := receive(t, got); body != "2" {
+				t.Fatalf("got %q", body)
+			}
+			if e := receive(t, backoffs); e.Delay != time.Second || e.Attempt != 1 {
+				t.Fatalf("backoff %+v, want 1s", e)
+			}
+			if e := receive(t, backoffs); e.Delay != 0 {
+				t.Fatalf("then %+v, want healthy", e)
+			}
+			if len(failed) > 3 {
+				t.Fatalf("%d more errors", len(failed))
+			}
+		})
+	}
+}
+
+func TestDeletedStreamIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, failed)
+	publish(t, b, "orders", "1")
+	receive(t, got)
+}
+
+func TestForeignConsumerIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	publish(t, b, "orders", "1")
+	theirs := jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy}
+	if _, err := js.CreateConsumer(testContext(t), "ORDERS", theirs); err != nil {
+		t.Fatal(err)
+	}
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("theirs"))
+	receive(t, got)
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, failed)
+	if e := receive(t, failed); !strings.Contains(e.Err.Error(), "not made by this broker") {
+		t.Fatal(e.Err)
+	}
+	if _, err := js.Consumer(testContext(t), "ORDERS", "theirs"); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Fatalf("the consumer is back: %v", err)
+	}
+	// Its owner brings it back: the subscription goes on.
+	if _, err := js.CreateConsumer(testContext(t), "ORDERS", theirs); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "2")
+	receive(t, got)
+}
