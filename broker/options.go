@@ -382,19 +382,19 @@ func MessageID(id string) broker.PublishOption {
 	}
 }
 
-// publishOptionsOf applies each option to a struct of its own, because
+// publishOptionsOf takes the id out of the context after each option, because
 // broker.PublishContext replaces the context that MessageID needs: they work in
-// either order.
+// either order. Options of others find the context that is there so far.
 func publishOptionsOf(opts []broker.PublishOption) publishOptions {
 	var p publishOptions
 	for _, opt := range opts {
 		if opt == nil {
 			continue
 		}
-		var o broker.PublishOptions
+		o := broker.PublishOptions{Context: p.ctx}
 		opt(&o)
 		if m, ok := o.Context.(*messageIDContext); ok {
-			p.messageID = m.id
+			p.messageID, p.ctx = m.id, m.Context
 		} else if o.Context != nil {
 			p.ctx = o.Context
 		}
@@ -431,10 +431,11 @@ func subscribeOptionsOf(opts []broker.SubscribeOption) (so broker.SubscribeOptio
 		if opt == nil {
 			continue
 		}
-		so.Context = nil
+		so.Context = ctx // as options of others leave it; a nil one does not stay
 		opt(&so)
 		if c, ok := so.Context.(*concurrencyContext); ok {
 			concurrency, set = c.n, true
+			ctx = c.Context
 		} else if so.Context != nil {
 			ctx = so.Context
 		}
