@@ -43,7 +43,8 @@ type connection struct {
 	noSubs  bool          // shutting down: no new subscriptions
 	changed chan struct{} // closed and replaced when the connection is lost or restored
 	calls   map[*apiCall]struct{}
-	refused refusal // the latest publish that the server did not permit
+	tries   map[*publication]struct{} // that wait for their ack
+	refused refusal                   // the latest publish that the server did not permit
 }
 
 // Connect connects to the server and checks that it has JetStream. It is
@@ -119,6 +120,7 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 		subs:     make(map[*subscription]struct{}),
 		changed:  make(chan struct{}),
 		calls:    make(map[*apiCall]struct{}),
+		tries:    make(map[*publication]struct{}),
 	}
 	o, err := c.natsOptions()
 	if err != nil {
@@ -250,9 +252,7 @@ func (c *connection) onAsyncError(err error) {
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		c.failCalls(err)
-		c.mu.Lock()
-		c.refused = refusal{err: err, at: time.Now()}
-		c.mu.Unlock()
+		c.refuse(err)
 	}
 	c.log.Logf(logger.WarnLevel, "jetstream: %v", err)
 }
@@ -342,12 +342,41 @@ type refusal struct {
 	at  time.Time
 }
 
+// refuse ends the publishes that a permission violation is about; they find it
+// with violation.
+func (c *connection) refuse(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refused = refusal{err: err, at: time.Now()}
+	for p := range c.tries {
+		if c.refused.concerns(p.msg.Subject) {
+			p.cancel()
+		}
+	}
+}
+
+func (r refusal) concerns(subject string) bool {
+	return r.err != nil && strings.Contains(r.err.Error(), `"`+subject+`"`)
+}
+
+func (c *connection) watch(p *publication) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tries[p] = struct{}{}
+}
+
+func (c *connection) unwatch(p *publication) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.tries, p)
+}
+
 // violation returns the permission violation that a publish to the subject has
 // met since the given time, if any.
 func (c *connection) violation(subject string, since time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.refused.err == nil || c.refused.at.Before(since) || !strings.Contains(c.refused.err.Error(), `"`+subject+`"`) {
+	if c.refused.at.Before(since) || !c.refused.concerns(subject) {
 		return nil
 	}
 	return c.refused.err

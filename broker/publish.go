@@ -67,7 +67,7 @@ func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m 
 	hooks := cfg.dispatch
 	if len(hooks.publishStart) == 0 && len(hooks.published) == 0 {
 		if m == nil {
-			return failed(errNilMessage)
+			return failed(nilMessage(topic))
 		}
 		if _, err := c.publish(po.ctx, cfg, topic, m.Header, m.Body, po.messageID); err != nil {
 			return failed(err)
@@ -90,7 +90,7 @@ func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m 
 		emit(hooks, hooks.published, po.ctx, end)
 	}()
 	if m == nil {
-		end.Err = failed(errNilMessage)
+		end.Err = failed(nilMessage(topic))
 		return end.Err
 	}
 	ack, err := c.publish(po.ctx, cfg, topic, header, body, po.messageID)
@@ -102,10 +102,15 @@ func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m 
 	return nil
 }
 
-var (
-	errNilMessage = fmt.Errorf("%w: it is nil", ErrInvalidMessage)
-	errUnfinished = errors.New("publish panicked")
-)
+var errUnfinished = errors.New("publish panicked")
+
+// nilMessage is the error for a nil message, unless the topic is wrong as well.
+func nilMessage(topic string) error {
+	if err := checkPublishTopic(topic); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it is nil", ErrInvalidMessage)
+}
 
 // publish checks, sends, and sends again as long as that is safe and of use.
 func (c *connection) publish(ctx context.Context, cfg *config, topic string, header map[string]string, body []byte, id string) (*jetstream.PubAck, error) {
@@ -153,6 +158,7 @@ type publication struct {
 	deadline time.Time
 	unknown  bool // a try got no answer: it may have been stored
 	pause    time.Duration
+	cancel   context.CancelFunc // ends the try under way
 }
 
 func (p *publication) run(ctx context.Context) (*jetstream.PubAck, error) {
@@ -232,8 +238,10 @@ func (p *publication) try(ctx context.Context, st *stream) (*jetstream.PubAck, e
 	if again := time.Now().Add(attemptTimeout); again.Before(limit) && st.duplicates > limit.Sub(p.begin) {
 		limit = again
 	}
-	ctx, cancel := context.WithDeadline(ctx, limit)
-	defer cancel()
+	ctx, p.cancel = context.WithDeadline(ctx, limit)
+	defer p.cancel()
+	p.conn.watch(p)
+	defer p.conn.unwatch(p)
 	resp, err := p.conn.nc.RequestMsgWithContext(ctx, p.msg)
 	if err != nil {
 		return nil, err
