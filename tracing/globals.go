@@ -84,13 +84,18 @@ func (s *propagatorSource) get() fieldPropagator {
 // same reports whether two values are one and the same. The composite propagator
 // is a slice, on which == panics; its array tells it from another, as long as
 // the cache keeps that one alive.
-func same(a, b any) bool {
+func same(a, b any) (same bool) {
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	switch {
 	case !va.IsValid() || !vb.IsValid() || va.Type() != vb.Type():
 		return false
 	case va.Kind() == reflect.Slice:
 		return va.Len() == vb.Len() && va.Pointer() == vb.Pointer()
+	case !va.Type().Comparable():
+		return false
 	}
-	return va.Comparable() && vb.Comparable() && a == b
+	// An interface inside may hold what == panics on, too. reflect's
+	// Value.Comparable tells beforehand, but costs allocations.
+	defer func() { _ = recover() }()
+	return a == b
 }

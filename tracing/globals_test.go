@@ -23,10 +23,7 @@ import (
 func restoreGlobals(t *testing.T) {
 	tp, p := otel.GetTracerProvider(), otel.GetTextMapPropagator()
 	t.Cleanup(func() {
-		// A nil check: the untouched globals refuse to be set to themselves.
-		if otel.GetTracerProvider() != tp {
-			otel.SetTracerProvider(tp)
-		}
+		otel.SetTracerProvider(tp)
 		otel.SetTextMapPropagator(p)
 	})
 }
@@ -72,6 +69,28 @@ func TestGlobalsAreResolvedAtUse(t *testing.T) {
 		publish(header)
 		if want := map[string]string{"x-foreign": "set", "traceparent": upstream}; !maps.Equal(header, want) {
 			t.Fatalf("header = %v, want %v: another propagator is set", header, want)
+		}
+	}
+}
+
+// Two composite propagators are of one type, and == cannot tell them apart.
+func TestOneCompositeAfterAnother(t *testing.T) {
+	restoreGlobals(t)
+	tp, _ := newProvider()
+	hooks := tracing.New(tracing.WithTracerProvider(tp))
+	foreign := propagation.NewCompositeTextMapPropagator(foreignPropagator{}, propagation.Baggage{})
+	for range 3 {
+		for _, c := range []struct {
+			p    propagation.TextMapPropagator
+			kept string
+		}{{w3c, "X-Foreign"}, {foreign, "Traceparent"}} {
+			otel.SetTextMapPropagator(c.p)
+			header := map[string]string{"Traceparent": upstream, "X-Foreign": "1-2"}
+			ctx := hooks.PublishStart(context.Background(), jsbroker.PublishStart{Topic: "a", Header: header})
+			hooks.Published(ctx, jsbroker.Published{})
+			if _, ok := header[c.kept]; !ok || len(header) != 2 {
+				t.Fatalf("header = %v, want %s kept and the other replaced", header, c.kept)
+			}
 		}
 	}
 }
@@ -128,19 +147,27 @@ type incomparableProvider struct {
 	_ []int
 }
 
+type incomparableInside struct {
+	trace.TracerProvider
+	extra any
+}
+
 func TestIncomparableGlobals(t *testing.T) {
 	restoreGlobals(t)
 	tp, recorder := newProvider()
-	otel.SetTracerProvider(incomparableProvider{TracerProvider: tp})
-	t.Cleanup(func() { otel.SetTracerProvider(tp) }) // before restoreGlobals compares
 	otel.SetTextMapPropagator(w3c)
 	hooks := tracing.New()
-	for range 3 {
-		ctx := hooks.PublishStart(context.Background(), jsbroker.PublishStart{Topic: "a", Header: map[string]string{}})
-		hooks.Published(ctx, jsbroker.Published{})
-	}
-	if n := len(recorder.Ended()); n != 3 {
-		t.Errorf("%d spans, want 3", n)
+	for i, global := range []trace.TracerProvider{
+		incomparableProvider{TracerProvider: tp}, incomparableInside{tp, []int{1}}, incomparableInside{tp, 1},
+	} {
+		otel.SetTracerProvider(global)
+		for range 3 {
+			ctx := hooks.PublishStart(context.Background(), jsbroker.PublishStart{Topic: "a", Header: map[string]string{}})
+			hooks.Published(ctx, jsbroker.Published{})
+		}
+		if n := len(recorder.Ended()); n != 3*(i+1) {
+			t.Errorf("%d spans with %T, want %d", n, global, 3*(i+1))
+		}
 	}
 }
 

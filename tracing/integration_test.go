@@ -345,8 +345,9 @@ func TestDeadLetterIsTraced(t *testing.T) {
 	undertaker := newService(t, url)
 	undertaker.subscribe(t, "dead.letters", func(broker.Event) error { return nil })
 	s.subscribe(t, "orders.created", func(broker.Event) error { return &orderError{1} })
-	noErr(t, s.Publish("orders.created", message(map[string]string{"traceparent": upstream})))
+	noErr(t, s.Publish("orders.created", message(nil)))
 	process := s.next(t, "process orders.created")
+	wantChild(t, process, s.next(t, "publish orders.created"))
 	var found bool
 	for _, e := range process.Events() {
 		if e.Name == "dead_letter" {
@@ -360,10 +361,9 @@ func TestDeadLetterIsTraced(t *testing.T) {
 	if got := attributes(process.Attributes())["messaging.nats.result"]; got != "term" {
 		t.Errorf("result = %v", got)
 	}
-	buried := undertaker.next(t, "process dead.letters")
-	if buried.SpanContext().TraceID().String() != upstreamTrace {
-		t.Error("the dead letter is in another trace")
-	}
+	dead := s.next(t, "publish dead.letters")
+	wantChild(t, dead, process)
+	wantChild(t, undertaker.next(t, "process dead.letters"), dead)
 }
 
 // A subscription's context with a span in it: every message of a client without
