@@ -1,10 +1,6 @@
 package broker
 
-import (
-	"time"
-
-	"github.com/nats-io/nats.go"
-)
+import "time"
 
 // keepAlive extends the ack deadline of everything in hand, so that neither a
 // slow handler nor the messages that wait behind it are delivered a second time
@@ -18,16 +14,14 @@ func (s *subscription) keepAlive() {
 		s.mu.Unlock()
 		return
 	}
-	// With all workers busy, nobody else empties the inbox.
-	var arrived *nats.Msg
-	if !s.fetching && !s.isStopped() && len(s.pull.messages) > 0 {
-		arrived = <-s.pull.messages
+	// With all workers busy, nobody else empties the inbox. What fails comes
+	// again with the next request.
+	var a arrivals
+	if !s.fetching && !s.isStopped() {
+		a = s.takeIn(s.arrived())
 	}
 	s.mu.Unlock()
-	if arrived != nil {
-		// An error would come again with the next request.
-		_ = s.collect(arrived)
-	}
+	s.report(a)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -262,18 +262,25 @@ func (s *subscription) isStopped() bool {
 // giveBack naks what was fetched and not started, so that another subscriber of
 // the consumer gets it now rather than after AckWait.
 func (s *subscription) giveBack() {
-	s.mu.Lock()
-	for len(s.pull.messages) > 0 {
-		if m := <-s.pull.messages; m.Reply != "" {
-			s.waiting = append(s.waiting, item{msg: m})
-		}
+	if m := s.arrived(); m != nil {
+		s.collect(m)
 	}
+	s.mu.Lock()
 	unstarted := s.waiting
 	s.waiting = nil
 	s.mu.Unlock()
 	for _, it := range unstarted {
-		e := s.newEvent(it.msg)
-		_ = s.send(e, ResultNak, 0, true)
+		_ = s.send(s.newEvent(it.msg), ResultNak, 0, true)
+	}
+}
+
+// arrived returns a message from the inbox if there is one.
+func (s *subscription) arrived() *nats.Msg {
+	select {
+	case m := <-s.pull.messages:
+		return m
+	default:
+		return nil
 	}
 }
 

@@ -2,9 +2,13 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -133,14 +137,11 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// receive returns the next value from a channel.
+// receive returns the next value from a channel, or its end.
 func receive[T any](t testing.TB, ch <-chan T) T {
 	t.Helper()
 	select {
-	case v, ok := <-ch:
-		if !ok {
-			t.Fatal("the channel is closed")
-		}
+	case v := <-ch:
 		return v
 	case <-time.After(patience):
 		t.Fatalf("nothing received within %v", patience)
@@ -225,3 +226,232 @@ func hookChan[E any]() (<-chan E, func(context.Context, E)) {
 }
 
 var _ = jsbroker.Hooks{}
+
+// runningServer is a server that can be stopped and started again at the same
+// address with the same store.
+type runningServer struct {
+	*server.Server
+	opts *server.Options
+}
+
+func startRestartable(t testing.TB) *runningServer {
+	t.Helper()
+	o := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true}
+	r := &runningServer{Server: runServer(t, o), opts: o}
+	o.Port = r.Addr().(*net.TCPAddr).Port
+	return r
+}
+
+func (r *runningServer) stop() { stopServer(r.Server) }
+
+func (r *runningServer) start(t testing.TB) {
+	t.Helper()
+	r.Server = runServer(t, r.opts)
+}
+
+// proxy is a TCP proxy before a server, which can hold back what the server
+// answers while the client's side goes on, as a stalled server does.
+type proxy struct {
+	listener net.Listener
+	upstream string
+	pumps    sync.WaitGroup
+
+	mu      sync.Mutex
+	release chan struct{} // closed when answers may pass
+	conns   []net.Conn
+	closed  chan struct{}
+}
+
+func startProxy(t testing.TB, s *server.Server) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{listener: l, upstream: s.Addr().String(), release: make(chan struct{}), closed: make(chan struct{})}
+	close(p.release)
+	p.pumps.Add(1)
+	go p.accept()
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *proxy) url() string { return "nats://" + p.listener.Addr().String() }
+
+func (p *proxy) accept() {
+	defer p.pumps.Done()
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		upstream, err := net.Dial("tcp", p.upstream)
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.conns = append(p.conns, client, upstream)
+		p.mu.Unlock()
+		p.pumps.Add(2)
+		go p.pump(upstream, client, false)
+		go p.pump(client, upstream, true)
+	}
+}
+
+func (p *proxy) pump(to, from net.Conn, answers bool) {
+	defer p.pumps.Done()
+	defer func() { _ = to.Close() }()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if answers {
+				p.mu.Lock()
+				release := p.release
+				p.mu.Unlock()
+				select {
+				case <-release:
+				case <-p.closed:
+					return
+				}
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// stall holds back the server's answers until resume.
+func (p *proxy) stall() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.release = make(chan struct{})
+}
+
+func (p *proxy) resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.release)
+}
+
+func (p *proxy) close() {
+	_ = p.listener.Close()
+	close(p.closed)
+	p.mu.Lock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+	p.mu.Unlock()
+	p.pumps.Wait()
+}
+
+// requests counts what clients send to subjects, such as those of JetStream's
+// API, from now on.
+type requests struct {
+	nc  *nats.Conn
+	sub *nats.Subscription
+}
+
+func countRequests(t testing.TB, nc *nats.Conn, subject string) *requests {
+	t.Helper()
+	sub, err := nc.SubscribeSync(subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &requests{nc: nc, sub: sub}
+	r.seen(t) // the server knows of the subscription now
+	return r
+}
+
+// seen returns how many have come since the last call.
+func (r *requests) seen(t testing.TB) (n int) {
+	t.Helper()
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := r.sub.NextMsg(time.Millisecond); err != nil {
+			return n
+		}
+		n++
+	}
+}
+
+// makeStream creates a stream as a user would, beside the broker.
+func makeStream(t testing.TB, js jetstream.JetStream, cfg jetstream.StreamConfig) *jetstream.StreamInfo {
+	t.Helper()
+	st, err := js.CreateStream(testContext(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.CachedInfo()
+}
+
+// makeConsumer creates a consumer as a user would, beside the broker.
+func makeConsumer(t testing.TB, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig) {
+	t.Helper()
+	var err error
+	if cfg.DeliverSubject != "" {
+		_, err = js.CreatePushConsumer(testContext(t), stream, cfg)
+	} else {
+		_, err = js.CreateConsumer(testContext(t), stream, cfg)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// storedMessage returns what a stream has stored last for a subject.
+func storedMessage(t testing.TB, js jetstream.JetStream, stream, subject string) *jetstream.RawStreamMsg {
+	t.Helper()
+	st, err := js.Stream(testContext(t), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := st.GetLastMsgForSubject(testContext(t), subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// consumerNames returns the names of a stream's consumers, sorted.
+func consumerNames(t testing.TB, js jetstream.JetStream, stream string) []string {
+	t.Helper()
+	st, err := js.Stream(testContext(t), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := st.ConsumerNames(testContext(t))
+	var names []string
+	for name := range list.Name() {
+		names = append(names, name)
+	}
+	if err := list.Err(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// wantError checks that an error is the sentinel and that its text has all the
+// parts: whoever reads it must be able to act on it.
+func wantError(t testing.TB, err, sentinel error, parts ...string) {
+	t.Helper()
+	if !errors.Is(err, sentinel) {
+		t.Fatalf("got error %v, want %v", err, sentinel)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("the error does not name %q: %v", part, err)
+		}
+	}
+}
+
+// ignore is a handler that acks everything.
+func ignore(broker.Event) error { return nil }

@@ -100,7 +100,7 @@ func (s *subscription) fill() bool {
 		}
 		changed := s.conn.stateChange() // before looking at the state
 		if err := s.ask(); err != nil {
-			if !s.recover(err) {
+			if !s.failed(err) {
 				return false
 			}
 			continue
@@ -109,7 +109,10 @@ func (s *subscription) fill() bool {
 		var err error
 		select {
 		case m := <-s.pull.messages:
-			err = s.collect(m)
+			a := s.collect(m)
+			if err = a.err; err == nil && a.alive {
+				s.healthy()
+			}
 		case <-changed:
 			// The request has died with the connection.
 			s.mu.Lock()
@@ -120,7 +123,7 @@ func (s *subscription) fill() bool {
 		case <-s.life.Done():
 			return false
 		}
-		if err != nil && !s.recover(err) {
+		if err != nil && !s.failed(err) {
 			return false
 		}
 	}
@@ -142,43 +145,54 @@ func (s *subscription) ask() error {
 	return s.pull.request(s.consumer, s.cfg.batchSize, s.cfg.fetchBytes, s.cfg.fetchWait)
 }
 
-// collect takes in a message from the inbox and all that wait behind it. It
-// returns what went wrong with the request, if anything.
-func (s *subscription) collect(m *nats.Msg) error {
-	var err error
-	alive, n, bytes := false, 0, 0
-	now := time.Now()
+// arrivals are what a look into the inbox has brought.
+type arrivals struct {
+	messages int
+	bytes    int
+	alive    bool  // the server has given a sign of life
+	err      error // the request under way has failed
+}
+
+// collect takes in a message from the inbox and all that wait behind it.
+func (s *subscription) collect(m *nats.Msg) arrivals {
 	s.mu.Lock()
-	for {
-		delivery, e := s.pull.accept(m)
+	a := s.takeIn(m)
+	s.mu.Unlock()
+	s.report(a)
+	return a
+}
+
+// takeIn is collect for callers that hold s.mu.
+func (s *subscription) takeIn(m *nats.Msg) arrivals {
+	var a arrivals
+	now := time.Now()
+	for ; m != nil; m = s.arrived() {
+		delivery, err := s.pull.accept(m)
 		switch {
 		case delivery:
 			s.waiting = append(s.waiting, item{msg: m, received: now, extended: now})
-			n++
-			bytes += m.Size()
-		case e == nil || errors.Is(e, errBatchDone):
-			alive = true
+			a.messages++
+			a.bytes += m.Size()
+		case err == nil || errors.Is(err, errBatchDone):
+			a.alive = true
 		default:
-			err = e
+			a.err = err
 		}
-		if len(s.pull.messages) == 0 {
-			break
-		}
-		m = <-s.pull.messages
 	}
-	if n > 0 {
+	if a.messages > 0 {
+		a.alive = true
 		s.fetching = false
 		s.known = now
 		s.armKeeper()
 	}
-	s.mu.Unlock()
-	if n > 0 {
-		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: n, Bytes: bytes})
+	return a
+}
+
+// report tells the hooks what came.
+func (s *subscription) report(a arrivals) {
+	if a.messages > 0 {
+		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: a.messages, Bytes: a.bytes})
 	}
-	if err == nil && (n > 0 || alive) {
-		s.healthy()
-	}
-	return err
 }
 
 // healthy ends a streak of failures: messages came, or a word from the server
@@ -192,9 +206,9 @@ func (s *subscription) healthy() {
 	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription})
 }
 
-// recover reports a failed fetch, pauses, and puts right what it may. It
+// failed reports a failed fetch, pauses, and puts right what it may. It
 // reports false when the subscription is stopped.
-func (s *subscription) recover(err error) bool {
+func (s *subscription) failed(err error) bool {
 	for err != nil {
 		s.mu.Lock()
 		s.pull.abandon()
