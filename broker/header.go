@@ -20,6 +20,9 @@ const (
 	// message for a control message.
 	statusHeader = "Status"
 
+	// headerSeparators are what nats.go does not allow in keys.
+	headerSeparators = `"(),/:;<=>?@[\]{}`
+
 	topicHeader       = "Micro-Topic" // set by go-micro's client on everything it publishes
 	contentTypeHeader = "Content-Type"
 )
@@ -99,7 +102,8 @@ func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, i
 }
 
 // checkHeader applies the NATS header rules (ADR-4: printable ASCII but colon
-// for names) and refuses line breaks, which would end or forge a header.
+// for names; the Go client wants no other separators either, and does not say
+// which key it minds) and refuses line breaks, which would end or forge a header.
 func checkHeader(key, value string, emptyBody bool) error {
 	invalid := func(why string) error {
 		return fmt.Errorf("%w %q: %s", ErrInvalidHeader, shorten(key), why)
@@ -108,8 +112,8 @@ func checkHeader(key, value string, emptyBody bool) error {
 		return invalid("the key is empty")
 	}
 	for i := 0; i < len(key); i++ {
-		if c := key[i]; c <= ' ' || c >= 0x7f || c == ':' {
-			return invalid("a key is made of printable ASCII characters other than blank and colon")
+		if c := key[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(headerSeparators, c) >= 0 {
+			return invalid("a key is made of printable ASCII characters other than blank and " + headerSeparators)
 		}
 	}
 	if strings.ContainsAny(value, "\r\n\x00") {
