@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +20,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
-	"go.uber.org/goleak"
 
 	jsbroker "go-micro-jetstream/broker"
 )
@@ -27,11 +28,31 @@ import (
 // ends a test whose event never comes.
 const patience = 20 * time.Second
 
+// TestMain fails the run if a goroutine of the broker or of its client outlives
+// the tests.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// go-micro's HTTP broker and registry cache, started by package variables.
-		goleak.IgnoreTopFunction("go-micro.dev/v5/registry.(*mdnsRegistry).cleanup"),
-	)
+	code := m.Run()
+	for deadline := time.Now().Add(patience); code == 0 && len(ourGoroutines()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			fmt.Printf("left behind:\n%s\n", strings.Join(ourGoroutines(), "\n\n"))
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// ourGoroutines returns the stacks of the goroutines that run code of the
+// broker or of the NATS client, tests aside. The embedded server starts and
+// ends its own whenever it pleases.
+func ourGoroutines() []string {
+	buf := make([]byte, 4<<20)
+	var ours []string
+	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(stack, "nats-io/nats.go") || strings.Contains(stack, "go-micro-jetstream/broker.(") {
+			ours = append(ours, stack)
+		}
+	}
+	return ours
 }
 
 // startServer runs a real nats-server with JetStream in this process.
