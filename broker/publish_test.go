@@ -1,10 +1,24 @@
 package broker_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
 )
 
 func TestPublishedMessagesArriveInOrder(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, startServer(t))
 	h, got := collector()
 	for _, body := range []string{"1", "2", "3"} {
@@ -15,5 +29,602 @@ func TestPublishedMessagesArriveInOrder(t *testing.T) {
 		if body := receive(t, got); body != want {
 			t.Fatalf("got %q, want %q", body, want)
 		}
+	}
+}
+
+func TestPublishReturnsWhenTheMessageIsStored(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	published, onPublished := hookChan[jsbroker.Published]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Published: onPublished}))
+	for n := uint64(1); n <= 20; n++ {
+		publish(t, b, "orders.created", "x")
+		if stored := streamInfo(t, js, "ORDERS").State.Msgs; stored != n {
+			t.Fatalf("%d messages stored after %d publishes", stored, n)
+		}
+		e := receive(t, published)
+		if e.Topic != "orders.created" || e.Stream != "ORDERS" || e.Sequence != n || e.Size != 1 ||
+			e.MessageID == "" || e.Duplicate || e.Err != nil || e.Reason != "" || e.Duration <= 0 {
+			t.Fatalf("event %+v", e)
+		}
+	}
+}
+
+func TestEachPublishHasItsOwnMessageID(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	m := message("same")
+	for range 3 {
+		if err := b.Publish("orders", m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 3 {
+		t.Fatalf("%d stored, want 3: equal messages are no duplicates", n)
+	}
+	if id := storedMessage(t, js, "ORDERS", "orders").Header.Get(nats.MsgIdHdr); id == "" {
+		t.Fatal("no message id on the wire: the client's retries would store twice")
+	}
+}
+
+func TestDuplicateMessageIDSucceedsStoresNothingAndShowsInTheEvent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	published, onPublished := hookChan[jsbroker.Published]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Published: onPublished}))
+	for i := range 3 {
+		publish(t, b, "orders.created", "x", jsbroker.MessageID("order-1"))
+		e := receive(t, published)
+		if e.Duplicate != (i > 0) || e.MessageID != "order-1" || e.Sequence != 1 || e.Stream != "ORDERS" || e.Err != nil {
+			t.Fatalf("publish %d: event %+v", i, e)
+		}
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
+		t.Fatalf("%d messages stored, want 1", n)
+	}
+	// Another broker, as after a restart, and the same id.
+	publish(t, newBroker(t, s), "orders.created", "x", jsbroker.MessageID("order-1"))
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
+		t.Fatalf("%d messages stored, want 1", n)
+	}
+}
+
+type contextKey struct{}
+
+// foreignPublishOption is how other packages write options: on top of the
+// context that is there.
+func foreignPublishOption(o *broker.PublishOptions) {
+	ctx := o.Context
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	o.Context = context.WithValue(ctx, contextKey{}, "foreign")
+}
+
+func TestPublishOptionsWorkInEitherOrder(t *testing.T) {
+	t.Parallel()
+	type seen struct {
+		id    string
+		value any
+		err   error
+	}
+	starts := make(chan seen, 100)
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{
+		PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
+			starts <- seen{e.MessageID, ctx.Value(contextKey{}), ctx.Err()}
+			return nil
+		},
+	}))
+	with := broker.PublishContext(context.WithValue(context.Background(), contextKey{}, "mine"))
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		opts []broker.PublishOption
+		want seen
+	}{
+		"id first":              {[]broker.PublishOption{jsbroker.MessageID("a"), with}, seen{"a", "mine", nil}},
+		"context first":         {[]broker.PublishOption{with, jsbroker.MessageID("b")}, seen{"b", "mine", nil}},
+		"last id":               {[]broker.PublishOption{jsbroker.MessageID("x"), with, jsbroker.MessageID("c")}, seen{"c", "mine", nil}},
+		"nil option":            {[]broker.PublishOption{nil, jsbroker.MessageID("d"), nil}, seen{"d", nil, nil}},
+		"nil context":           {[]broker.PublishOption{jsbroker.MessageID("e"), broker.PublishContext(nil)}, seen{"e", nil, nil}},
+		"foreign after context": {[]broker.PublishOption{jsbroker.MessageID("f"), broker.PublishContext(cancelled), foreignPublishOption}, seen{"f", "foreign", context.Canceled}},
+		"id after foreign":      {[]broker.PublishOption{foreignPublishOption, jsbroker.MessageID("g")}, seen{"g", "foreign", nil}},
+	} {
+		err := b.Publish("orders", message("x"), c.opts...)
+		if !errors.Is(err, c.want.err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := receive(t, starts); got != c.want {
+			t.Errorf("%s: the publish ran with %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
+func TestPublishWithAnEndedContextSendsNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	b := newBroker(t, s)
+	count := countRequests(t, nc, ">")
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	late, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	defer cancel()
+	for ctx, want := range map[context.Context]error{cancelled: context.Canceled, late: context.DeadlineExceeded} {
+		err := b.Publish("orders", message("x"), broker.PublishContext(ctx))
+		wantError(t, err, want, "orders", "not sent")
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Errorf("nothing was sent, and yet: %v", err)
+		}
+	}
+	if n := count.seen(t); n != 0 {
+		t.Errorf("%d messages on the wire", n)
+	}
+	if _, err := js.Stream(testContext(t), "ORDERS"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("a stream was created: %v", err)
+	}
+}
+
+func TestPublishWithoutConnection(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), quiet())
+	wantError(t, b.Publish("orders", message("x")), jsbroker.ErrNotConnected, "orders")
+	if err := b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "x")
+	if err := b.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, b.Publish("orders", message("x")), jsbroker.ErrNotConnected, "orders")
+	if err := b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "x")
+	if err := b.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPublishNilMessageIsAnError(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	wantError(t, newBroker(t, s).Publish("orders", nil), jsbroker.ErrInvalidMessage, "orders")
+	published, onPublished := hookChan[jsbroker.Published]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Published: onPublished}))
+	wantError(t, b.Publish("orders", nil), jsbroker.ErrInvalidMessage)
+	if e := receive(t, published); e.Reason != "invalid_message" || e.Err == nil || e.Topic != "orders" {
+		t.Fatalf("event %+v", e)
+	}
+	wantError(t, jsbroker.NewBroker(quiet()).Publish("orders", nil), jsbroker.ErrInvalidMessage)
+}
+
+func TestPublishEmptyMessageIsFine(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	if err := b.Publish("orders", &broker.Message{}); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan *broker.Message, 1)
+	subscribe(t, b, "orders", func(e broker.Event) error { got <- e.Message(); return nil })
+	if m := receive(t, got); len(m.Body) != 0 || m.Header == nil {
+		t.Fatalf("got %+v", m)
+	}
+}
+
+// illegalTopics cannot be published to, nor subscribed to.
+var illegalTopics = map[string]string{
+	"empty":            "",
+	"empty token":      "a..b",
+	"leading dot":      ".a",
+	"trailing dot":     "a.",
+	"dot":              ".",
+	"blank":            "a b",
+	"tab":              "a.\tb",
+	"CRLF":             "a\r\nPUB b 0\r\n",
+	"NUL":              "a\x00b",
+	"DEL":              "a\x7f",
+	"bad UTF-8":        "a\xff",
+	"JetStream's API":  "$JS.API.STREAM.DELETE.ORDERS",
+	"system":           "$SYS.REQ.SERVER.PING",
+	"dollar":           "$",
+	"inbox":            "_INBOX.abc",
+	"bare inbox":       "_INBOX",
+	"partial wildcard": "orders.a*",
+	"partial >":        "orders.>x",
+	"wildcard first":   "*.created",
+	"everything":       ">",
+	"star":             "*",
+	"> in the middle":  "orders.>.x",
+	"over-long":        strings.Repeat("x", 256),
+	"over-long tokens": strings.Repeat("x.", 200) + "x",
+}
+
+func TestIllegalTopicsAreRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, _ := natsConn(t, s)
+	b := newBroker(t, s)
+	count := countRequests(t, nc, "$JS.API.>")
+	for name, topic := range illegalTopics {
+		err := b.Publish(topic, message("x"))
+		if !errors.Is(err, jsbroker.ErrInvalidTopic) {
+			t.Errorf("publish, %s: %v", name, err)
+		}
+		if err != nil && len(err.Error()) > 400 {
+			t.Errorf("publish, %s: an error of %d bytes floods the log", name, len(err.Error()))
+		}
+		if _, err := b.Subscribe(topic, ignore); !errors.Is(err, jsbroker.ErrInvalidTopic) {
+			t.Errorf("subscribe, %s: %v", name, err)
+		}
+	}
+	for _, topic := range []string{"orders.*", "orders.>", "orders.*.x"} {
+		wantError(t, b.Publish(topic, message("x")), jsbroker.ErrInvalidTopic, topic, "Subscribe")
+	}
+	if n := count.seen(t); n != 0 {
+		t.Errorf("%d requests to the server", n)
+	}
+}
+
+func TestUnusualTopicsWork(t *testing.T) {
+	t.Parallel()
+	ended, onEnd := hookChan[jsbroker.SubscriptionEnd]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{SubscriptionEnd: onEnd}))
+	for _, topic := range []string{
+		"a", "1", "-", "_x", "grüße.größe", "日本.東京", "a.$b", "a._INBOX", "go.micro.Topic-1",
+		"x." + strings.Repeat("y", 253), strings.Repeat("z", 255),
+		"deep." + strings.Repeat("a.", 100) + "a", "slash.a/b\\c", `quote."x"`, "percent.%s%d",
+	} {
+		for _, opts := range [][]broker.SubscribeOption{nil, {broker.Queue("q")}} {
+			h, got := collector()
+			publish(t, b, topic, "x")
+			sub := subscribe(t, b, topic, h, opts...)
+			if body := receive(t, got); body != "x" {
+				t.Errorf("%q: got %q", topic, body)
+			}
+			if err := sub.Unsubscribe(); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, ended)
+		}
+	}
+}
+
+func TestTooLargeMessageIsRefusedWithSizeAndLimit(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) { o.MaxPayload = 2000 })
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	publish(t, b, "orders", "first")
+	err := b.Publish("orders", message(strings.Repeat("x", 5000)))
+	wantError(t, err, jsbroker.ErrMessageTooLarge, "5", "2000")
+
+	// Headers count, the broker's own too. What the server counts is found by
+	// trying: exactly at the limit it is stored, one byte above it is not.
+	id := jsbroker.MessageID("id-0")
+	header := map[string]string{"Key": strings.Repeat("v", 500)}
+	fits := 0
+	for size := 2000; size > 0; size-- {
+		err := b.Publish("orders", &broker.Message{Header: header, Body: make([]byte, size)}, id)
+		if err == nil {
+			fits = size
+			break
+		}
+		wantError(t, err, jsbroker.ErrMessageTooLarge, "2000")
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Fatal(err)
+		}
+	}
+	m := storedMessage(t, js, "ORDERS", "orders")
+	onWire := (&nats.Msg{Header: m.Header, Data: m.Data}).Size()
+	if onWire != 2000 || len(m.Data) != fits {
+		t.Fatalf("the largest accepted message has %d bytes, want exactly 2000", onWire)
+	}
+	err = b.Publish("orders", &broker.Message{Header: header, Body: make([]byte, fits+1)}, id)
+	wantError(t, err, jsbroker.ErrMessageTooLarge, "2001", "2000")
+	// The connection survived all that.
+	publish(t, b, "orders", "last")
+	if conns := s.NumClients(); conns != 2 {
+		t.Fatalf("%d clients", conns)
+	}
+}
+
+func TestRefusalsOfTheStreamAreTyped(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	large := strings.Repeat("x", 2000)
+	for _, c := range []struct {
+		cfg    jetstream.StreamConfig
+		bodies []string // all but the last are accepted
+		want   error
+	}{
+		{jetstream.StreamConfig{Name: "MSGS", MaxMsgs: 2, Discard: jetstream.DiscardNew}, []string{"1", "2", "3"}, jsbroker.ErrStreamFull},
+		{jetstream.StreamConfig{Name: "BYTES", MaxBytes: 3000, Discard: jetstream.DiscardNew}, []string{large, large}, jsbroker.ErrStreamFull},
+		{jetstream.StreamConfig{Name: "PERSUBJECT", MaxMsgsPerSubject: 1, DiscardNewPerSubject: true, Discard: jetstream.DiscardNew}, []string{"1", "2"}, jsbroker.ErrStreamFull},
+		{jetstream.StreamConfig{Name: "SIZE", MaxMsgSize: 1000}, []string{"1", large}, jsbroker.ErrMessageTooLarge},
+		{jetstream.StreamConfig{Name: "SEALED", Sealed: false, MaxMsgs: 1, Discard: jetstream.DiscardNew, Retention: jetstream.WorkQueuePolicy}, []string{"1", "2"}, jsbroker.ErrStreamFull},
+	} {
+		topic := strings.ToLower(c.cfg.Name)
+		c.cfg.Subjects = []string{topic}
+		makeStream(t, js, c.cfg)
+		for _, body := range c.bodies[:len(c.bodies)-1] {
+			publish(t, b, topic, body)
+		}
+		begin := time.Now()
+		err := b.Publish(topic, message(c.bodies[len(c.bodies)-1]))
+		wantError(t, err, c.want, topic, c.cfg.Name)
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Errorf("nothing was stored, and yet: %v", err)
+		}
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("%s: a definite refusal took %v", c.cfg.Name, took)
+		}
+		if n := streamInfo(t, js, c.cfg.Name).State.Msgs; n != uint64(len(c.bodies)-1) {
+			t.Errorf("%s: %d messages stored", c.cfg.Name, n)
+		}
+	}
+}
+
+func TestStreamThatWasFullAcceptsAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{MaxMsgs: 1, Discard: jetstream.DiscardNew, Retention: jetstream.WorkQueuePolicy}))
+	publish(t, b, "orders", "1")
+	wantError(t, b.Publish("orders", message("2")), jsbroker.ErrStreamFull, "ORDERS")
+	h, got := collector()
+	subscribe(t, b, "orders", h)
+	receive(t, got)
+	eventually(t, "there is room again", func() bool { return b.Publish("orders", message("3")) == nil })
+}
+
+func TestPublishedMessageBelongsToTheCaller(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	spoil := func(_ context.Context, e jsbroker.PublishStart) context.Context {
+		for k := range e.Header {
+			delete(e.Header, k)
+		}
+		e.Header["Hook"] = "was here"
+		return nil
+	}
+	for name, b := range map[string]broker.Broker{
+		"without hooks": newBroker(t, s),
+		"with hooks":    newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{PublishStart: spoil})),
+	} {
+		header := map[string]string{"traceparent": "a", "Traceparent": "b", "Nats-Msg-Id": "c", "X": " y "}
+		m := &broker.Message{Header: header, Body: []byte("body")}
+		if err := b.Publish("orders", m); err != nil {
+			t.Fatal(err)
+		}
+		if len(header) != 4 || header["traceparent"] != "a" || header["Traceparent"] != "b" || header["Nats-Msg-Id"] != "c" || header["X"] != " y " || string(m.Body) != "body" {
+			t.Errorf("%s: the caller's message is now %v %q", name, header, m.Body)
+		}
+		without := message("x")
+		if err := b.Publish("orders", without); err != nil {
+			t.Fatal(err)
+		}
+		if without.Header != nil {
+			t.Errorf("%s: a header was put into the caller's message: %v", name, without.Header)
+		}
+	}
+}
+
+func TestConcurrentPublishers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	m := &broker.Message{Header: map[string]string{"k": "v"}, Body: []byte("shared")}
+	const publishers, each = 8, 25
+	var wg sync.WaitGroup
+	for p := range publishers {
+		wg.Go(func() {
+			for i := range each {
+				if err := b.Publish(fmt.Sprintf("orders.p%d.%d", p, i%3), m); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != publishers*each {
+		t.Fatalf("%d stored, want %d", n, publishers*each)
+	}
+}
+
+func TestDeadlineOnAStalledServerLeavesTheOutcomeUnknownAndTheRetrySafe(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	published, onPublished := hookChan[jsbroker.Published]()
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{Published: onPublished}))
+	publish(t, b, "orders", "first")
+	receive(t, published)
+
+	p.stall()
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	err := b.Publish("orders", message("second"), broker.PublishContext(ctx))
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("a deadline of 200ms was honoured after %v", took)
+	}
+	wantError(t, err, jsbroker.ErrPublishUnknown, "orders")
+	wantError(t, err, context.DeadlineExceeded)
+	var failed *jsbroker.PublishError
+	if !errors.As(err, &failed) || failed.MessageID == "" || failed.Topic != "orders" {
+		t.Fatalf("no message id to retry with: %#v", err)
+	}
+	if e := receive(t, published); e.Reason != "outcome_unknown" || e.MessageID != failed.MessageID {
+		t.Fatalf("event %+v", e)
+	}
+	// It is stored: only the answer is missing.
+	eventually(t, "the second message is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
+	p.resume()
+	publish(t, b, "orders", "second", jsbroker.MessageID(failed.MessageID))
+	if e := receive(t, published); !e.Duplicate {
+		t.Fatalf("event %+v, want a duplicate", e)
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 2 {
+		t.Fatalf("%d stored, want 2", n)
+	}
+}
+
+func TestCancellationEndsAWaitingPublish(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	publish(t, b, "orders", "first")
+	p.stall()
+	ctx, cancel := context.WithCancel(context.Background())
+	_, js := natsConn(t, s)
+	result := make(chan error, 1)
+	go func() { result <- b.Publish("orders", message("second"), broker.PublishContext(ctx)) }()
+	eventually(t, "it is sent", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
+	cancel()
+	err := receive(t, result)
+	wantError(t, err, context.Canceled)
+	wantError(t, err, jsbroker.ErrPublishUnknown)
+	p.resume()
+}
+
+func TestLostAnswerIsAskedForAgainWithTheSameID(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	publish(t, b, "orders", "first")
+	sent := make(chan *nats.Msg, 10)
+	if _, err := nc.ChanSubscribe("orders", sent); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	p.stall()
+	result := make(chan error, 1)
+	go func() { result <- b.Publish("orders", message("second"), broker.PublishContext(testContext(t))) }()
+	first, again := receive(t, sent), receive(t, sent)
+	if a, b := first.Header.Get(nats.MsgIdHdr), again.Header.Get(nats.MsgIdHdr); a == "" || a != b {
+		t.Fatalf("sent with the ids %q and %q", a, b)
+	}
+	p.resume()
+	if err := receive(t, result); err != nil {
+		t.Fatal(err)
+	}
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 2 {
+		t.Fatalf("%d stored, want 2", n)
+	}
+}
+
+func TestPublishWaitsForTheServerToComeBack(t *testing.T) {
+	t.Parallel()
+	s := startRestartable(t)
+	states, onState := hookChan[jsbroker.ConnectionChanged]()
+	b := newBroker(t, s.Server, jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0)))
+	publish(t, b, "orders", "before")
+	s.stop()
+	for receive(t, states).State != jsbroker.StateDisconnected {
+	}
+	// One without the time to wait fails, knows that nothing was sent, and why.
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err := b.Publish("orders", message("too soon"), broker.PublishContext(ctx))
+	wantError(t, err, jsbroker.ErrNotConnected)
+	wantError(t, err, context.DeadlineExceeded)
+	if errors.Is(err, jsbroker.ErrPublishUnknown) {
+		t.Errorf("nothing was sent, and yet: %v", err)
+	}
+
+	result := make(chan error, 1)
+	go func() { result <- b.Publish("orders", message("during"), broker.PublishContext(testContext(t))) }()
+	s.start(t)
+	if err := receive(t, result); err != nil {
+		t.Fatal(err)
+	}
+	_, js := natsConn(t, s.Server)
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 2 {
+		t.Fatalf("%d stored, want 2: what failed must not be sent later", n)
+	}
+}
+
+// limitedUser is a server whose user may not publish to the denied subjects.
+func limitedUser(t *testing.T, denied ...string) *server.Server {
+	return startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "admin", Password: "admin"},
+			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: denied}}},
+		}
+	})
+}
+
+func as(user string, s *server.Server) broker.Option {
+	return broker.Addrs(strings.Replace(s.ClientURL(), "nats://", "nats://"+user+"@", 1))
+}
+
+func TestPublishWithoutPermissionSaysSoAtOnce(t *testing.T) {
+	t.Parallel()
+	for denied, part := range map[string]string{
+		"orders.secret":           `"orders.secret"`,
+		"$JS.API.STREAM.NAMES":    `"$JS.API.STREAM.NAMES"`,
+		"$JS.API.STREAM.CREATE.>": `"$JS.API.STREAM.CREATE.ORDERS"`,
+	} {
+		s := limitedUser(t, denied)
+		if denied == "orders.secret" {
+			publish(t, newBroker(t, s, as("admin:admin", s)), "orders.secret", "by the admin")
+		}
+		b := newBroker(t, s, as("limited:pw", s))
+		begin := time.Now()
+		err := b.Publish("orders.secret", message("x"))
+		wantError(t, err, jsbroker.ErrPermission, "orders.secret", "Permissions Violation", part)
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("%s: the refusal took %v", denied, took)
+		}
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Errorf("nothing was stored, and yet: %v", err)
+		}
+		if reason := jsbroker.Reason(err); reason != "permission" {
+			t.Errorf("reason %q", reason)
+		}
+	}
+}
+
+func TestPublishErrorNamesWhatItIsAbout(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	err := b.Publish("orders", nil, jsbroker.MessageID("mine"))
+	var failed *jsbroker.PublishError
+	if !errors.As(err, &failed) || failed.Topic != "orders" || failed.MessageID != "mine" || !errors.Is(failed.Unwrap(), jsbroker.ErrInvalidMessage) {
+		t.Fatalf("got %#v", err)
+	}
+}
+
+func TestHookThatPanicsDoesNotStopAPublish(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	log := newLog()
+	b := newBroker(t, s, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{
+		PublishStart: func(context.Context, jsbroker.PublishStart) context.Context { panic("start") },
+		Published:    func(context.Context, jsbroker.Published) { panic("end") },
+	}))
+	publish(t, b, "orders", "x")
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
+		t.Fatalf("%d stored", n)
+	}
+	lines := strings.Join(log.all(), "\n")
+	if !strings.Contains(lines, "start") || !strings.Contains(lines, "end") {
+		t.Fatalf("the panics were not logged: %s", lines)
 	}
 }
