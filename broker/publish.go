@@ -199,6 +199,9 @@ func (p *publication) run(ctx context.Context) (*jetstream.PubAck, error) {
 				return nil, fmt.Errorf("%w: %w", ErrPermission, violation)
 			}
 			p.unknown = true
+			// The stream may be gone while another subscriber of the subject
+			// keeps the server from saying so.
+			p.conn.doubt(st, p.msg.Subject)
 			if ctx.Err() != nil || !time.Now().Before(p.deadline) {
 				return nil, p.fail(err)
 			}

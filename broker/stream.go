@@ -64,16 +64,18 @@ func (sc *streamCache) find(topic string) *stream {
 	return nil
 }
 
-// lost returns the foreign stream that used to cover the topic, if any.
-func (sc *streamCache) lostStream(topic string) *stream {
-	if idx := sc.index.Load(); idx != nil {
-		for _, s := range idx.lost {
-			if coversAny(s.subjects, topic) {
-				return s
-			}
-		}
+// lost returns the foreign streams, now gone, that one with these subjects
+// would overlap with.
+func (sc *streamCache) lost(subjects []string) []*stream {
+	idx := sc.index.Load()
+	if idx == nil {
+		return nil
 	}
-	return nil
+	return slices.DeleteFunc(slices.Clone(idx.lost), func(s *stream) bool {
+		return !slices.ContainsFunc(s.subjects, func(a string) bool {
+			return slices.ContainsFunc(subjects, func(b string) bool { return overlaps(a, b) })
+		})
+	})
 }
 
 func (sc *streamCache) add(s *stream) {
@@ -129,9 +131,6 @@ func (c *connection) ensureStream(ctx context.Context, cfg *config, topic string
 	}
 	s, err := c.lookUpStream(ctx, topic)
 	if errors.Is(err, ErrStreamNotFound) {
-		if lost := c.streams.lostStream(topic); lost != nil {
-			return nil, fmt.Errorf("%w: stream %s is gone and was not made by this broker: create it again", ErrStreamNotFound, lost.name)
-		}
 		s, err = c.createStream(ctx, cfg, topic)
 	}
 	if err != nil {
@@ -150,6 +149,36 @@ func (c *connection) forgetStream(ctx context.Context, s *stream) error {
 		return ctx.Err()
 	}
 	c.streams.remove(s)
+	return nil
+}
+
+// doubt is forgetStream for a publish that got no answer: it does not wait, and
+// leaves alone what somebody else has looked up meanwhile.
+func (c *connection) doubt(s *stream, topic string) {
+	select {
+	case c.ensuring <- struct{}{}:
+		defer func() { <-c.ensuring }()
+	default:
+		return
+	}
+	if c.streams.find(topic) == s {
+		c.streams.remove(s)
+	}
+}
+
+// checkLost reports a foreign stream that is gone and that one with these
+// subjects would keep its owner from making again.
+func (c *connection) checkLost(ctx context.Context, subjects []string) error {
+	for _, lost := range c.streams.lost(subjects) {
+		s, err := c.streamInfo(ctx, lost.name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("%w: stream %s is gone and was not made by this broker: create it again", ErrStreamNotFound, lost.name)
+		}
+		if err != nil {
+			return err
+		}
+		c.streams.add(s) // it is there, with other subjects
+	}
 	return nil
 }
 
@@ -225,6 +254,9 @@ func streamOf(info *jetstream.StreamInfo) (*stream, error) {
 func (c *connection) createStream(ctx context.Context, cfg *config, topic string) (*stream, error) {
 	sc, err := cfg.streamConfigFor(topic)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.checkLost(ctx, sc.Subjects); err != nil {
 		return nil, err
 	}
 	var info *jetstream.StreamInfo
