@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"go-micro-jetstream/examples/internal/natsurl"
+)
+
+// exportTimeout bounds the wait for a collector that does not answer at the end.
+const exportTimeout = 5 * time.Second
+
+var propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
+
+// observability is one registry and one /metrics for the process, and a tracer
+// provider for each service, as if they were processes of their own.
+type observability struct {
+	registry  *prometheus.Registry
+	spans     *collector
+	endpoint  string // of the OTLP collector; empty: none
+	server    *http.Server
+	providers []*sdktrace.TracerProvider
+
+	describeMetrics string
+	describeTraces  string
+
+	exportErr sync.Once
+}
+
+func newObservability(cfg settings) (*observability, error) {
+	o := &observability{
+		registry:       prometheus.NewRegistry(),
+		spans:          newCollector(),
+		describeTraces: "one is shown below; OTEL_EXPORTER_OTLP_ENDPOINT exports all",
+	}
+	if o.endpoint = firstOf("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"); o.endpoint != "" {
+		o.describeTraces = "exported to " + natsurl.Redact(o.endpoint)
+	}
+	// A collector that is down must not look like a fault of the broker, nor
+	// fill the screen.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		o.exportErr.Do(func() {
+			fmt.Fprintf(os.Stderr, "\ndemo: spans could not be exported: %v\n", err)
+		})
+	}))
+	if err := o.serve(cfg); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// serve answers /metrics. If the address is taken, a free port will do, unless
+// the user has asked for that one.
+func (o *observability) serve(cfg settings) error {
+	l, err := net.Listen("tcp", cfg.metricsAddr)
+	note := ""
+	if errors.Is(err, syscall.EADDRINUSE) {
+		if cfg.fixedAddr {
+			return fmt.Errorf("cannot serve /metrics: %s is taken; choose another with -metrics-addr, port 0 for any", cfg.metricsAddr)
+		}
+		note = fmt.Sprintf(" (%s is taken)", cfg.metricsAddr)
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot serve /metrics: %w", err)
+	}
+	o.describeMetrics = fmt.Sprintf("http://%s/metrics%s", l.Addr(), note)
+	mux := http.NewServeMux()
+	// Exemplars, the trace ids on the histograms, are part of OpenMetrics only.
+	mux.Handle("/metrics", promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	o.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = o.server.Serve(l) }()
+	return nil
+}
+
+// provider makes the tracer provider of a service.
+func (o *observability) provider(service string) *sdktrace.TracerProvider {
+	res := resource.NewSchemaless(attribute.String("service.name", service))
+	if merged, err := resource.Merge(resource.Default(), res); err == nil {
+		res = merged
+	}
+	opts := []sdktrace.TracerProviderOption{sdktrace.WithResource(res), sdktrace.WithSpanProcessor(o.spans)}
+	if o.endpoint != "" {
+		// The exporter reads the endpoint, and headers, from the environment.
+		exporter, err := otlptracehttp.New(context.Background())
+		if err != nil {
+			otel.Handle(err)
+		} else {
+			opts = append(opts, sdktrace.WithBatcher(exporter))
+		}
+	}
+	tp := sdktrace.NewTracerProvider(opts...)
+	o.providers = append(o.providers, tp)
+	return tp
+}
+
+// close exports what is left and stops answering.
+func (o *observability) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), exportTimeout)
+	defer cancel()
+	for _, tp := range o.providers {
+		if err := tp.Shutdown(ctx); err != nil {
+			otel.Handle(err)
+		}
+	}
+	_ = o.server.Close()
+}
+
+// totals sums the series of each counter and gauge, as sum() does in a query.
+func totals(g prometheus.Gatherer) map[string]float64 {
+	sums := map[string]float64{}
+	families, _ := g.Gather() // what there is, even if some of it is at fault
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			sums[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sums
+}
+
+func firstOf(variables ...string) string {
+	for _, v := range variables {
+		if value := os.Getenv(v); value != "" {
+			return value
+		}
+	}
+	return ""
+}

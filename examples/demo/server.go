@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/examples/internal/natsserver"
+	"go-micro-jetstream/examples/internal/natsurl"
+)
+
+// mark is in the metadata of the streams that the demo makes.
+const mark = "go-micro-jetstream-demo"
+
+// natsServer is the server that the demo runs on.
+type natsServer struct {
+	url      string
+	describe string
+	close    func()
+}
+
+// openServer starts the embedded server, or makes the one at NATS_URL ready.
+func openServer() (*natsServer, error) {
+	if url := os.Getenv("NATS_URL"); url != "" {
+		if err := clear(url); err != nil {
+			return nil, err
+		}
+		return &natsServer{url: url, describe: natsurl.Redact(url), close: func() {}}, nil
+	}
+	s, err := natsserver.Start()
+	if err != nil {
+		return nil, err
+	}
+	return &natsServer{
+		url:      s.URL(),
+		describe: fmt.Sprintf("%s (embedded nats-server %s)", s.URL(), natsserver.Version),
+		close:    s.Stop,
+	}, nil
+}
+
+// streamTemplate is the broker's default with the demo's mark.
+func streamTemplate() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Retention: jetstream.WorkQueuePolicy,
+		Storage:   jetstream.FileStorage,
+		Metadata:  map[string]string{mark: "1"},
+	}
+}
+
+// clear removes what an earlier run has left on a server, so that the count
+// begins at zero. Whoever else has streams for these topics has messages in
+// them that the demo would take away: then it does not start.
+func clear(url string) error {
+	nc, err := nats.Connect(url, nats.Name("demo-setup"))
+	if err != nil {
+		return natsurl.Explain(url, err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, topic := range []string{ordersCreated, paymentsTaken, shippingSent, deadLetters} {
+		name, err := js.StreamNameBySubject(ctx, topic)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			break // the brokers have the better error
+		}
+		stream, err := js.Stream(ctx, name)
+		if err != nil {
+			return fmt.Errorf("look up stream %s: %w", name, err)
+		}
+		if _, ours := stream.CachedInfo().Config.Metadata[mark]; !ours {
+			return fmt.Errorf("stream %s at %s captures %s and was not made by the demo, which would take its messages: use another server, or leave NATS_URL unset", name, natsurl.Redact(url), topic)
+		}
+		consumers := stream.ListConsumers(ctx)
+		for c := range consumers.Info() {
+			if c.NumWaiting > 0 {
+				return fmt.Errorf("another demo is running at %s", natsurl.Redact(url))
+			}
+		}
+		if err := consumers.Err(); err != nil {
+			return fmt.Errorf("look up the consumers of stream %s: %w", name, err)
+		}
+		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete stream %s of an earlier run: %w", name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// maxTraces bounds the traces under way that the collector keeps.
+const maxTraces = 10000
+
+// collector is a span processor that waits for one trace worth showing: whole,
+// and of an order whose payment failed at first. It keeps no others.
+type collector struct {
+	picked chan *tree // gets it
+
+	mu     sync.Mutex
+	found  bool
+	first  *tree // whole, in case no better one comes
+	traces map[trace.TraceID]*tree
+}
+
+var _ sdktrace.SpanProcessor = (*collector)(nil)
+
+func newCollector() *collector {
+	return &collector{picked: make(chan *tree, 1), traces: map[trace.TraceID]*tree{}}
+}
+
+// OnEnd takes in a span of any of the services.
+func (c *collector) OnEnd(s sdktrace.ReadOnlySpan) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.found {
+		return
+	}
+	id := s.SpanContext().TraceID()
+	t := c.traces[id]
+	if t == nil {
+		if len(c.traces) == maxTraces {
+			return
+		}
+		t = &tree{id: id}
+		c.traces[id] = t
+	}
+	t.spans = append(t.spans, s)
+	if !t.whole() {
+		return
+	}
+	if t.retried() {
+		c.found = true
+		c.first, c.traces = nil, nil
+		c.picked <- t
+		return
+	}
+	if c.first == nil {
+		c.first = t
+	}
+	delete(c.traces, id)
+}
+
+// fallback returns the trace to show at the end if none has been shown yet.
+func (c *collector) fallback() *tree {
+	select {
+	case t := <-c.picked:
+		return t
+	default:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.first
+}
+
+// OnStart does nothing: a span is of interest when it has ended.
+func (c *collector) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+
+// Shutdown does nothing: the collector serves several providers.
+func (c *collector) Shutdown(context.Context) error { return nil }
+
+// ForceFlush does nothing: nothing is held back.
+func (c *collector) ForceFlush(context.Context) error { return nil }
+
+// tree is one trace.
+type tree struct {
+	id    trace.TraceID
+	spans []sdktrace.ReadOnlySpan
+}
+
+// whole reports whether the last handler of the chain has succeeded and every
+// span's parent has ended, too.
+func (t *tree) whole() bool {
+	ended := make(map[trace.SpanID]bool, len(t.spans))
+	for _, s := range t.spans {
+		ended[s.SpanContext().SpanID()] = true
+	}
+	last := false
+	for _, s := range t.spans {
+		if p := s.Parent(); p.IsValid() && !ended[p.SpanID()] {
+			return false
+		}
+		last = last || s.Name() == "process "+shippingSent && s.Status().Code != codes.Error
+	}
+	return last
+}
+
+func (t *tree) retried() bool {
+	return slices.ContainsFunc(t.spans, func(s sdktrace.ReadOnlySpan) bool {
+		return s.Name() == "process "+ordersCreated && s.Status().Code == codes.Error
+	})
+}
+
+// String draws the tree.
+func (t *tree) String() string {
+	type line struct {
+		name string
+		span sdktrace.ReadOnlySpan
+	}
+	children := map[trace.SpanID][]sdktrace.ReadOnlySpan{}
+	for _, s := range t.spans {
+		children[s.Parent().SpanID()] = append(children[s.Parent().SpanID()], s)
+	}
+	var lines []line
+	var walk func(parent trace.SpanID, indent string)
+	walk = func(parent trace.SpanID, indent string) {
+		spans := children[parent]
+		slices.SortFunc(spans, func(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) })
+		for i, s := range spans {
+			branch, below := "├─ ", "│  "
+			switch {
+			case !s.Parent().IsValid():
+				branch, below = "", ""
+			case i == len(spans)-1:
+				branch, below = "└─ ", "   "
+			}
+			lines = append(lines, line{indent + branch + s.Name(), s})
+			walk(s.SpanContext().SpanID(), indent+below)
+		}
+	}
+	walk(trace.SpanID{}, "")
+
+	width := 0
+	for _, l := range lines {
+		width = max(width, utf8.RuneCountInString(l.name))
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "One order through all services, trace %s\n\n", t.id)
+	fmt.Fprintf(&b, "  %-*s  %-8s  %10s  %10s\n", width, "span", "service", "start", "duration")
+	begin := lines[0].span.StartTime()
+	for _, l := range lines {
+		text := fmt.Sprintf("  %-*s  %-8s  %10s  %10s  %s", width, l.name, serviceOf(l.span),
+			"+"+round(l.span.StartTime().Sub(begin)), round(l.span.EndTime().Sub(l.span.StartTime())), remark(l.span))
+		b.WriteString(strings.TrimRight(text, " ") + "\n")
+	}
+	return b.String()
+}
+
+func serviceOf(s sdktrace.ReadOnlySpan) string {
+	v, _ := s.Resource().Set().Value("service.name")
+	return v.AsString()
+}
+
+// remark says what is out of the ordinary about a span.
+func remark(s sdktrace.ReadOnlySpan) string {
+	attrs := attribute.NewSet(s.Attributes()...)
+	if s.Status().Code == codes.Error {
+		text := "failed"
+		for _, e := range s.Events() {
+			set := attribute.NewSet(e.Attributes...)
+			if v, ok := set.Value("exception.message"); ok {
+				text += ": " + plainReason(v.AsString())
+				break
+			}
+		}
+		if v, ok := attrs.Value("messaging.nats.redelivery.delay"); ok {
+			text += fmt.Sprintf("; again in %s", round(time.Duration(v.AsFloat64()*float64(time.Second))))
+		}
+		return text
+	}
+	if v, ok := attrs.Value("messaging.nats.message.delivery_count"); ok && v.AsInt64() > 1 {
+		return fmt.Sprintf("delivery %d", v.AsInt64())
+	}
+	return ""
+}

@@ -1,0 +1,55 @@
+// Package natsurl makes addresses of NATS servers, and what goes wrong with
+// them, fit to be shown: without credentials, and with a way out.
+package natsurl
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/nats-io/nats.go"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// Redact returns a comma-separated list of addresses without credentials. It
+// works on the text, because what has a typing error has credentials, too.
+func Redact(urls string) string {
+	list := strings.Split(urls, ",")
+	for i, u := range list {
+		u = strings.TrimSpace(u)
+		at := strings.LastIndexByte(u, '@')
+		if at >= 0 {
+			scheme := ""
+			if s, _, ok := strings.Cut(u, "://"); ok {
+				scheme = s + "://"
+			}
+			u = scheme + u[at+1:]
+		}
+		list[i] = u
+	}
+	return strings.Join(list, ", ")
+}
+
+// Explain says in one line why a connection could not be made. The cause is
+// quoted only where it is known to hold nothing secret.
+func Explain(urls string, err error) error {
+	where := Redact(urls)
+	switch {
+	case errors.Is(err, jsbroker.ErrJetStreamUnavailable):
+		return fmt.Errorf("the server at %s has no JetStream for this user: start it with nats-server -js, or enable JetStream for the account", where)
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return fmt.Errorf("the server at %s refuses the credentials: give others in the URL, as in nats://user:password@host:4222", where)
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, nats.ErrNoServers):
+		return fmt.Errorf("no NATS server answers at %s: start one with nats-server -js, or docker run -p 4222:4222 nats -js", where)
+	case errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("the server at %s does not answer in time", where)
+	case strings.Contains(urls, "@"):
+		return fmt.Errorf("cannot connect to %s; the cause is not shown, as it may quote the credentials", where)
+	}
+	if cause := errors.Unwrap(err); cause != nil {
+		err = cause // the broker's own text names the address a second time
+	}
+	return fmt.Errorf("cannot connect to %s: %w", where, err)
+}
