@@ -293,6 +293,24 @@ func (c *connection) subscriptions() []*subscription {
 	return subs
 }
 
+// await waits until the connection is up.
+func (c *connection) await(ctx context.Context) error {
+	for {
+		changed := c.stateChange()
+		switch {
+		case c.nc.IsConnected():
+			return nil
+		case c.nc.IsClosed():
+			return nats.ErrConnectionClosed
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // apiCall is a request to JetStream's API that waits for its answer.
 type apiCall struct {
 	name   string // what follows $JS.API. in its subject, as far as known
@@ -317,6 +335,11 @@ func (c *connection) api(ctx context.Context, name string, request func(context.
 		c.mu.Unlock()
 	}()
 
+	// The client would keep the request and send it after an outage, when nobody
+	// waits for it any more: it would leave a consumer that nobody knows of.
+	if err := c.await(ctx); err != nil {
+		return fmt.Errorf("%w: %w; the connection did not come back in time", ErrNotConnected, err)
+	}
 	err := request(ctx)
 	if cause := context.Cause(ctx); cause != nil && err != nil && errors.Is(cause, ErrPermission) {
 		return cause

@@ -163,6 +163,11 @@ func (c *connection) createConsumer(ctx context.Context, st *stream, topic, queu
 	if err == nil {
 		return consumerOf(info, st), info, nil
 	}
+	if cc.Durable == "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		// The server may have made it all the same, and it would be in the way of
+		// the next try. Requests are served in order, so nobody need wait.
+		_ = c.nc.Publish("$JS.API.CONSUMER.DELETE."+st.name+"."+cc.Name, nil)
+	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) && (api.ErrorCode == codeConsumerWQNotUnique || api.ErrorCode == codeConsumerWQNotUnfiltered) {
 		asked := "a subscriber without a queue"

@@ -265,24 +265,11 @@ func (p *publication) try(ctx context.Context, st *stream) (*jetstream.PubAck, e
 	return answer.PubAck, nil
 }
 
-// awaitConnection waits until the connection is up.
+// awaitConnection waits within the deadline until the connection is up.
 func (p *publication) awaitConnection(ctx context.Context) error {
 	ctx, cancel := context.WithDeadline(ctx, p.deadline)
 	defer cancel()
-	for {
-		changed := p.conn.stateChange()
-		switch {
-		case p.conn.nc.IsConnected():
-			return nil
-		case p.conn.nc.IsClosed():
-			return nats.ErrConnectionClosed
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return p.conn.await(ctx)
 }
 
 // wait pauses before the next try.
