@@ -15,7 +15,6 @@ import (
 )
 
 const (
-	defaultBatchSize       = 10
 	defaultFetchWait       = 5 * time.Second
 	defaultAckWait         = 30 * time.Second
 	defaultShutdownTimeout = 20 * time.Second
@@ -25,7 +24,7 @@ const (
 // settings are the values of this package's options. They travel in the Context
 // of go-micro's options and are never changed once stored there.
 type settings struct {
-	batchSize       int
+	batchSize       int // 0: adaptive
 	fetchBytes      int
 	fetchWait       time.Duration
 	clientName      string
@@ -50,7 +49,6 @@ func settingsOf(o *broker.Options) settings {
 		}
 	}
 	return settings{
-		batchSize:       defaultBatchSize,
 		fetchWait:       defaultFetchWait,
 		streamName:      defaultStreamName,
 		concurrency:     1,
@@ -75,10 +73,11 @@ func option(change func(s *settings) error) broker.Option {
 	}
 }
 
-// WithBatchSize sets how many messages a fetch asks for: at least 1, default
-// 10. A larger batch is faster with quick handlers. A smaller one is fairer
-// between replicas when handlers are slow, because what one replica has
-// fetched, no other can handle.
+// WithBatchSize fixes how many messages a fetch asks for: at least 1. By default
+// it is 10, and with a backlog as many, up to 500, as the subscription lately
+// handled in 50ms: quick handlers are fed without pauses, and slow ones do not
+// hoard what other replicas could handle. Fix it where messages are so uneven
+// that the past does not tell, or where a batch must not exceed some number.
 func WithBatchSize(n int) broker.Option {
 	return option(func(s *settings) error {
 		if n < 1 {

@@ -27,9 +27,12 @@ type pull struct {
 	sub      *nats.Subscription
 	messages chan *nats.Msg // deliveries and statuses
 
+	batch  batchSizer
 	seq    uint64 // of the request under way
+	asked  int    // messages that it is for
 	open   int    // messages that it may still deliver; 0: no request is under way
 	got    int    // messages that it has delivered
+	left   int    // messages that waited when it was made
 	single bool   // the next message exceeds the byte bound: fetch it alone
 }
 
@@ -37,21 +40,23 @@ type pull struct {
 // deliveries. A message that finds the channel full is dropped by the client.
 const statusSlots = 16
 
-func openPull(nc *nats.Conn, batch int) (*pull, error) {
-	p := &pull{
-		nc:    nc,
-		inbox: nc.NewInbox(),
-		// Twice the batch: after a reconnect the server may still serve the
-		// request from before beside the new one.
-		messages: make(chan *nats.Msg, 2*batch+statusSlots),
-	}
+func openPull(nc *nats.Conn, batchSize int) (*pull, error) {
+	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(batchSize)}
+	p.messages = make(chan *nats.Msg, p.batch.largest()+statusSlots)
 	var err error
 	p.sub, err = nc.ChanSubscribe(p.inbox+".*", p.messages)
 	return p, err
 }
 
-// request asks for up to batch messages, waiting for wait.
-func (p *pull) request(cs *consumer, batch, maxBytes int, wait time.Duration) error {
+// request asks for the next messages, of which the server may wait for wait,
+// while some still wait to be handled.
+func (p *pull) request(cs *consumer, waiting, maxBytes int, wait time.Duration) error {
+	now := time.Now()
+	p.batch.handled(p.left+p.got-waiting, p.got > 0 && p.got == p.asked, now)
+	if p.left = waiting; waiting > 0 {
+		p.batch.arrived(now)
+	}
+	batch := p.batch.next()
 	if n := cs.cfg.MaxRequestBatch; n > 0 {
 		batch = min(batch, n)
 	}
@@ -67,7 +72,7 @@ func (p *pull) request(cs *consumer, batch, maxBytes int, wait time.Duration) er
 		p.single = false
 	}
 	p.seq++
-	p.open, p.got = batch, 0
+	p.asked, p.open, p.got = batch, batch, 0
 
 	body := make([]byte, 0, 96)
 	body = append(body, `{"batch":`...)
@@ -83,8 +88,12 @@ func (p *pull) request(cs *consumer, batch, maxBytes int, wait time.Duration) er
 		body = strconv.AppendInt(body, int64(hb), 10)
 	}
 	body = append(body, '}')
-	return p.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+cs.stream.name+"."+cs.name,
+	err := p.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+cs.stream.name+"."+cs.name,
 		p.inbox+"."+strconv.FormatUint(p.seq, 10), body)
+	if err != nil {
+		p.abandon()
+	}
+	return err
 }
 
 // heartbeat is how often the server reports while it has nothing to deliver: an
@@ -168,7 +177,10 @@ var conflicts = []struct {
 }
 
 // abandon gives up the request under way, whose answers no longer count.
-func (p *pull) abandon() { p.open = 0 }
+func (p *pull) abandon() {
+	p.open, p.got, p.asked, p.left = 0, 0, 0, 0
+	p.batch.reset()
+}
 
 // close ends the inbox. When it returns, everything the server has sent is in
 // the channel, provided that the connection is up.

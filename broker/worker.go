@@ -81,6 +81,10 @@ func (s *subscription) take(slot int) *started {
 	s.waiting[0] = item{} // let go of the message
 	s.waiting = s.waiting[1:]
 	s.running[slot] = r
+	if s.pull.open == 0 && s.pull.got > 0 && s.pull.batch.early(len(s.waiting)) {
+		// What goes wrong comes again with the next request.
+		_ = s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes, s.cfg.fetchWait)
+	}
 	return r
 }
 
@@ -142,7 +146,7 @@ func (s *subscription) ask() error {
 	if s.pull.open > 0 {
 		return nil
 	}
-	return s.pull.request(s.consumer, s.cfg.batchSize, s.cfg.fetchBytes, s.cfg.fetchWait)
+	return s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes, s.cfg.fetchWait)
 }
 
 // arrivals are what a look into the inbox has brought.
@@ -181,6 +185,7 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 	}
 	if a.messages > 0 {
 		a.alive = true
+		s.pull.batch.arrived(now)
 		s.fetching = false
 		s.known = now
 		s.armKeeper()

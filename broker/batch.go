@@ -1,0 +1,86 @@
+package broker
+
+import "time"
+
+const (
+	// minBatch is how many messages a fetch asks for at first, when the stream
+	// has no backlog, and when handlers are slow.
+	minBatch = 10
+	// maxBatch is where asking for more gains nothing: nats.go's own window for
+	// Consume has this size.
+	maxBatch = 500
+	// batchTime is how much work a batch may hold: what one replica has fetched,
+	// no other can handle.
+	batchTime = 50 * time.Millisecond
+	// batchGrowth keeps one lucky batch from fetching far too much next time.
+	batchGrowth = 4
+)
+
+// batchSizer decides how many messages to ask for: a fixed number, or as many
+// as the subscription has lately handled in batchTime.
+type batchSizer struct {
+	fixed int
+	size  int
+	since time.Time // arrival of the first message of the batch
+}
+
+func newBatchSizer(fixed int) batchSizer {
+	return batchSizer{fixed: fixed, size: max(fixed, minBatch)}
+}
+
+// largest is the most messages that may be under way.
+func (b *batchSizer) largest() int {
+	if b.fixed > 0 {
+		// After a reconnect the server may still serve the request from before
+		// beside the new one.
+		return 2 * b.fixed
+	}
+	return maxBatch + 10*minBatch // reset keeps the second request small
+}
+
+// arrived notes that messages have come.
+func (b *batchSizer) arrived(now time.Time) {
+	if b.since.IsZero() {
+		b.since = now
+	}
+}
+
+// handled learns from what was handled since, and is called when more is wanted.
+// full says that the request was served in full: there is a backlog.
+func (b *batchSizer) handled(n int, full bool, now time.Time) {
+	took := now.Sub(b.since)
+	b.since = time.Time{}
+	switch {
+	case b.fixed > 0:
+	case !full:
+		b.size = minBatch // leave what comes to all replicas
+	default:
+		fits := maxBatch
+		if took > 0 {
+			fits = int(min(int64(n)*int64(batchTime)/int64(took), maxBatch))
+		}
+		b.size = max(min(fits, batchGrowth*b.size), minBatch)
+	}
+}
+
+// early reports whether to ask for more while this many messages still wait,
+// so that quick handlers need not wait for the answer.
+func (b *batchSizer) early(waiting int) bool {
+	return b.fixed == 0 && b.size > minBatch && waiting <= b.size/2
+}
+
+// reset forgets what was learned, after a request whose end is not known.
+func (b *batchSizer) reset() {
+	b.since = time.Time{}
+	if b.fixed == 0 {
+		b.size = minBatch
+	}
+}
+
+// next returns how many messages to ask for.
+func (b *batchSizer) next() int {
+	if b.fixed > 0 {
+		return b.fixed
+	}
+	return b.size
+}
