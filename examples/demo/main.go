@@ -93,7 +93,7 @@ func parseFlags() settings {
 
 var (
 	errStopped = errors.New("stopped before all orders had arrived")
-	errTimeout = errors.New("timed out before all orders had arrived")
+	errTimeout = errors.New("timed out before all orders were published and had arrived")
 	errCount   = errors.New("the count does not hold")
 )
 

@@ -67,33 +67,46 @@ func clear(url string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	// First look at all, then delete: a refusal leaves everything as it was.
+	var ours []string
 	for _, topic := range []string{ordersCreated, paymentsTaken, shippingSent, deadLetters} {
 		name, err := js.StreamNameBySubject(ctx, topic)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue
 		}
 		if err != nil {
-			break // the brokers have the better error
+			return nil // no JetStream, or no permission: the brokers say it better
 		}
-		stream, err := js.Stream(ctx, name)
-		if err != nil {
-			return fmt.Errorf("look up stream %s: %w", name, err)
+		if err := mayDelete(ctx, js, name); err != nil {
+			return fmt.Errorf("stream %s at %s captures %s and %w", name, natsurl.Redact(url), topic, err)
 		}
-		if _, ours := stream.CachedInfo().Config.Metadata[mark]; !ours {
-			return fmt.Errorf("stream %s at %s captures %s and was not made by the demo, which would take its messages: use another server, or leave NATS_URL unset", name, natsurl.Redact(url), topic)
-		}
-		consumers := stream.ListConsumers(ctx)
-		for c := range consumers.Info() {
-			if c.NumWaiting > 0 {
-				return fmt.Errorf("another demo is running at %s", natsurl.Redact(url))
-			}
-		}
-		if err := consumers.Err(); err != nil {
-			return fmt.Errorf("look up the consumers of stream %s: %w", name, err)
-		}
+		ours = append(ours, name)
+	}
+	for _, name := range ours {
 		if err := js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return fmt.Errorf("delete stream %s of an earlier run: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// mayDelete reports why a stream must stay.
+func mayDelete(ctx context.Context, js jetstream.JetStream, name string) error {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return fmt.Errorf("cannot be looked up: %w", err)
+	}
+	if _, ours := stream.CachedInfo().Config.Metadata[mark]; !ours {
+		return errors.New("was not made by the demo, which would take its messages: use another server, or leave NATS_URL unset")
+	}
+	consumers := stream.ListConsumers(ctx)
+	for c := range consumers.Info() {
+		if c.NumWaiting > 0 {
+			return errors.New("is in use: another demo is running there")
+		}
+	}
+	if err := consumers.Err(); err != nil {
+		return fmt.Errorf("its consumers cannot be looked up: %w", err)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ package natsurl
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strings"
 	"syscall"
 
@@ -45,7 +47,15 @@ func Explain(urls string, err error) error {
 		return fmt.Errorf("no NATS server answers at %s: start one with nats-server -js, or docker run -p 4222:4222 nats -js", where)
 	case errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("the server at %s does not answer in time", where)
-	case strings.Contains(urls, "@"):
+	case errors.Is(err, jsbroker.ErrInvalidConfig):
+		return err // it says all
+	}
+	var malformed *url.Error
+	if errors.As(err, &malformed) {
+		return fmt.Errorf("the address %s is malformed; special characters in a user name or a password must be percent-encoded", where)
+	}
+	var network *net.OpError // names at most hosts
+	if strings.Contains(urls, "@") && !errors.As(err, &network) {
 		return fmt.Errorf("cannot connect to %s; the cause is not shown, as it may quote the credentials", where)
 	}
 	if cause := errors.Unwrap(err); cause != nil {

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"go-micro-jetstream/examples/internal/natsserver"
+	"go-micro-jetstream/examples/internal/proc"
+)
+
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+
+// start runs the demo with /metrics on a free port.
+func start(t *testing.T, env []string, args ...string) *proc.Process {
+	t.Helper()
+	return proc.Start(t, binary, env, append([]string{"-metrics-addr", "127.0.0.1:0"}, args...)...)
+}
+
+func mustSucceed(t *testing.T, p *proc.Process) (stdout string) {
+	t.Helper()
+	code, stdout, stderr := p.Wait()
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit %d, stderr %q, stdout:\n%s", code, stderr, stdout)
+	}
+	return stdout
+}
+
+func mustFail(t *testing.T, p *proc.Process, text string) (stdout string) {
+	t.Helper()
+	code, stdout, stderr := p.Wait()
+	if code != 1 || !strings.Contains(stderr, text) {
+		t.Fatalf("exit %d, stderr %q, want 1 and %q; stdout:\n%s", code, stderr, text, stdout)
+	}
+	return stdout
+}
+
+func mustMatch(t *testing.T, text string, patterns ...string) {
+	t.Helper()
+	for _, p := range patterns {
+		if !regexp.MustCompile("(?m)" + p).MatchString(text) {
+			t.Errorf("nothing matches %s in:\n%s", p, text)
+		}
+	}
+}
+
+// Which orders fail is decided by their numbers, so the outcome is known.
+func TestEveryOrderIsAccountedFor(t *testing.T) {
+	t.Parallel()
+	out := mustSucceed(t, start(t, nil, "-n", "300"))
+	mustMatch(t, out,
+		`^300 published = 299 shipped \+ 1 dead-lettered: every order arrived\.$`,
+		`^  missing +0$`,
+		`^  failed +\d+  of them, 1 by a panic$`,
+		`^    order 107 +payments\.taken, queue shipping, 3 deliveries: no such address$`,
+	)
+}
+
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	const timing = ` +\+\d+\.\d+ m?s +\d+\.\d+ m?s`
+	// Order 7 fails once: its trace has it all.
+	mustMatch(t, mustSucceed(t, start(t, nil, "-n", "10")),
+		`^One order through all services, trace [0-9a-f]{32}$`,
+		`^  publish orders\.created +orders`+timing+`$`,
+		`^  ├─ process orders\.created +payments`+timing+`  failed: card service timed out; again in 1\.\d+ s$`,
+		`^  └─ process orders\.created +payments`+timing+`  delivery 2$`,
+		`^     └─ publish payments\.taken +payments`+timing+`$`,
+		`^        └─ process payments\.taken +shipping`+timing+`$`,
+		`^           └─ publish shipping\.sent +shipping`+timing+`$`,
+		`^              └─ process shipping\.sent +orders`+timing+`$`,
+	)
+	// Where none fails, any will do.
+	mustMatch(t, mustSucceed(t, start(t, nil, "-n", "3")),
+		`^  publish orders\.created +orders`, `^              └─ process shipping\.sent +orders`)
+}
+
+// The metrics of the contract.
+var metricNames = strings.Fields(`
+	published_total publish_errors_total publish_duration_seconds fetched_total fetch_errors_total
+	backoffs_total backoff_seconds handled_total handler_errors_total handler_panics_total
+	handler_duration_seconds redelivered_total dead_lettered_total delivery_lag_seconds in_flight
+	pending active_subscriptions connected reconnects_total`)
+
+func TestMetricsAndInterrupt(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil, "-rate", "200")
+	url := strings.Fields(p.Await("metrics  "))[1]
+	// By then every service has published, handled and failed.
+	p.Await("One order through all services")
+
+	text := scrape(t, url, "text/plain")
+	for _, name := range metricNames {
+		mustMatch(t, text, `^# TYPE micro_broker_`+name+` `, `^micro_broker_`+name+`(_bucket)?\{`)
+	}
+	mustMatch(t, text,
+		`^micro_broker_handled_total\{queue="payments",result="ack",topic="orders\.created"\} [1-9]`,
+		`^micro_broker_handled_total\{queue="shipping",result="ack",topic="payments\.taken"\} [1-9]`,
+		`^micro_broker_handled_total\{queue="orders",result="ack",topic="shipping\.sent"\} [1-9]`,
+		`^micro_broker_handler_errors_total\{queue="payments",topic="orders\.created"\} [1-9]`,
+		`^micro_broker_handler_panics_total\{queue="orders",topic="shipping\.sent"\} 1$`,
+		`^micro_broker_active_subscriptions\{queue="orders",topic="dead-letters\.orders"\} 1$`,
+		`^micro_broker_connected\{broker="demo-orders"\} 1$`,
+		`^micro_broker_connected\{broker="demo-payments"\} 1$`,
+		`^micro_broker_connected\{broker="demo-shipping"\} 1$`,
+	)
+	mustMatch(t, scrape(t, url, "application/openmetrics-text; version=1.0.0"),
+		`^micro_broker_handler_duration_seconds_bucket\{.*\} \d+ # \{trace_id="[0-9a-f]{32}"\}`)
+
+	p.Signal(os.Interrupt)
+	out := mustSucceed(t, p)
+	mustMatch(t, out, `^\d+ published = \d+ shipped \+ \d+ dead-lettered: every order arrived\.$`, `^  missing +0$`)
+}
+
+func scrape(t *testing.T, url, accept string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", accept)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v:\n%s", url, resp.Status, err, body)
+	}
+	return string(body)
+}
+
+// SIGTERM before the orders are all out: those that are have to arrive.
+func TestTerminated(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil, "-n", "1000000")
+	p.Await("One order through all services")
+	p.Signal(syscall.SIGTERM)
+	mustMatch(t, mustSucceed(t, p), `^\d{2,5} published = \d+ shipped \+ \d+ dead-lettered: every order arrived\.$`)
+}
+
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	// Order 7 comes again after a second at the earliest.
+	mustFail(t, start(t, nil, "-n", "10", "-timeout", "900ms"), "timed out")
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	if code, _, stderr := start(t, nil, "-n", "-1").Wait(); code != 2 || !strings.Contains(stderr, "Usage") {
+		t.Errorf("exit %d, stderr %q", code, stderr)
+	}
+}
+
+// An address that the user asked for is used or refused; the default gives way.
+func TestMetricsAddressTaken(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	mustFail(t, start(t, nil, "-n", "1", "-metrics-addr", l.Addr().String()), l.Addr().String()+" is taken")
+
+	if l, err := net.Listen("tcp", defaultMetricsAddr); err == nil {
+		defer func() { _ = l.Close() }()
+	} // else somebody has it, which is as good
+	mustMatch(t, mustSucceed(t, proc.Start(t, binary, nil, "-n", "1")),
+		`^  metrics +http://127\.0\.0\.1:\d+/metrics \(`+regexp.QuoteMeta(defaultMetricsAddr)+` is taken\)$`)
+}
+
+// backend is what an OTLP collector is to an exporter.
+type backend struct {
+	mu       sync.Mutex
+	services map[string]map[string]bool // by trace id: the services in it
+	spans    int
+	errs     []error
+}
+
+func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.read(r); err != nil {
+		b.errs = append(b.errs, err)
+		w.WriteHeader(http.StatusBadRequest)
+	}
+}
+
+func (b *backend) read(r *http.Request) error {
+	if r.URL.Path != "/v1/traces" {
+		return errors.New("unexpected path " + r.URL.Path)
+	}
+	body := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			return err
+		}
+		body = z
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	var req collectorpb.ExportTraceServiceRequest
+	if err := proto.Unmarshal(data, &req); err != nil {
+		return err
+	}
+	for _, rs := range req.ResourceSpans {
+		service := ""
+		for _, a := range rs.Resource.Attributes {
+			if a.Key == "service.name" {
+				service = a.Value.GetStringValue()
+			}
+		}
+		for _, ss := range rs.ScopeSpans {
+			for _, s := range ss.Spans {
+				b.spans++
+				id := string(s.TraceId)
+				if b.services[id] == nil {
+					b.services[id] = map[string]bool{}
+				}
+				b.services[id][service] = true
+			}
+		}
+	}
+	return nil
+}
+
+func TestExport(t *testing.T) {
+	t.Parallel()
+	b := &backend{services: map[string]map[string]bool{}}
+	srv := httptest.NewServer(b)
+	defer srv.Close()
+	mustSucceed(t, start(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + srv.URL}, "-n", "20"))
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.errs) > 0 {
+		t.Fatalf("the collector could not read: %v", b.errs)
+	}
+	// Six spans to an order; order 7 and order 13 have one delivery more.
+	if len(b.services) != 20 || b.spans < 20*6+2 {
+		t.Errorf("%d traces with %d spans, want 20 with 122 or more", len(b.services), b.spans)
+	}
+	for id, services := range b.services {
+		if !services["orders"] || !services["payments"] || !services["shipping"] || len(services) != 3 {
+			t.Errorf("trace %x spans %v", id, services)
+		}
+	}
+}
+
+// A collector that is down is said once, and is no fault of the orders.
+func TestExportFails(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	code, stdout, stderr := start(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + srv.URL}, "-n", "20").Wait()
+	if code != 0 || strings.Count(stderr, "spans could not be exported") != 1 {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, stderr, stdout)
+	}
+}
+
+// On a server of the user's, the demo clears away what it has made itself, and
+// nothing else.
+func TestExternalServer(t *testing.T) {
+	t.Parallel()
+	s, err := natsserver.Start(func(o *server.Options) { o.Username, o.Password = "tester", "s3cret" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	url := strings.Replace(s.URL(), "nats://", "nats://tester:s3cret@", 1)
+	env := []string{"NATS_URL=" + url}
+	for range 2 {
+		out := mustSucceed(t, start(t, env, "-n", "20"))
+		mustMatch(t, out, `^20 published = 20 shipped \+ 0 dead-lettered: every order arrived\.$`, `^  server +`+regexp.QuoteMeta(s.URL())+`$`)
+		if strings.Contains(out, "s3cret") {
+			t.Errorf("the password is shown:\n%s", out)
+		}
+	}
+
+	running := start(t, env, "-rate", "10")
+	running.Await("time   published")
+	mustFail(t, start(t, env, "-n", "20"), "another demo is running")
+	running.Signal(os.Interrupt)
+	mustSucceed(t, running)
+
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), "PAYMENTS"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "MONEY", Subjects: []string{"payments.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	mustFail(t, start(t, env, "-n", "20"), "stream MONEY")
+	for _, name := range []string{"ORDERS", "MONEY"} {
+		if _, err := js.Stream(t.Context(), name); err != nil {
+			t.Errorf("stream %s: %v", name, err)
+		}
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	t.Parallel()
+	mustFail(t, start(t, []string{"NATS_URL=nats://tester:s3cret@127.0.0.1:1"}, "-n", "1"), "no NATS server answers at nats://127.0.0.1:1")
+	s, err := natsserver.Start(func(o *server.Options) { o.JetStream = false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	mustFail(t, start(t, []string{"NATS_URL=" + s.URL()}, "-n", "1"), "JetStream")
+}
