@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -328,6 +329,10 @@ func serverURLs(addrs []string, secure bool) ([]string, error) {
 				return nil, fmt.Errorf("jetstream: %w: broker.Secure with the plain-text address %s: use wss://", ErrInvalidConfig, withoutCredentials(a))
 			case scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss":
 				return nil, fmt.Errorf("jetstream: %w: address %s: the scheme must be nats, tls, ws or wss", ErrInvalidConfig, withoutCredentials(a))
+			}
+			if _, err := url.Parse(a); err != nil {
+				// Its text would show the password, or a part of it.
+				return nil, fmt.Errorf("jetstream: %w: address %s is not a URL: special characters in user and password must be percent-encoded", ErrInvalidConfig, withoutCredentials(a))
 			}
 			urls = append(urls, a)
 		}
