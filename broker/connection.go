@@ -30,7 +30,9 @@ type connection struct {
 	log    logger.Logger
 	nc     *nats.Conn
 	js     jetstream.JetStream
+	name   string // by which the server knows it
 
+	acks     *acks
 	streams  streamCache
 	ensuring chan struct{} // held while a stream is looked up or created
 
@@ -43,8 +45,6 @@ type connection struct {
 	noSubs  bool          // shutting down: no new subscriptions
 	changed chan struct{} // closed and replaced when the connection is lost or restored
 	calls   map[*apiCall]struct{}
-	tries   map[*publication]struct{} // that wait for their ack
-	refused refusal                   // the latest publish that the server did not permit
 }
 
 // Connect connects to the server and checks that it has JetStream. It is
@@ -120,7 +120,6 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 		subs:     make(map[*subscription]struct{}),
 		changed:  make(chan struct{}),
 		calls:    make(map[*apiCall]struct{}),
-		tries:    make(map[*publication]struct{}),
 	}
 	o, err := c.natsOptions()
 	if err != nil {
@@ -134,8 +133,9 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 		return nil, err
 	}
 	if err := c.checkJetStream(); err != nil {
-		c.expected.Store(true)
-		c.nc.Close()
+		return nil, err
+	}
+	if c.acks, err = openAcks(c.nc); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -164,11 +164,15 @@ func (c *connection) natsOptions() (nats.Options, error) {
 			return o, fmt.Errorf("WithNATSOptions: %w", err)
 		}
 	}
+	c.name = o.Name
 	user := o
 	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
 		c.onDisconnect(nc, err)
-		if user.DisconnectedErrCB != nil {
+		switch { // as the client does, which calls one of the two only
+		case user.DisconnectedErrCB != nil:
 			user.DisconnectedErrCB(nc, err)
+		case user.DisconnectedCB != nil:
+			user.DisconnectedCB(nc)
 		}
 	}
 	o.ReconnectedCB = func(nc *nats.Conn) {
@@ -252,7 +256,9 @@ func (c *connection) onAsyncError(err error) {
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		c.failCalls(err)
-		c.refuse(err)
+		if a := c.acking.Load(); a != nil {
+			a.refuse(err)
+		}
 	}
 	c.log.Logf(logger.WarnLevel, "jetstream: %v", err)
 }
@@ -260,7 +266,7 @@ func (c *connection) onAsyncError(err error) {
 func (c *connection) emitState(state ConnectionState, url string, err error) {
 	emit(c.hooks, c.hooks.connectionChanged, context.Background(), ConnectionChanged{
 		BrokerID:   c.broker.id,
-		ClientName: c.cfg.clientName,
+		ClientName: c.name,
 		State:      state,
 		URL:        url,
 		Err:        err,
@@ -356,53 +362,6 @@ func (c *connection) failCalls(violation error) {
 			call.cancel(fmt.Errorf("%w: %w", ErrPermission, violation))
 		}
 	}
-}
-
-// refusal is a permission violation, of which the server tells apart from the
-// publish that it is about.
-type refusal struct {
-	err error
-	at  time.Time
-}
-
-// refuse ends the publishes that a permission violation is about; they find it
-// with violation.
-func (c *connection) refuse(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.refused = refusal{err: err, at: time.Now()}
-	for p := range c.tries {
-		if c.refused.concerns(p.msg.Subject) {
-			p.cancel()
-		}
-	}
-}
-
-func (r refusal) concerns(subject string) bool {
-	return r.err != nil && strings.Contains(r.err.Error(), `"`+subject+`"`)
-}
-
-func (c *connection) watch(p *publication) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tries[p] = struct{}{}
-}
-
-func (c *connection) unwatch(p *publication) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.tries, p)
-}
-
-// violation returns the permission violation that a publish to the subject has
-// met since the given time, if any.
-func (c *connection) violation(subject string, since time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.refused.at.Before(since) || !c.refused.concerns(subject) {
-		return nil
-	}
-	return c.refused.err
 }
 
 // apiError adds this package's sentinel to an error of the JetStream API.
