@@ -22,6 +22,7 @@ const ownerKey = "go-micro-jetstream"
 // Error codes of the server that nats.go has no name for (nats-server's
 // errors.json).
 const (
+	codeStreamStoreFailed       = 10049
 	codeStreamSubjectOverlap    = 10065
 	codeConsumerWQNotUnfiltered = 10099
 	codeConsumerWQNotUnique     = 10100
@@ -259,14 +260,7 @@ func (c *connection) createStream(ctx context.Context, cfg *config, topic string
 	if err := c.checkLost(ctx, sc.Subjects); err != nil {
 		return nil, err
 	}
-	var info *jetstream.StreamInfo
-	err = c.api(ctx, "STREAM.CREATE."+sc.Name, func(ctx context.Context) error {
-		s, err := c.js.CreateStream(ctx, sc)
-		if err == nil {
-			info = s.CachedInfo()
-		}
-		return err
-	})
+	info, err := c.requestStream(ctx, sc)
 	if err == nil {
 		c.log.Logf(logger.InfoLevel, "jetstream: created stream %s for %s", sc.Name, strings.Join(sc.Subjects, ", "))
 		return streamOf(info)
@@ -296,6 +290,29 @@ func (c *connection) createStream(ctx context.Context, cfg *config, topic string
 			ErrStreamMismatch, sc.Name, strings.Join(sc.Subjects, ", "), strings.Join(slices.Compact(others), ", "), err)
 	}
 	return nil, fmt.Errorf("create stream %s: %w", sc.Name, err)
+}
+
+// requestStream asks the server to create a stream. One of that name that was
+// deleted a moment ago may still be on the disk; that passes.
+func (c *connection) requestStream(ctx context.Context, sc jetstream.StreamConfig) (info *jetstream.StreamInfo, err error) {
+	for pause := minRetryPause; ; pause *= 2 {
+		err = c.api(ctx, "STREAM.CREATE."+sc.Name, func(ctx context.Context) error {
+			s, err := c.js.CreateStream(ctx, sc)
+			if err == nil {
+				info = s.CachedInfo()
+			}
+			return err
+		})
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != codeStreamStoreFailed || pause > maxRetryPause/2 {
+			return info, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // streamConfigFor fills in the template for a topic.
