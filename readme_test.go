@@ -1,0 +1,708 @@
+// Package readme_test holds README.md to the code: its programs compile and
+// run, and its tables are complete.
+package readme_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/format"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/metrics"
+)
+
+const (
+	// patience bounds every wait. It is no measure of speed.
+	patience = time.Minute
+	// readmeURL is the server in the README's programs.
+	readmeURL = "nats://localhost:4222"
+)
+
+// preamble precedes the code blocks that are not programs. They may use what it
+// imports and declares.
+const preamble = `package snippet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/client"
+	"go-micro.dev/v5/cmd"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/metrics"
+	"go-micro-jetstream/tracing"
+)
+
+var (
+	_ = context.Background
+	_ = errors.Is
+	_ = slog.Info
+	_ time.Duration
+	_ nats.Option
+	_ jetstream.StreamConfig
+	_ micro.Option
+	_ broker.Option
+	_ client.Option
+	_ = cmd.DefaultBrokers
+	_ propagation.TraceContext
+	_ trace.Span
+	_ jsbroker.Hooks
+	_ metrics.Option
+	_ tracing.Option
+)
+
+var (
+	ctx     context.Context
+	b       broker.Broker
+	msg     *broker.Message
+	handler broker.Handler
+)
+
+`
+
+// programs are what the README's programs do when they run, by a string that
+// tells which is which.
+var programs = []struct {
+	contains string
+	output   string // on stdout or stderr
+	stop     bool   // it runs until it is told to stop
+}{
+	{contains: "orders <- string(", output: "charging order 4711\n"},
+	{contains: "micro.NewService(", output: "charging order 4711\n", stop: true},
+	{contains: "jsbroker.RetryAfter(", output: "parcels.packed 4711\n"},
+	{contains: "http.ListenAndServe(", output: "connected to ", stop: true},
+}
+
+func readme(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// block is a code block of the README.
+type block struct {
+	line int
+	lang string
+	text string
+}
+
+func (b block) isProgram() bool { return strings.HasPrefix(b.text, "package ") }
+
+func blocks(t *testing.T) []block {
+	t.Helper()
+	var all []block
+	var open *block
+	for i, line := range strings.Split(readme(t), "\n") {
+		lang, fence := strings.CutPrefix(strings.TrimSpace(line), "```")
+		switch {
+		case fence && open == nil:
+			open = &block{line: i + 1, lang: lang}
+		case fence:
+			all = append(all, *open)
+			open = nil
+		case open != nil:
+			open.text += line + "\n"
+		}
+	}
+	if open != nil {
+		t.Fatalf("README.md:%d: the block does not end", open.line)
+	}
+	return all
+}
+
+func blocksOf(t *testing.T, lang string) []block {
+	t.Helper()
+	of := slices.DeleteFunc(blocks(t), func(b block) bool { return b.lang != lang })
+	if len(of) == 0 {
+		t.Fatalf("README.md has no %s blocks", lang)
+	}
+	return of
+}
+
+// source makes a Go file of a block: a program is one, declarations follow the
+// preamble, and statements become the body of a function.
+func (b block) source() (string, error) {
+	at := fmt.Sprintf("//line README.md:%d\n", b.line+1)
+	if b.isProgram() {
+		return at + b.text, nil
+	}
+	if _, err := parser.ParseFile(token.NewFileSet(), "", "package p\n"+b.text, 0); err == nil {
+		return preamble + at + b.text, nil
+	}
+	body := "package p\nfunc _() {\n" + b.text + "\n}\n"
+	f, err := parser.ParseFile(token.NewFileSet(), "", body, 0)
+	if err != nil {
+		return "", err
+	}
+	uses := ""
+	for _, stmt := range f.Decls[0].(*ast.FuncDecl).Body.List {
+		if a, ok := stmt.(*ast.AssignStmt); ok && a.Tok == token.DEFINE {
+			for _, name := range a.Lhs {
+				uses += "\n_ = " + name.(*ast.Ident).Name
+			}
+		}
+	}
+	return preamble + "func _() {\n" + at + b.text + uses + "\n}\n", nil
+}
+
+// build compiles all Go blocks with one command, in a directory of the module
+// that is not there. It returns the directory of the executables, by number of
+// the block.
+func build(t *testing.T, url string) (dir string, code []block) {
+	t.Helper()
+	dir = t.TempDir()
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	code = blocksOf(t, "go")
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for i, b := range code {
+		src, err := b.source()
+		if err != nil {
+			t.Fatalf("README.md:%d: %v", b.line, err)
+		}
+		file := filepath.Join(dir, fmt.Sprintf("%d.go", i))
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(src, readmeURL, url)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[filepath.Join(root, "readme-blocks", fmt.Sprintf("block%d", i), "main.go")] = file
+	}
+	list, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listFile := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(listFile, list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"build", "-mod=readonly", "-overlay", listFile, "-o", dir + string(filepath.Separator)}
+	for i := range code {
+		args = append(args, fmt.Sprintf("./readme-blocks/block%d", i))
+	}
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		t.Fatalf("the Go code of README.md does not compile: %v\n%s", err, out)
+	}
+	return dir, code
+}
+
+func TestTheCodeCompilesAndTheProgramsRun(t *testing.T) {
+	url := startServer(t, &server.Options{}).ClientURL()
+	dir, code := build(t, url)
+	ran := 0
+	for i, b := range code {
+		if !b.isProgram() {
+			continue
+		}
+		for _, p := range programs {
+			if !strings.Contains(b.text, p.contains) {
+				continue
+			}
+			ran++
+			t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
+				run(t, filepath.Join(dir, fmt.Sprintf("block%d", i)), p.output, p.stop)
+			})
+			break
+		}
+	}
+	if ran != len(programs) {
+		t.Errorf("%d programs were run, want %d", ran, len(programs))
+	}
+}
+
+// run runs a program until it ends, or has printed the output and is stopped.
+func run(t *testing.T, program, output string, stop bool) {
+	if runtime.GOOS == "windows" && stop {
+		t.Skip("no SIGTERM")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program)
+	// The default registry multicasts; the test must not need a network.
+	cmd.Env = append(os.Environ(), "MICRO_REGISTRY=memory")
+	printed := &watched{want: output, found: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = printed, printed
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if stop {
+		select {
+		case <-printed.found:
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		case err := <-ended:
+			t.Fatalf("it has ended: %v\n%s", err, printed)
+		}
+	}
+	err := <-ended
+	var exit *exec.ExitError
+	if stop && errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM {
+		err = nil // a program without signal handling
+	}
+	if err != nil || !strings.Contains(printed.String(), output) {
+		t.Fatalf("want the output %q: %v\n%s", output, err, printed)
+	}
+}
+
+// watched is an output that says when a text has come.
+type watched struct {
+	mu    sync.Mutex
+	buf   bytes.Buffer
+	want  string
+	found chan struct{}
+	once  sync.Once
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, err := w.buf.Write(p)
+	if strings.Contains(w.buf.String(), w.want) {
+		w.once.Do(func() { close(w.found) })
+	}
+	return n, err
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
+
+func TestTheCodeIsFormatted(t *testing.T) {
+	for _, b := range blocksOf(t, "go") {
+		formatted, err := format.Source([]byte(b.text))
+		if err != nil {
+			t.Errorf("README.md:%d: %v", b.line, err)
+		} else if string(formatted) != b.text {
+			t.Errorf("README.md:%d: gofmt would write\n%s", b.line, formatted)
+		}
+	}
+}
+
+func TestTheCommandsAreThere(t *testing.T) {
+	commands := ""
+	for _, b := range blocksOf(t, "sh") {
+		commands += "\n" + b.text
+	}
+	for _, command := range []string{"go run ./examples/demo", "go test ./..."} {
+		if !strings.Contains(commands, "\n"+command) {
+			t.Errorf("no shell block has %q", command)
+		}
+	}
+}
+
+// declarations parses a package of this module.
+func declarations(t *testing.T, dir string) []ast.Decl {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []ast.Decl
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, f.Decls...)
+	}
+	return all
+}
+
+func TestEveryExportedFunctionIsMentioned(t *testing.T) {
+	text := readme(t)
+	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}} {
+		found := 0
+		for _, decl := range declarations(t, pkg.dir) {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || f.Recv != nil || !f.Name.IsExported() {
+				continue
+			}
+			found++
+			if !strings.Contains(text, "`"+pkg.prefix+f.Name.Name+"(") && !strings.Contains(text, "`jsbroker."+f.Name.Name+"(") && !strings.Contains(text, "`jsbroker."+f.Name.Name+"`") {
+				t.Errorf("README.md does not mention %s.%s", pkg.dir, f.Name.Name)
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s exports no functions?", pkg.dir)
+		}
+	}
+}
+
+// rows returns the first cells, of one code span each, of the table whose
+// header begins with these cells, and the other cells.
+func rows(t *testing.T, header string) map[string][]string {
+	t.Helper()
+	table := map[string][]string{}
+	in := false
+	for _, line := range strings.Split(readme(t), "\n") {
+		switch {
+		case strings.HasPrefix(line, header):
+			in = true
+		case !strings.HasPrefix(line, "|"):
+			in = false
+		case in && !strings.HasPrefix(line, "| ---"):
+			cells := strings.Split(strings.Trim(line, "|"), "|")
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			table[strings.Trim(cells[0], "`")] = cells[1:]
+		}
+	}
+	if len(table) == 0 {
+		t.Fatalf("README.md has no table that begins with %q", header)
+	}
+	return table
+}
+
+// same reports the difference between what the README has and what the code
+// has.
+func same(t *testing.T, what string, inReadme, inCode []string) {
+	t.Helper()
+	for _, s := range inCode {
+		if !slices.Contains(inReadme, s) {
+			t.Errorf("%s %s is not in README.md", what, s)
+		}
+	}
+	for _, s := range inReadme {
+		if !slices.Contains(inCode, s) {
+			t.Errorf("%s %s is in README.md, and not in the code", what, s)
+		}
+	}
+}
+
+func keys[V any](m map[string]V) []string {
+	var ks []string
+	for k := range m {
+		ks = append(ks, k)
+	}
+	return ks
+}
+
+func TestTheSentinels(t *testing.T) {
+	var sentinels []string
+	for _, decl := range declarations(t, "broker") {
+		if g, ok := decl.(*ast.GenDecl); ok && g.Tok == token.VAR {
+			for _, spec := range g.Specs {
+				for _, name := range spec.(*ast.ValueSpec).Names {
+					if strings.HasPrefix(name.Name, "Err") {
+						sentinels = append(sentinels, name.Name)
+					}
+				}
+			}
+		}
+	}
+	same(t, "the sentinel", keys(rows(t, "| Sentinel |")), sentinels)
+}
+
+func TestTheHooks(t *testing.T) {
+	var fields []string
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[jsbroker.Hooks]()) {
+		fields = append(fields, f.Name)
+	}
+	same(t, "the hook", keys(rows(t, "| Field | Fires |")), fields)
+}
+
+// registry keeps what is registered.
+type registry struct{ collectors []prometheus.Collector }
+
+func (r *registry) Register(c prometheus.Collector) error {
+	r.collectors = append(r.collectors, c)
+	return nil
+}
+func (r *registry) MustRegister(...prometheus.Collector) {}
+func (r *registry) Unregister(prometheus.Collector) bool { return false }
+
+func TestTheMetrics(t *testing.T) {
+	reg := &registry{}
+	if err := metrics.New(metrics.WithRegisterer(reg)).Err; err != nil {
+		t.Fatal(err)
+	}
+	descriptions := make(chan *prometheus.Desc)
+	go func() {
+		defer close(descriptions)
+		for _, c := range reg.collectors {
+			c.Describe(descriptions)
+		}
+	}()
+	parts := regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
+	live := map[string]string{} // labels by name
+	for d := range descriptions {
+		m := parts.FindStringSubmatch(d.String())
+		if m == nil {
+			t.Fatalf("unexpected form: %s", d)
+		}
+		live[m[1]] = strings.ReplaceAll(m[2], ",", ", ")
+	}
+	table := rows(t, "| Name | Type | Labels |")
+	same(t, "the metric", keys(table), keys(live))
+	for name, cells := range table {
+		if cells[1] != live[name] {
+			t.Errorf("%s has the labels %q in README.md, and %q in the code", name, cells[1], live[name])
+		}
+	}
+
+	// The package documentation has the same metrics, of the same types.
+	doc, err := os.ReadFile("metrics/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^//\t(micro_broker_\w+)\{[^}]*\}\s+(\w+)`).FindAllStringSubmatch(string(doc), -1) {
+		documented[m[1]] = m[2]
+	}
+	same(t, "the documented metric", keys(table), keys(documented))
+	for name, cells := range table {
+		if cells[0] != documented[name] {
+			t.Errorf("%s is a %s in README.md, and a %s in metrics/doc.go", name, cells[0], documented[name])
+		}
+	}
+
+	// Elsewhere in the text, no metric that is not.
+	for _, name := range regexp.MustCompile(`micro_broker_\w+`).FindAllString(readme(t), -1) {
+		if _, ok := live[name]; !ok {
+			t.Errorf("README.md mentions %s, which does not exist", name)
+		}
+	}
+}
+
+func TestTheSpans(t *testing.T) {
+	doc, err := os.ReadFile("tracing/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Tests of tracing hold its documentation to the spans.
+	_, list, ok := strings.Cut(string(doc), "// # Attributes\n")
+	list, _, ok2 := strings.Cut(list, "// # ")
+	if !ok || !ok2 {
+		t.Fatal("tracing/doc.go has no section Attributes")
+	}
+	documented := map[string][]string{}
+	columns := regexp.MustCompile(`\s{2,}`)
+	for _, m := range regexp.MustCompile(`(?m)^//\t(.+)$`).FindAllStringSubmatch(list, -1) {
+		if c := columns.Split(m[1], -1); c[0] != "attribute" {
+			documented[c[0]] = c[1:]
+		}
+	}
+	table := rows(t, "| Attribute | publish | process |")
+	same(t, "the attribute", keys(table), keys(documented))
+	for name, cells := range table {
+		if want := documented[name]; len(want) >= 2 && !slices.Equal(cells[:2], want[:2]) {
+			t.Errorf("%s is on %q in README.md, and on %q in tracing/doc.go", name, cells[:2], want[:2])
+		}
+	}
+	for _, span := range keys(rows(t, "| Span | Kind |")) {
+		if !strings.Contains(string(doc), "//\t"+span+" ") {
+			t.Errorf("the span %s is not in tracing/doc.go", span)
+		}
+	}
+}
+
+func TestTheDeadLetterHeaders(t *testing.T) {
+	src, err := os.ReadFile("broker/settle.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var headers []string
+	for _, m := range regexp.MustCompile(`"(Micro-Dead-Letter-\w+)"`).FindAllStringSubmatch(string(src), -1) {
+		headers = append(headers, m[1])
+	}
+	same(t, "the header", keys(rows(t, "| Header |")), headers)
+}
+
+func TestTheLinks(t *testing.T) {
+	text := readme(t)
+	anchors := map[string]bool{}
+	punctuation := regexp.MustCompile(`[^a-z0-9 _-]`)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		anchors[strings.ReplaceAll(punctuation.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(text, -1) {
+		target := m[1]
+		switch anchor, isAnchor := strings.CutPrefix(target, "#"); {
+		case isAnchor && !anchors[anchor]:
+			t.Errorf("there is no heading for %s", target)
+		case isAnchor || strings.Contains(target, "://"):
+		default:
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("link to %s: %v", target, err)
+			}
+		}
+	}
+}
+
+// The permissions in the README are enough for everything that it says.
+func TestThePermissions(t *testing.T) {
+	var conf string
+	for _, b := range blocksOf(t, "text") {
+		if strings.HasPrefix(b.text, "permissions:") {
+			conf = b.text
+		}
+	}
+	if conf == "" {
+		t.Fatal("README.md has no permissions")
+	}
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	conf = "accounts: { A: { jetstream: enabled, users: [\n{ user: admin, password: x }\n{ user: shop, password: x,\n" + conf + "}\n] } }\n"
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, o)
+	log := &warnings{}
+	b := jsbroker.NewBroker(broker.Addrs(strings.Replace(s.ClientURL(), "://", "://shop:x@", 1)), broker.Logger(log))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(b.Connect())
+	defer func() { _ = b.Disconnect() }()
+	got := make(chan string, 10)
+	h := func(e broker.Event) error {
+		got <- string(e.Message().Body)
+		return nil
+	}
+	_, err = b.Subscribe("orders.created", h, broker.Queue("payments"))
+	must(err)
+	_, err = b.Subscribe("orders.paid", h, broker.Queue("payments"))
+	must(err)
+	alone, err := b.Subscribe("orders.sent", h)
+	must(err)
+	if _, err := b.Subscribe("orders.sent", h); !errors.Is(err, jsbroker.ErrWorkQueueConflict) || !strings.Contains(err.Error(), "consumer queueless-") {
+		t.Fatalf("a second subscriber: %v", err)
+	}
+	for _, topic := range []string{"orders.created", "orders.paid", "orders.sent"} {
+		must(b.Publish(topic, &broker.Message{Body: []byte(topic)}))
+		select {
+		case body := <-got:
+			if body != topic {
+				t.Fatalf("got %s, want %s", body, topic)
+			}
+		case <-time.After(patience):
+			t.Fatalf("nothing came for %s", topic)
+		}
+	}
+	must(alone.Unsubscribe())
+	must(b.Disconnect())
+	if lines := log.all(); len(lines) > 0 {
+		t.Errorf("logged: %s", strings.Join(lines, "\n"))
+	}
+
+	nc, err := nats.Connect(s.ClientURL(), nats.UserInfo("admin", "x"))
+	must(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	must(err)
+	st, err := js.Stream(t.Context(), "ORDERS")
+	must(err)
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		info, err := st.Info(t.Context())
+		must(err)
+		if info.State.Msgs == 0 && info.State.Consumers == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d messages and %d consumers are left, want 0 and 2", info.State.Msgs, info.State.Consumers)
+		}
+	}
+
+	// And without one of them the error says so.
+	b = jsbroker.NewBroker(broker.Addrs(strings.Replace(s.ClientURL(), "://", "://shop:x@", 1)), broker.Logger(log))
+	must(b.Connect())
+	defer func() { _ = b.Disconnect() }()
+	if err := b.Publish("payments.taken", &broker.Message{}); !errors.Is(err, jsbroker.ErrPermission) {
+		t.Fatalf("publish without permission: %v", err)
+	}
+}
+
+// warnings is a logger that keeps warnings and errors.
+type warnings struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (w *warnings) Init(...logger.Option) error             { return nil }
+func (w *warnings) Options() logger.Options                 { return logger.Options{} }
+func (w *warnings) Fields(map[string]any) logger.Logger     { return w }
+func (w *warnings) String() string                          { return "warnings" }
+func (w *warnings) Logf(l logger.Level, f string, v ...any) { w.Log(l, fmt.Sprintf(f, v...)) }
+func (w *warnings) Log(l logger.Level, v ...any) {
+	if l < logger.WarnLevel {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines = append(w.lines, fmt.Sprint(v...))
+}
+
+func (w *warnings) all() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.lines)
+}
+
+// startServer runs a nats-server with JetStream in this process.
+func startServer(t *testing.T, o *server.Options) *server.Server {
+	t.Helper()
+	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, true, t.TempDir(), true, true
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("the server does not start")
+	}
+	return s
+}
