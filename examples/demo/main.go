@@ -131,14 +131,14 @@ func run(cfg settings, out io.Writer) (err error) {
 
 	introduce(out, cfg, nats, obs)
 	live := newProgress(out, began, func() row { return sample(books, obs.registry) })
-
 	arrived := make(chan error, 1)
 	go func() {
 		shop.customers(publishing, cfg.orders, cfg.rate, notices)
 		arrived <- books.await(running)
 	}()
+	limit := func() { time.AfterFunc(cfg.timeout, func() { giveUp(errTimeout) }) }
 	if cfg.orders > 0 {
-		defer time.AfterFunc(cfg.timeout, func() { giveUp(errTimeout) }).Stop()
+		limit()
 	}
 	gaveUp, stopped := running.Done(), false
 	for done := false; !done; {
@@ -148,9 +148,9 @@ func run(cfg settings, out io.Writer) (err error) {
 		case <-live.tick():
 			live.update()
 		case tree := <-obs.spans.picked:
-			live.interrupt(tree.String())
+			live.block(tree.String())
 		case text := <-notices:
-			live.interrupt(text)
+			live.note(text)
 		case <-gaveUp:
 			stopPublishing() // and await returns the reason
 			gaveUp = nil
@@ -162,20 +162,22 @@ func run(cfg settings, out io.Writer) (err error) {
 			stopped = true
 			stopPublishing()
 			if n := books.soFar().missing; n > 0 {
-				live.interrupt(fmt.Sprintf("Stopping: %d orders are on their way; Ctrl-C again does not wait for them.", n))
+				live.note(fmt.Sprintf("Stopping; orders on their way: %d. Ctrl-C again does not wait for them.", n))
 			}
 			if cfg.orders == 0 {
-				defer time.AfterFunc(cfg.timeout, func() { giveUp(errTimeout) }).Stop()
+				limit()
 			}
 		}
 	}
-	// Stopped first, so that no delivery is left out of the numbers.
+
+	// Gauges end with the subscriptions. Counters are final only after them.
+	pending := live.read().pending
 	if closeErr := closeShop(); err == nil {
 		err = closeErr
 	}
-	live.finish()
+	live.finish(pending)
 	if tree := obs.spans.fallback(); tree != nil {
-		live.interrupt(tree.String())
+		live.block(tree.String())
 	}
 	sum := books.summary()
 	fmt.Fprint(out, sum.String(live.last, time.Since(began)))

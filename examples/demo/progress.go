@@ -52,6 +52,7 @@ type progress struct {
 	ticker   *time.Ticker
 	header   bool // is above
 	open     bool // the line may still change
+	noted    bool // the last thing was a note
 	last     row
 }
 
@@ -70,13 +71,15 @@ func newProgress(out io.Writer, began time.Time, read func() row) *progress {
 func (p *progress) tick() <-chan time.Time { return p.ticker.C }
 
 // update shows how things are now.
-func (p *progress) update() {
-	p.last = p.read()
+func (p *progress) update() { p.show(p.read()) }
+
+func (p *progress) show(r row) {
+	p.last = r
 	if !p.header {
 		fmt.Fprintf(p.out, "\n%s\n", rowHeader)
-		p.header = true
+		p.header, p.noted = true, false
 	}
-	line := fmt.Sprintf("%7.1fs  %s", time.Since(p.began).Seconds(), p.last)
+	line := fmt.Sprintf("%7.1fs  %s", time.Since(p.began).Seconds(), r)
 	if p.terminal {
 		fmt.Fprint(p.out, "\r", line)
 		p.open = true
@@ -85,20 +88,36 @@ func (p *progress) update() {
 	fmt.Fprintln(p.out, line)
 }
 
-// interrupt puts a text between the lines.
-func (p *progress) interrupt(text string) {
+// note puts a line between the rows.
+func (p *progress) note(text string) {
+	p.interrupt(text, p.noted)
+	p.noted = true
+}
+
+// block puts several lines between the rows.
+func (p *progress) block(text string) {
+	p.interrupt(text, false)
+	p.noted = false
+}
+
+func (p *progress) interrupt(text string, follows bool) {
 	if p.open {
 		fmt.Fprintln(p.out)
 		p.open = false
 	}
-	fmt.Fprintf(p.out, "\n%s\n", strings.TrimRight(text, "\n"))
+	if !follows {
+		fmt.Fprintln(p.out)
+	}
+	fmt.Fprintln(p.out, strings.TrimRight(text, "\n"))
 	p.header = false // too far up now
 }
 
-// finish writes the last line.
-func (p *progress) finish() {
+// finish writes the last line, with what was pending when all was stopped.
+func (p *progress) finish(pending int) {
 	p.ticker.Stop()
-	p.update()
+	r := p.read()
+	r.pending = pending
+	p.show(r)
 	if p.open {
 		fmt.Fprintln(p.out)
 		p.open = false

@@ -83,11 +83,14 @@ func numbers(list []int) string {
 	if len(list) == 0 {
 		return ""
 	}
-	more := ""
+	text, more := "order ", ""
+	if len(list) > 1 {
+		text = "orders "
+	}
 	if len(list) > shownNumbers {
 		list, more = list[:shownNumbers], " ..."
 	}
-	return "orders " + strings.Trim(fmt.Sprint(list), "[]") + more
+	return text + strings.Trim(fmt.Sprint(list), "[]") + more
 }
 
 // round keeps three digits or so: more would be noise.
