@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -70,7 +71,7 @@ func TestBatchGrowsWithABacklogAndKeepsTheOrder(t *testing.T) {
 	b := newBroker(t, s, jsbroker.WithHooks(c.hooks()))
 	publish(t, b, "orders", "0")
 	for i := 1; i < n; i++ {
-		if _, err := js.PublishAsync("orders", fmt.Append(nil, i)); err != nil {
+		if _, err := js.PublishAsync("orders", fmt.Append(nil, i), jetstream.WithStallWait(patience)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -36,15 +36,15 @@ type connection struct {
 	streams  streamCache
 	ensuring chan struct{} // held while a stream is looked up or created
 
-	closed    chan struct{} // closed when nc is
-	expected  atomic.Bool   // the close is our own doing
+	changed   atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
+	closed    chan struct{}                 // closed when nc is
+	expected  atomic.Bool                   // the close is our own doing
 	publishes gate
 
-	mu      sync.Mutex
-	subs    map[*subscription]struct{}
-	noSubs  bool          // shutting down: no new subscriptions
-	changed chan struct{} // closed and replaced when the connection is lost or restored
-	calls   map[*apiCall]struct{}
+	mu     sync.Mutex
+	subs   map[*subscription]struct{}
+	noSubs bool // shutting down: no new subscriptions
+	calls  map[*apiCall]struct{}
 }
 
 // Connect connects to the server and checks that it has JetStream. It is
@@ -118,9 +118,11 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 		ensuring: make(chan struct{}, 1),
 		closed:   make(chan struct{}),
 		subs:     make(map[*subscription]struct{}),
-		changed:  make(chan struct{}),
 		calls:    make(map[*apiCall]struct{}),
+		acks:     &acks{waiting: make(map[uint64]*waiter)},
 	}
+	changed := make(chan struct{})
+	c.changed.Store(&changed)
 	o, err := c.natsOptions()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidConfig, err)
@@ -128,17 +130,24 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 	if c.nc, err = o.Connect(); err != nil {
 		return nil, err
 	}
-	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+	if err := c.open(); err != nil {
+		c.expected.Store(true)
 		c.nc.Close()
 		return nil, err
 	}
-	if err := c.checkJetStream(); err != nil {
-		return nil, err
-	}
-	if c.acks, err = openAcks(c.nc); err != nil {
-		return nil, err
-	}
 	return c, nil
+}
+
+// open sets up what the connection needs on the server.
+func (c *connection) open() error {
+	var err error
+	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
+		return err
+	}
+	if err := c.checkJetStream(); err != nil {
+		return err
+	}
+	return c.acks.open(c.nc)
 }
 
 // natsOptions builds the client's options: ours, then the user's, whose
@@ -256,9 +265,7 @@ func (c *connection) onAsyncError(err error) {
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		c.failCalls(err)
-		if a := c.acking.Load(); a != nil {
-			a.refuse(err)
-		}
+		c.acks.refuse(err)
 	}
 	c.log.Logf(logger.WarnLevel, "jetstream: %v", err)
 }
@@ -273,21 +280,15 @@ func (c *connection) emitState(state ConnectionState, url string, err error) {
 	})
 }
 
-// signal wakes all workers that wait, so that they look at the connection.
+// signal wakes all that wait, so that they look at the connection.
 func (c *connection) signal() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	close(c.changed)
-	c.changed = make(chan struct{})
+	next := make(chan struct{})
+	close(*c.changed.Swap(&next))
 }
 
 // stateChange returns a channel that is closed at the next change of the
 // connection's state.
-func (c *connection) stateChange() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.changed
-}
+func (c *connection) stateChange() <-chan struct{} { return *c.changed.Load() }
 
 func (c *connection) subscriptions() []*subscription {
 	c.mu.Lock()

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -93,12 +92,12 @@ func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m 
 		end.Err = failed(nilMessage(topic))
 		return end.Err
 	}
-	ack, err := c.publish(po.ctx, cfg, topic, header, body, po.messageID)
+	stored, err := c.publish(po.ctx, cfg, topic, header, body, po.messageID)
 	if err != nil {
 		end.Err = failed(err)
 		return end.Err
 	}
-	end.Err, end.Stream, end.Sequence, end.Duplicate = nil, ack.Stream, ack.Sequence, ack.Duplicate
+	end.Err, end.Stream, end.Sequence, end.Duplicate = nil, stored.stream, stored.sequence, stored.duplicate
 	return nil
 }
 
@@ -113,26 +112,26 @@ func nilMessage(topic string) error {
 }
 
 // publish checks, sends, and sends again as long as that is safe and of use.
-func (c *connection) publish(ctx context.Context, cfg *config, topic string, header map[string]string, body []byte, id string) (*jetstream.PubAck, error) {
+func (c *connection) publish(ctx context.Context, cfg *config, topic string, header map[string]string, body []byte, id string) (ack, error) {
 	if err := checkPublishTopic(topic); err != nil {
-		return nil, err
+		return ack{}, err
 	}
 	if err := checkHeader(nats.MsgIdHdr, id, false); err != nil {
-		return nil, err
+		return ack{}, err
 	}
 	wire, size, err := wireHeader(header, id, len(body) == 0)
 	if err != nil {
-		return nil, err
+		return ack{}, err
 	}
 	if c == nil || !c.publishes.enter() {
-		return nil, ErrNotConnected
+		return ack{}, ErrNotConnected
 	}
 	defer c.publishes.leave()
 	if size += len(body); int64(size) > c.nc.MaxPayload() {
-		return nil, fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
+		return ack{}, fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("not sent: %w", err)
+		return ack{}, fmt.Errorf("not sent: %w", err)
 	}
 	begin := time.Now()
 	deadline, ok := ctx.Deadline()
@@ -151,34 +150,38 @@ func (c *connection) publish(ctx context.Context, cfg *config, topic string, hea
 
 // publication is a publish under way.
 type publication struct {
-	conn     *connection
-	cfg      *config
-	msg      *nats.Msg
-	begin    time.Time
-	deadline time.Time
-	unknown  bool // a try got no answer: it may have been stored
-	pause    time.Duration
-	cancel   context.CancelFunc // ends the try under way
+	conn       *connection
+	cfg        *config
+	msg        *nats.Msg
+	begin      time.Time
+	deadline   time.Time
+	unknown    bool // a try got no answer: it may have been stored
+	unanswered int  // tries
+	pause      time.Duration
 }
 
-func (p *publication) run(ctx context.Context) (*jetstream.PubAck, error) {
+func (p *publication) run(ctx context.Context) (ack, error) {
 	var last error // why the latest try did not succeed
 	for {
 		if !p.conn.nc.IsConnected() {
 			if err := p.awaitConnection(ctx); err != nil {
-				return nil, p.fail(fmt.Errorf("%w: %w; the connection did not come back in time", ErrNotConnected, err))
+				return ack{}, p.fail(fmt.Errorf("%w: %w; the connection did not come back in time", ErrNotConnected, err))
 			}
 		}
 		st, err := p.ensure(ctx)
+		if err != nil && errors.Is(err, context.DeadlineExceeded) && !p.expired(ctx) {
+			last = err // the look-up has a shorter patience than the publish
+			continue
+		}
 		if err != nil {
 			if last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 				err = fmt.Errorf("%w: %w", last, err)
 			}
-			return nil, p.fail(err)
+			return ack{}, p.fail(err)
 		}
-		ack, err := p.try(ctx, st)
+		stored, err := p.try(ctx, st)
 		if err == nil {
-			return ack, nil
+			return stored, nil
 		}
 		last = err
 		var api *jetstream.APIError
@@ -188,32 +191,48 @@ func (p *publication) run(ctx context.Context) (*jetstream.PubAck, error) {
 			// leader now.
 			last = fmt.Errorf("stream %s does not answer: %w", st.name, jetstream.ErrNoStreamResponse)
 			if err := p.conn.forgetStream(ctx, st); err != nil {
-				return nil, p.fail(fmt.Errorf("%w: %w", last, err))
+				return ack{}, p.fail(fmt.Errorf("%w: %w", last, err))
 			}
 		case errors.As(err, &api):
 			if api.ErrorCode != codeTemporarilyAway {
-				return nil, p.fail(publishError(api, st))
+				return ack{}, p.fail(publishError(api, st))
 			}
-		case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
-			if violation := p.conn.violation(p.msg.Subject, p.begin); violation != nil {
-				return nil, fmt.Errorf("%w: %w", ErrPermission, violation)
-			}
+		case errors.Is(err, ErrPermission):
+			return ack{}, err
+		case errors.Is(err, errNotSent):
+			return ack{}, p.fail(apiError(err))
+		case errors.Is(err, errConnectionLost):
+			continue // wait for it
+		case errors.Is(err, errInterrupted):
 			p.unknown = true
-			// The stream may be gone while another subscriber of the subject
-			// keeps the server from saying so.
-			p.conn.doubt(st, p.msg.Subject)
-			if ctx.Err() != nil || !time.Now().Before(p.deadline) {
-				return nil, p.fail(err)
+			if !p.repeatable(st) {
+				return ack{}, p.fail(err)
+			}
+			continue // as soon as the connection is back
+		case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
+			p.unknown = true
+			if p.unanswered++; p.unanswered > 1 {
+				// The stream may be gone while another subscriber of the subject
+				// keeps the server from saying so.
+				p.conn.doubt(st, p.msg.Subject)
+			}
+			if p.expired(ctx) {
+				return ack{}, p.fail(err)
 			}
 			continue // it has waited already
 		default:
 			p.unknown = true
-			return nil, p.fail(err)
+			return ack{}, p.fail(err)
 		}
 		if err := p.wait(ctx); err != nil {
-			return nil, p.fail(fmt.Errorf("%w: %w", last, err))
+			return ack{}, p.fail(fmt.Errorf("%w: %w", last, err))
 		}
 	}
+}
+
+// expired reports whether there is no time left.
+func (p *publication) expired(ctx context.Context) bool {
+	return ctx.Err() != nil || !time.Now().Before(p.deadline)
 }
 
 // fail says whether the message may have been stored.
@@ -235,34 +254,26 @@ func (p *publication) ensure(ctx context.Context) (*stream, error) {
 }
 
 // try sends the message and waits for the ack.
-func (p *publication) try(ctx context.Context, st *stream) (*jetstream.PubAck, error) {
+func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 	limit := p.deadline
-	// Only where the stream recognises the second copy is it safe to send one.
-	if again := time.Now().Add(attemptTimeout); again.Before(limit) && st.duplicates > limit.Sub(p.begin) {
+	if again := time.Now().Add(attemptTimeout); again.Before(limit) && p.repeatable(st) {
 		limit = again
 	}
-	ctx, p.cancel = context.WithDeadline(ctx, limit)
-	defer p.cancel()
-	p.conn.watch(p)
-	defer p.conn.unwatch(p)
-	resp, err := p.conn.nc.RequestMsgWithContext(ctx, p.msg)
+	lost := p.conn.stateChange()
+	if !p.conn.nc.IsConnected() {
+		return ack{}, errConnectionLost
+	}
+	m, err := p.conn.acks.request(ctx, p.msg, limit, lost)
 	if err != nil {
-		return nil, err
+		return ack{}, err
 	}
-	var answer struct {
-		*jetstream.PubAck
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(resp.Data, &answer); err != nil {
-		return nil, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", err)
-	}
-	if answer.Error != nil {
-		return nil, answer.Error
-	}
-	if answer.PubAck == nil || answer.Stream == "" {
-		return nil, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", jetstream.ErrInvalidJSAck)
-	}
-	return answer.PubAck, nil
+	return parseAck(m, st.name)
+}
+
+// repeatable reports whether the message may be sent again until the deadline:
+// only where the stream recognises the second copy is that safe.
+func (p *publication) repeatable(st *stream) bool {
+	return st.duplicates > p.deadline.Sub(p.begin)
 }
 
 // awaitConnection waits within the deadline until the connection is up.

@@ -1,0 +1,172 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// acks matches the answers of streams to the publishes that wait for them: one
+// inbox for the life of the connection. It does what the client's own request
+// does, without its locks on the connection, its channel and its timer per
+// message, and it hands a permission violation to the publish that it is about.
+type acks struct {
+	nc     *nats.Conn
+	prefix string
+
+	mu      sync.Mutex
+	next    uint64
+	waiting map[uint64]*waiter
+}
+
+// waiter is a publish that waits for its answer. It is used again and again.
+type waiter struct {
+	subject string
+	answer  chan answer // holds one
+	timer   *time.Timer
+}
+
+type answer struct {
+	msg *nats.Msg
+	err error
+}
+
+var waiters = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return &waiter{answer: make(chan answer, 1), timer: t}
+}}
+
+// errNotSent is about a message that the client would not send.
+var errNotSent = errors.New("not sent")
+
+// errInterrupted ends a try when the connection was lost: its answer, if there
+// was one, is lost as well.
+var errInterrupted = errors.New("the connection was lost while waiting for the answer")
+
+// open starts to listen for answers.
+func (a *acks) open(nc *nats.Conn) error {
+	a.nc, a.prefix = nc, nc.NewInbox()+"."
+	_, err := nc.Subscribe(a.prefix+"*", a.receive)
+	return err
+}
+
+func (a *acks) receive(m *nats.Msg) {
+	id, ok := parseUint(strings.TrimPrefix(m.Subject, a.prefix))
+	if !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w := a.waiting[id]; w != nil {
+		w.tell(answer{msg: m})
+	}
+}
+
+// refuse tells the publishes to the subject of a permission violation.
+func (a *acks) refuse(violation error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, w := range a.waiting {
+		if strings.Contains(violation.Error(), `"`+w.subject+`"`) {
+			w.tell(answer{err: fmt.Errorf("%w: %w", ErrPermission, violation)})
+		}
+	}
+}
+
+// tell hands over an answer; only the first counts.
+func (w *waiter) tell(r answer) {
+	select {
+	case w.answer <- r:
+	default:
+	}
+}
+
+// request publishes the message and waits for the answer until the limit.
+func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <-chan struct{}) (*nats.Msg, error) {
+	w := waiters.Get().(*waiter)
+	w.subject = m.Subject
+	a.mu.Lock()
+	a.next++
+	id := a.next
+	a.waiting[id] = w
+	a.mu.Unlock()
+	w.timer.Reset(time.Until(limit))
+	defer func() {
+		w.timer.Stop()
+		a.mu.Lock()
+		delete(a.waiting, id)
+		a.mu.Unlock()
+		select { // an answer that came too late
+		case <-w.answer:
+		default:
+		}
+		waiters.Put(w)
+	}()
+
+	m.Reply = a.prefix + strconv.FormatUint(id, 10)
+	if err := a.nc.PublishMsg(m); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	select {
+	case r := <-w.answer:
+		return r.msg, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-w.timer.C:
+		return nil, context.DeadlineExceeded
+	case <-lost:
+		return nil, errInterrupted
+	}
+}
+
+// ack is a stream's acknowledgement of a publish.
+type ack struct {
+	stream    string
+	sequence  uint64
+	duplicate bool
+}
+
+// parseAck reads the answer to a publish. The usual one,
+//
+//	{"stream":"ORDERS", "seq":42}
+//
+// is read by hand, as decoding JSON takes as long as the rest of a publish;
+// every other goes through the decoder.
+func parseAck(m *nats.Msg, expected string) (ack, error) {
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		return ack{}, nats.ErrNoResponders
+	}
+	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":"`)); ok && len(rest) > len(expected) && string(rest[:len(expected)]) == expected {
+		if number, ok := bytes.CutPrefix(rest[len(expected):], []byte(`", "seq":`)); ok {
+			if n, ok := parseUint(string(bytes.TrimSuffix(number, []byte("}")))); ok {
+				return ack{stream: expected, sequence: n}, nil
+			}
+		}
+	}
+	var decoded struct {
+		Stream    string              `json:"stream"`
+		Sequence  uint64              `json:"seq"`
+		Duplicate bool                `json:"duplicate"`
+		Error     *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &decoded); err != nil {
+		return ack{}, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", err)
+	}
+	if decoded.Error != nil {
+		return ack{}, decoded.Error
+	}
+	if decoded.Stream == "" {
+		return ack{}, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", jetstream.ErrInvalidJSAck)
+	}
+	return ack{stream: decoded.Stream, sequence: decoded.Sequence, duplicate: decoded.Duplicate}, nil
+}
