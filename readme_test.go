@@ -194,17 +194,30 @@ func build(t *testing.T, url string) (dir string, code []block) {
 	}
 	code = blocksOf(t, "go")
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	args := []string{"-mod=readonly"}
+	add := func(pkg, src string) {
+		file := filepath.Join(dir, pkg+".go")
+		if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		overlay.Replace[filepath.Join(root, "readme-blocks", pkg, "main.go")] = file
+		args = append(args, "./readme-blocks/"+pkg)
+	}
+	// With a directory for -o, go build ignores what is not a program: so one
+	// program imports the other blocks.
+	all := "package main\n\n"
 	for i, b := range code {
 		src, err := b.source()
 		if err != nil {
 			t.Fatalf("README.md:%d: %v", b.line, err)
 		}
-		file := filepath.Join(dir, fmt.Sprintf("%d.go", i))
-		if err := os.WriteFile(file, []byte(strings.ReplaceAll(src, readmeURL, url)), 0o600); err != nil {
-			t.Fatal(err)
+		pkg := fmt.Sprintf("block%d", i)
+		add(pkg, strings.ReplaceAll(src, readmeURL, url))
+		if !b.isProgram() {
+			all += fmt.Sprintf("import _ %q\n", "go-micro-jetstream/readme-blocks/"+pkg)
 		}
-		overlay.Replace[filepath.Join(root, "readme-blocks", fmt.Sprintf("block%d", i), "main.go")] = file
 	}
+	add("all", all+"\nfunc main() {}\n")
 	list, err := json.Marshal(overlay)
 	if err != nil {
 		t.Fatal(err)
@@ -213,10 +226,7 @@ func build(t *testing.T, url string) (dir string, code []block) {
 	if err := os.WriteFile(listFile, list, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"build", "-mod=readonly", "-overlay", listFile, "-o", dir + string(filepath.Separator)}
-	for i := range code {
-		args = append(args, fmt.Sprintf("./readme-blocks/block%d", i))
-	}
+	args = append([]string{"build", "-overlay", listFile, "-o", dir + string(filepath.Separator)}, args...)
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		t.Fatalf("the Go code of README.md does not compile: %v\n%s", err, out)
 	}
