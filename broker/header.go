@@ -29,23 +29,77 @@ const (
 
 // traceHeaders are the headers of the common propagators (W3C trace context and
 // baggage, B3, Jaeger): one value per message, in lower case on the wire.
-var traceHeaders = []string{
-	"traceparent", "tracestate", "baggage",
-	"b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags",
-	"uber-trace-id",
+var traceHeaders = [...]string{
+	traceparent: "traceparent", tracestate: "tracestate", 2: "baggage",
+	3: "b3", 4: "x-b3-traceid", 5: "x-b3-spanid", 6: "x-b3-parentspanid", 7: "x-b3-sampled", 8: "x-b3-flags",
+	9: "uber-trace-id",
 }
 
-// traceHeader returns the lower-case name of a trace header in any case, or "".
-func traceHeader(key string) string {
+// Positions in traceHeaders.
+const (
+	traceparent = 0
+	tracestate  = 1
+)
+
+// traceIndex returns the position of a key, in any case, among the trace
+// headers, or -1.
+func traceIndex(key string) int {
 	switch len(key) {
 	case 2, 7, 10, 11, 12, 13, 17: // lengths of traceHeaders: most keys end here
-		for _, h := range traceHeaders {
+		for i, h := range traceHeaders {
 			if len(h) == len(key) && strings.EqualFold(h, key) {
-				return h
+				return i
 			}
 		}
 	}
-	return ""
+	return -1
+}
+
+// traces are the trace headers of one message, one spelling of each.
+type traces struct {
+	found [len(traceHeaders)]struct{ key, value string }
+	stale bool // there was more than one traceparent
+}
+
+// add takes in a header if it is one of them.
+func (t *traces) add(key, value string) bool {
+	i := traceIndex(key)
+	if i < 0 {
+		return false
+	}
+	old := t.found[i].key
+	t.stale = t.stale || old != "" && i == traceparent
+	if old == "" || fresher(key, old, traceHeaders[i]) {
+		t.found[i].key, t.found[i].value = key, value
+	}
+	return true
+}
+
+// fresher reports whether of two spellings of a header the first is to be
+// preferred. go-micro's OTel wrapper writes the canonical one beside the
+// lower-case one that was delivered, which is therefore stale.
+func fresher(a, b, name string) bool {
+	rank := func(key string) int {
+		switch key {
+		case canonical(name):
+			return 2
+		case name:
+			return 0
+		}
+		return 1
+	}
+	ra, rb := rank(a), rank(b)
+	return ra > rb || ra == rb && a < b
+}
+
+// each passes on the headers in their lower-case spelling.
+func (t *traces) each(set func(key, value string)) {
+	for i, f := range t.found {
+		if f.key == "" || i == tracestate && t.stale && f.key == traceHeaders[i] {
+			continue // the state of a stale parent is as stale
+		}
+		set(traceHeaders[i], f.value)
+	}
 }
 
 func isNATSHeader(key string) bool {
@@ -70,6 +124,7 @@ func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, i
 	out := make(nats.Header, len(in)+1)
 	values := make([]string, 0, len(in)+1) // one array behind all the one-element slices
 	size := len("NATS/1.0\r\n") + len("\r\n")
+	var trace traces
 	set := func(k, v string) {
 		values = append(values, v)
 		out[k] = values[len(values)-1 : len(values) : len(values)]
@@ -82,21 +137,11 @@ func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, i
 		if err := checkHeader(k, v, emptyBody); err != nil {
 			return nil, 0, err
 		}
-		if name := traceHeader(k); name != "" {
-			old, ok := out[name]
-			if !ok {
-				set(name, v)
-			} else if k != name {
-				// Two spellings: go-micro's OTel wrapper wrote its own, canonical
-				// one beside the lower-case one that was delivered, which is
-				// therefore stale.
-				size += len(v) - len(old[0])
-				old[0] = v
-			}
-			continue
+		if !trace.add(k, v) {
+			set(k, v)
 		}
-		set(k, v)
 	}
+	trace.each(set)
 	set(nats.MsgIdHdr, id)
 	return out, size, nil
 }
