@@ -50,7 +50,8 @@ type connection struct {
 // Connect connects to the server and checks that it has JetStream. It is
 // idempotent and waits for a Disconnect under way. Subscriptions made before a
 // Disconnect do not come back: subscribe again. Errors: [ErrInvalidConfig],
-// [ErrJetStreamUnavailable], or the client's own for servers that cannot be
+// [ErrJetStreamUnavailable], [ErrPermission] for a user without an inbox, or the
+// client's own for servers that cannot be
 // reached or refuse the credentials.
 func (b *jetstreamBroker) Connect() error {
 	for {
@@ -205,6 +206,10 @@ func (c *connection) natsOptions() (nats.Options, error) {
 	return o, nil
 }
 
+// subscriptionViolation is in the server's text about a subject that the user
+// may not subscribe to.
+const subscriptionViolation = "Subscription"
+
 // checkJetStream tells a server without JetStream from one that works. A user
 // without permission for the look-up, or a cluster that elects a leader just
 // now, is no reason to fail: the first use will tell.
@@ -217,6 +222,9 @@ func (c *connection) checkJetStream() error {
 	})
 	if errors.Is(err, ErrJetStreamUnavailable) {
 		return err
+	}
+	if errors.Is(err, ErrPermission) && strings.Contains(err.Error(), subscriptionViolation) {
+		return fmt.Errorf("no answer would ever arrive: allow the user to subscribe to its inbox, or choose another with nats.CustomInboxPrefix: %w", err)
 	}
 	if err != nil {
 		c.log.Logf(logger.WarnLevel, "jetstream: could not verify that JetStream is enabled: %v", err)
@@ -359,7 +367,7 @@ func (c *connection) failCalls(violation error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for call := range c.calls {
-		if strings.Contains(violation.Error(), "."+call.name) || strings.Contains(violation.Error(), "Subscription") {
+		if strings.Contains(violation.Error(), "."+call.name) || strings.Contains(violation.Error(), subscriptionViolation) {
 			call.cancel(fmt.Errorf("%w: %w", ErrPermission, violation))
 		}
 	}

@@ -611,3 +611,23 @@ func TestSubscribeAfterAFailedInitGoesOn(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestUserWithoutAnInboxIsToldSoByConnect(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
+			Subscribe: &server.SubjectPermission{Allow: []string{"_MINE.>"}},
+		}}}
+	})
+	// Without an inbox every answer is lost, and everything would time out.
+	begin := time.Now()
+	_, err := connectTo(t, as("limited:pw", s))
+	wantError(t, err, jsbroker.ErrPermission, "Subscription", "_INBOX", "nats.CustomInboxPrefix")
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("it took %v to say so", took)
+	}
+	eventually(t, "no connection is left", func() bool { return s.NumClients() == 0 })
+	if _, err := connectTo(t, as("limited:pw", s), jsbroker.WithNATSOptions(nats.CustomInboxPrefix("_MINE"))); err != nil {
+		t.Errorf("the way out that the error names: %v", err)
+	}
+}
