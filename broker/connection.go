@@ -51,8 +51,7 @@ type connection struct {
 // idempotent and waits for a Disconnect under way. Subscriptions made before a
 // Disconnect do not come back: subscribe again. Errors: [ErrInvalidConfig],
 // [ErrJetStreamUnavailable], [ErrPermission] for a user without an inbox, or the
-// client's own for servers that cannot be
-// reached or refuse the credentials.
+// client's own for servers that cannot be reached or refuse the credentials.
 func (b *jetstreamBroker) Connect() error {
 	for {
 		b.mu.Lock()
