@@ -59,6 +59,7 @@ import (
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
 	"go-micro.dev/v5/cmd"
+	"go-micro.dev/v5/server"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -78,6 +79,7 @@ var (
 	_ broker.Option
 	_ client.Option
 	_ = cmd.DefaultBrokers
+	_ server.Option
 	_ propagation.TraceContext
 	_ trace.Span
 	_ jsbroker.Hooks
@@ -90,6 +92,7 @@ var (
 	b       broker.Broker
 	msg     *broker.Message
 	handler broker.Handler
+	charge  func(context.Context, *struct{}) error
 )
 
 `
@@ -662,6 +665,15 @@ func TestThePermissions(t *testing.T) {
 			t.Fatalf("%d messages and %d consumers are left, want 0 and 2", info.State.Msgs, info.State.Consumers)
 		}
 	}
+
+	// The README's example of a durable's name is the real one.
+	names := st.ConsumerNames(t.Context())
+	for name := range names.Name() {
+		if !strings.Contains(readme(t), "durable `"+name+"`") {
+			t.Errorf("README.md does not have the consumer %s", name)
+		}
+	}
+	must(names.Err())
 
 	// And without one of them the error says so.
 	b = jsbroker.NewBroker(broker.Addrs(strings.Replace(s.ClientURL(), "://", "://shop:x@", 1)), broker.Logger(log))
