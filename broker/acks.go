@@ -28,11 +28,12 @@ type acks struct {
 	waiting map[uint64]*waiter
 }
 
-// waiter is a publish that waits for its answer. It is used again and again.
+// waiter is a publish that has no answer yet.
 type waiter struct {
 	subject string
-	answer  chan answer // holds one
 	timer   *time.Timer
+	answer  chan answer  // holds one; for a publish that waits
+	done    func(answer) // for one that does not
 }
 
 type answer struct {
@@ -40,6 +41,7 @@ type answer struct {
 	err error
 }
 
+// waiters keeps those that wait, with their channels and timers, for later.
 var waiters = sync.Pool{New: func() any {
 	t := time.NewTimer(time.Hour)
 	t.Stop()
@@ -65,55 +67,109 @@ func (a *acks) receive(m *nats.Msg) {
 	if !ok {
 		return
 	}
+	a.finish(id, answer{msg: m})
+}
+
+// finish hands over an answer; only the first counts.
+func (a *acks) finish(id uint64, r answer) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if w := a.waiting[id]; w != nil {
-		w.tell(answer{msg: m})
+	w := a.waiting[id]
+	if w == nil {
+		a.mu.Unlock()
+		return
+	}
+	delete(a.waiting, id)
+	if w.done == nil {
+		w.answer <- r // under the lock: the waiter is used again
+	}
+	a.mu.Unlock()
+	if w.done != nil {
+		w.timer.Stop()
+		w.done(r)
 	}
 }
 
 // refuse tells the publishes to the subject of a permission violation.
 func (a *acks) refuse(violation error) {
+	a.finishAll(answer{err: fmt.Errorf("%w: %w", ErrPermission, violation)}, func(w *waiter) bool {
+		return strings.Contains(violation.Error(), `"`+w.subject+`"`)
+	})
+}
+
+// interrupt tells those that do not wait themselves that the connection is
+// lost, and with it their answers.
+func (a *acks) interrupt() {
+	a.finishAll(answer{err: errInterrupted}, func(w *waiter) bool { return w.done != nil })
+}
+
+func (a *acks) finishAll(r answer, which func(*waiter) bool) {
+	var ids []uint64
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, w := range a.waiting {
-		if strings.Contains(violation.Error(), `"`+w.subject+`"`) {
-			w.tell(answer{err: fmt.Errorf("%w: %w", ErrPermission, violation)})
+	for id, w := range a.waiting {
+		if which(w) {
+			ids = append(ids, id)
 		}
+	}
+	a.mu.Unlock()
+	for _, id := range ids {
+		a.finish(id, r)
 	}
 }
 
-// tell hands over an answer; only the first counts.
-func (w *waiter) tell(r answer) {
-	select {
-	case w.answer <- r:
-	default:
+// register gives a waiter its id. The caller holds a.mu.
+func (a *acks) register(w *waiter) (id uint64) {
+	a.next++
+	a.waiting[a.next] = w
+	return a.next
+}
+
+func (a *acks) reply(id uint64) string { return a.prefix + strconv.FormatUint(id, 10) }
+
+// remove reports whether there was no answer yet. There will be none then.
+func (a *acks) remove(id uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.waiting[id]
+	delete(a.waiting, id)
+	return ok
+}
+
+// send publishes the message and has done called, once, with the answer or with
+// why there is none. If it returns an error, done is not called.
+func (a *acks) send(m *nats.Msg, limit time.Time, done func(answer)) error {
+	w := &waiter{subject: m.Subject, done: done}
+	a.mu.Lock()
+	id := a.register(w)
+	w.timer = time.AfterFunc(time.Until(limit), func() { a.finish(id, answer{err: context.DeadlineExceeded}) })
+	a.mu.Unlock()
+	m.Reply = a.reply(id)
+	if err := a.nc.PublishMsg(m); err != nil && a.remove(id) {
+		w.timer.Stop()
+		return fmt.Errorf("%w: %w", errNotSent, err)
 	}
+	return nil
 }
 
 // request publishes the message and waits for the answer until the limit.
 func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <-chan struct{}) (*nats.Msg, error) {
 	w := waiters.Get().(*waiter)
 	w.subject = m.Subject
-	a.mu.Lock()
-	a.next++
-	id := a.next
-	a.waiting[id] = w
-	a.mu.Unlock()
 	w.timer.Reset(time.Until(limit))
+	a.mu.Lock()
+	id := a.register(w)
+	a.mu.Unlock()
+	m.Reply = a.reply(id)
 	defer func() {
 		w.timer.Stop()
-		a.mu.Lock()
-		delete(a.waiting, id)
-		a.mu.Unlock()
-		select { // an answer that came too late
-		case <-w.answer:
-		default:
+		if !a.remove(id) {
+			select { // an answer that came too late
+			case <-w.answer:
+			default:
+			}
 		}
 		waiters.Put(w)
 	}()
 
-	m.Reply = a.prefix + strconv.FormatUint(id, 10)
 	if err := a.nc.PublishMsg(m); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}

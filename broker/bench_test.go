@@ -207,6 +207,46 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
+func BenchmarkPublishAsync(b *testing.B) {
+	const n, window = 20_000, 1000
+	w := newBench(b)
+	w.workQueue(b, "asyncraw")
+	w.workQueue(b, "asyncours")
+	br := w.broker(b, jsbroker.WithAsyncWindow(window))
+	js, err := jetstream.New(w.nc, jetstream.WithPublishAsyncMaxPending(window))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var r ratios
+	for b.Loop() {
+		begin := time.Now()
+		for range n {
+			if _, err := js.PublishMsgAsync(rawMessage("asyncraw.x"), jetstream.WithStallWait(patience)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		<-js.PublishAsyncComplete()
+		raw := time.Since(begin)
+		var all sync.WaitGroup
+		all.Add(n)
+		begin = time.Now()
+		for range n {
+			err := br.Publish("asyncours.x", &broker.Message{Header: benchHeader, Body: benchBody}, jsbroker.Async(func(err error) {
+				if err != nil {
+					b.Error(err)
+				}
+				all.Done()
+			}))
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		all.Wait()
+		r.add(raw, time.Since(begin))
+	}
+	r.speed(b, n)
+}
+
 // consumeRaw takes n messages with Consume, its window at the default of 500.
 func (w *bench) consumeRaw(b *testing.B, st jetstream.Stream, topic string, n int) time.Duration {
 	b.Helper()

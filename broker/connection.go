@@ -33,6 +33,7 @@ type connection struct {
 	name   string // by which the server knows it
 
 	acks     *acks
+	window   chan struct{} // room for publishes that nobody waits for
 	streams  streamCache
 	ensuring chan struct{} // held while a stream is looked up or created
 
@@ -116,6 +117,7 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 		log:      cfg.log,
 		hooks:    cfg.dispatch,
 		ensuring: make(chan struct{}, 1),
+		window:   make(chan struct{}, cfg.window),
 		closed:   make(chan struct{}),
 		subs:     make(map[*subscription]struct{}),
 		calls:    make(map[*apiCall]struct{}),
@@ -291,6 +293,7 @@ func (c *connection) emitState(state ConnectionState, url string, err error) {
 func (c *connection) signal() {
 	next := make(chan struct{})
 	close(*c.changed.Swap(&next))
+	c.acks.interrupt()
 }
 
 // stateChange returns a channel that is closed at the next change of the

@@ -34,6 +34,7 @@ type settings struct {
 	streamName      func(topic string) string
 	consumerConfig  *jetstream.ConsumerConfig
 	deadLetter      string
+	window          int
 	concurrency     int
 	shutdownTimeout time.Duration
 	maxAckExtension time.Duration
@@ -53,6 +54,7 @@ func settingsOf(o *broker.Options) settings {
 		fetchWait:       defaultFetchWait,
 		streamName:      defaultStreamName,
 		concurrency:     1,
+		window:          defaultWindow,
 		shutdownTimeout: defaultShutdownTimeout,
 		maxAckExtension: defaultMaxAckExtension,
 	}
@@ -231,6 +233,19 @@ func WithConcurrency(n int) broker.Option {
 	})
 }
 
+// WithAsyncWindow sets how many messages published with [Async] may wait for
+// their answers: at least 1, default 1000. When that many do, Publish waits for
+// room. More is faster on a slow network and takes more memory in an outage.
+func WithAsyncWindow(n int) broker.Option {
+	return option(func(s *settings) error {
+		if n < 1 {
+			return fmt.Errorf("WithAsyncWindow(%d): want at least 1", n)
+		}
+		s.window = n
+		return nil
+	})
+}
+
 // WithShutdownTimeout bounds how long Disconnect waits for running handlers:
 // default 20s, below the 30s that Kubernetes grants a pod to stop. When it
 // passes, the contexts of the handlers are cancelled, and Disconnect closes the
@@ -363,12 +378,31 @@ func withoutCredentials(addr string) string {
 type publishOptions struct {
 	ctx       context.Context
 	messageID string
+	async     func(error)
 }
 
-// messageIDContext carries the id of [MessageID] in a PublishOptions.Context.
-type messageIDContext struct {
+// publishContext carries this package's publish options in the Context of
+// go-micro's.
+type publishContext struct {
 	context.Context
-	id string
+	messageID string
+	async     func(error)
+}
+
+// publishOption stores a changed copy of the options, so that several of them
+// pass through a context together.
+func publishOption(change func(*publishContext)) broker.PublishOption {
+	return func(o *broker.PublishOptions) {
+		next := &publishContext{Context: o.Context}
+		if own, ok := o.Context.(*publishContext); ok {
+			*next = *own
+		}
+		if next.Context == nil {
+			next.Context = context.Background()
+		}
+		change(next)
+		o.Context = next
+	}
 }
 
 // MessageID sets the id by which JetStream recognises a message that it has
@@ -377,34 +411,48 @@ type messageIDContext struct {
 // a random id of its own, which covers the broker's retries only. Publishing a
 // duplicate succeeds and stores nothing.
 func MessageID(id string) broker.PublishOption {
-	return func(o *broker.PublishOptions) {
-		ctx := o.Context
-		if ctx == nil {
-			ctx = context.Background()
-		}
-		o.Context = &messageIDContext{Context: ctx, id: id}
-	}
+	return publishOption(func(p *publishContext) { p.messageID = id })
 }
 
-// publishOptionsOf takes the id out of the context after each option, because
-// broker.PublishContext replaces the context that MessageID needs: they work in
-// either order. Options of others find the context that is there so far.
+// Async has Publish return as soon as the message is sent: for publishers that
+// have many messages at hand and can tell later which of them failed. When
+// Publish returns nil, done is called once, with nil when the message is stored
+// or with the error that Publish would have returned. When Publish returns an
+// error, done is not called. done runs on a goroutine of its own, so several may
+// run at a time and in any order. Repeated tries may change the order of
+// messages. Disconnect waits for the answers and for done, within its bound.
+//
+// [WithAsyncWindow] bounds the messages under way; when it is full, Publish
+// waits for room. With a nil done Publish waits for the answer as usual.
+func Async(done func(error)) broker.PublishOption {
+	return publishOption(func(p *publishContext) { p.async = done })
+}
+
+// publishOptionsOf takes this package's options out of the context after each
+// option, because broker.PublishContext replaces the context that they need:
+// they work in any order. Options of others find the context that is there so
+// far.
 func publishOptionsOf(opts []broker.PublishOption) publishOptions {
-	var p publishOptions
+	p := publishOptions{ctx: context.Background()}
 	for _, opt := range opts {
 		if opt == nil {
 			continue
 		}
 		o := broker.PublishOptions{Context: p.ctx}
 		opt(&o)
-		if m, ok := o.Context.(*messageIDContext); ok {
-			p.messageID, p.ctx = m.id, m.Context
-		} else if o.Context != nil {
+		own, ok := o.Context.(*publishContext)
+		switch {
+		case ok:
+			if own.messageID != "" {
+				p.messageID = own.messageID
+			}
+			if own.async != nil {
+				p.async = own.async
+			}
+			p.ctx = own.Context
+		case o.Context != nil:
 			p.ctx = o.Context
 		}
-	}
-	if p.ctx == nil {
-		p.ctx = context.Background()
 	}
 	return p
 }

@@ -363,6 +363,16 @@ func (p *proxy) resume() {
 	close(p.release)
 }
 
+// cut breaks the connections that there are.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+	p.conns = nil
+}
+
 func (p *proxy) close() {
 	_ = p.listener.Close()
 	close(p.closed)

@@ -1,0 +1,60 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+)
+
+// defaultWindow is the default of [WithAsyncWindow]: enough to fill a fast
+// network, few enough to fit into the server's buffer for a client.
+const defaultWindow = 1000
+
+// enterWindow waits for room among the messages of [Async] that have no answer
+// yet.
+func (p *publication) enterWindow(ctx context.Context) error {
+	select {
+	case p.conn.window <- struct{}{}:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	defer cancel()
+	select {
+	case p.conn.window <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %d messages wait for their answers: %w", errNotSent, cap(p.conn.window), ctx.Err())
+	}
+}
+
+func (p *publication) leaveWindow() { <-p.conn.window }
+
+// runAsync is run without waiting: the first try costs no goroutine, and what
+// does not succeed at once goes on in one of its own.
+func (p *publication) runAsync(ctx context.Context, done func(ack, error)) {
+	st := p.conn.streams.find(p.msg.Subject)
+	if st == nil || !p.conn.nc.IsConnected() {
+		go func() { done(p.run(ctx)) }()
+		return
+	}
+	goOn := func(err error) {
+		if err := p.retry(ctx, st, err); err != nil {
+			done(ack{}, p.fail(err))
+			return
+		}
+		done(p.run(ctx))
+	}
+	err := p.conn.acks.send(p.msg, p.tryUntil(st), func(a answer) {
+		if a.err == nil {
+			var stored ack
+			if stored, a.err = parseAck(a.msg, st.name); a.err == nil {
+				done(stored, nil)
+				return
+			}
+		}
+		go goOn(a.err)
+	})
+	if err != nil {
+		go goOn(err)
+	}
+}

@@ -1,0 +1,158 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+func TestAsyncReportsEachMessageOnce(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	published, onPublished := hookChan[jsbroker.Published]()
+	b := newBroker(t, s, jsbroker.WithAsyncWindow(16), jsbroker.WithHooks(jsbroker.Hooks{Published: onPublished}))
+	const n = 500
+	var reported [n]atomic.Int64
+	var all sync.WaitGroup
+	all.Add(n)
+	for i := range n {
+		ctx, cancel := context.WithCancel(context.Background())
+		err := b.Publish("orders", message(fmt.Sprint(i)), broker.PublishContext(ctx), jsbroker.MessageID(fmt.Sprint(i)), jsbroker.Async(func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			reported[i].Add(1)
+			all.Done()
+		}))
+		cancel() // means nothing once Publish has returned
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	all.Wait()
+	for i := range reported {
+		if reported[i].Load() != 1 {
+			t.Fatalf("message %d was reported %d times", i, reported[i].Load())
+		}
+	}
+	if stored := streamInfo(t, js, "ORDERS").State.Msgs; stored != n {
+		t.Fatalf("%d stored, want %d", stored, n)
+	}
+	for range n {
+		if e := receive(t, published); e.Err != nil || e.Stream != "ORDERS" || e.Sequence == 0 {
+			t.Fatalf("event %+v", e)
+		}
+	}
+}
+
+func TestAsyncFailuresReachTheirCaller(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := newBroker(t, s)
+	results := make(chan error, 1)
+	async := jsbroker.Async(func(err error) { results <- err })
+	if err := b.Publish("orders.*", message("x"), async); !errors.Is(err, jsbroker.ErrInvalidTopic) {
+		t.Fatalf("Publish: %v", err)
+	}
+	full := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{MaxMsgs: 1, Discard: jetstream.DiscardNew}))
+	publish(t, full, "small", "1")
+	if err := full.Publish("small", message("2"), async, jsbroker.MessageID("mine")); err != nil {
+		t.Fatal(err)
+	}
+	var failed *jsbroker.PublishError
+	if err := receive(t, results); !errors.Is(err, jsbroker.ErrStreamFull) || !errors.As(err, &failed) || failed.MessageID != "mine" {
+		t.Fatalf("done: %v", err)
+	}
+	if len(results) > 0 {
+		t.Fatal("done was called for a publish that returned an error")
+	}
+}
+
+func TestAsyncWindowHoldsBack(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithAsyncWindow(2))
+	publish(t, b, "orders", "first")
+	p.stall()
+	results := make(chan error, 10)
+	async := jsbroker.Async(func(err error) { results <- err })
+	for range 2 {
+		if err := b.Publish("orders", message("x"), async); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := b.Publish("orders", message("x"), async, broker.PublishContext(ctx)); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, jsbroker.ErrPublishUnknown) {
+		t.Fatalf("third Publish: %v, want that it was not sent", err)
+	}
+	p.resume()
+	for range 2 {
+		if err := receive(t, results); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAsyncSurvivesALostConnection(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	publish(t, b, "orders", "first")
+	p.stall()
+	const n = 20
+	results := make(chan error, n)
+	for i := range n {
+		if err := b.Publish("orders", message(fmt.Sprint(i)), broker.PublishContext(testContext(t)), jsbroker.Async(func(err error) { results <- err })); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "they are sent", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == n+1 })
+	p.cut()
+	p.resume()
+	for range n {
+		if err := receive(t, results); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if stored := streamInfo(t, js, "ORDERS").State.Msgs; stored != n+1 {
+		t.Fatalf("%d stored, want %d: a repeated try stored twice", stored, n+1)
+	}
+}
+
+func TestDisconnectFlushesAsyncPublishes(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	const n = 300
+	var ok atomic.Int64
+	for range n {
+		if err := b.Publish("orders", message("x"), jsbroker.Async(func(err error) {
+			if err == nil {
+				ok.Add(1)
+			}
+		})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	if stored := streamInfo(t, js, "ORDERS").State.Msgs; stored != n || ok.Load() != n {
+		t.Fatalf("%d stored, %d reported, want %d", stored, ok.Load(), n)
+	}
+}

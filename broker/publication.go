@@ -1,0 +1,262 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+)
+
+const (
+	// publishTimeout bounds a Publish whose context has no deadline; nats.go's
+	// own default.
+	publishTimeout = 5 * time.Second
+	// attemptTimeout is how long one try waits for its ack before the message is
+	// sent again with the same id: a leader that fails takes the ack with it.
+	attemptTimeout = 2 * time.Second
+	// The pause between tries when nobody answers for the stream, doubling: a
+	// new leader takes some hundred milliseconds.
+	minRetryPause = 50 * time.Millisecond
+	maxRetryPause = time.Second
+)
+
+// More error codes of the server that nats.go has no name for.
+const (
+	codeAccountResources    = 10002
+	codeTemporarilyAway     = 10008
+	codeInsufficientCluster = 10023
+	codeStorageExceeded     = 10047
+	codeStoreFailed         = 10077 // the description tells which limit
+)
+
+// publication is a message on its way to its stream, over one or more tries.
+type publication struct {
+	conn       *connection
+	cfg        *config
+	msg        *nats.Msg
+	begin      time.Time
+	deadline   time.Time
+	last       error // why the latest try did not succeed
+	unknown    bool  // a try got no answer: it may have been stored
+	unanswered int   // tries without an answer
+	pause      time.Duration
+}
+
+// newPublication checks everything that can be checked without the server. The
+// caller leaves connection.publishes if it succeeds.
+func (c *connection) newPublication(ctx context.Context, cfg *config, topic string, m *broker.Message, header map[string]string, id string) (*publication, error) {
+	if err := checkPublishTopic(topic); err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, fmt.Errorf("%w: it is nil", ErrInvalidMessage)
+	}
+	if err := checkHeader(nats.MsgIdHdr, id, false); err != nil {
+		return nil, err
+	}
+	wire, size, err := wireHeader(header, id, len(m.Body) == 0)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil || !c.publishes.enter() {
+		return nil, ErrNotConnected
+	}
+	if size += len(m.Body); int64(size) > c.nc.MaxPayload() {
+		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
+	} else if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", errNotSent, ctx.Err())
+	}
+	if err != nil {
+		c.publishes.leave()
+		return nil, err
+	}
+	begin := time.Now()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = begin.Add(publishTimeout)
+	}
+	return &publication{
+		conn: c, cfg: cfg, begin: begin, deadline: deadline,
+		msg: &nats.Msg{Subject: topic, Header: wire, Data: m.Body},
+	}, nil
+}
+
+// run sends the message, and sends it again as long as that is safe and of use.
+func (p *publication) run(ctx context.Context) (ack, error) {
+	for {
+		st, err := p.prepare(ctx)
+		if err != nil {
+			return ack{}, p.fail(err)
+		}
+		if st == nil {
+			continue
+		}
+		stored, err := p.try(ctx, st)
+		if err == nil {
+			return stored, nil
+		}
+		if err := p.retry(ctx, st, err); err != nil {
+			return ack{}, p.fail(err)
+		}
+	}
+}
+
+// prepare waits for the connection and finds the stream. It returns neither
+// stream nor error when it is worth another look.
+func (p *publication) prepare(ctx context.Context) (*stream, error) {
+	if !p.conn.nc.IsConnected() {
+		if err := p.awaitConnection(ctx); err != nil {
+			return nil, fmt.Errorf("%w: %w; the connection did not come back in time", ErrNotConnected, err)
+		}
+	}
+	st, err := p.ensure(ctx)
+	switch {
+	case err == nil:
+		return st, nil
+	case errors.Is(err, context.DeadlineExceeded) && !p.expired(ctx):
+		p.last = err // the look-up has a shorter patience than the publish
+		return nil, nil
+	case p.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+		return nil, fmt.Errorf("%w: %w", p.last, err)
+	}
+	return nil, err
+}
+
+// retry returns nil when the message is to be sent again, after the pause that
+// this takes, or the error to fail with.
+func (p *publication) retry(ctx context.Context, st *stream, err error) error {
+	p.last = err
+	var api *jetstream.APIError
+	switch {
+	case errors.Is(err, ErrPermission), errors.Is(err, errNotSent):
+		return apiError(err)
+	case errors.Is(err, errConnectionLost):
+		return nil // prepare waits for it
+	case errors.Is(err, errInterrupted):
+		p.unknown = true
+		if !p.repeatable(st) {
+			return err
+		}
+		return nil
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		p.unknown = true
+		if p.unanswered++; p.unanswered > 1 || p.expired(ctx) {
+			// The stream may be gone while another subscriber of the subject keeps
+			// the server from saying so.
+			p.conn.doubt(st, p.msg.Subject)
+		}
+		if p.expired(ctx) {
+			return err
+		}
+		return nil // it has waited already
+	case errors.Is(err, nats.ErrNoResponders):
+		// Nobody captures the subject: the stream was deleted, or has no leader
+		// now.
+		p.last = fmt.Errorf("stream %s does not answer: %w", st.name, jetstream.ErrNoStreamResponse)
+		if err := p.conn.forgetStream(ctx, st); err != nil {
+			return fmt.Errorf("%w: %w", p.last, err)
+		}
+	case errors.As(err, &api):
+		if api.ErrorCode != codeTemporarilyAway {
+			return publishError(api, st)
+		}
+	default:
+		p.unknown = true
+		return err
+	}
+	if err := p.wait(ctx); err != nil {
+		return fmt.Errorf("%w: %w", p.last, err)
+	}
+	return nil
+}
+
+// expired reports whether there is no time left.
+func (p *publication) expired(ctx context.Context) bool {
+	return ctx.Err() != nil || !time.Now().Before(p.deadline)
+}
+
+// fail says whether the message may have been stored.
+func (p *publication) fail(err error) error {
+	if p.unknown {
+		return fmt.Errorf("%w: %w", ErrPublishUnknown, err)
+	}
+	return err
+}
+
+// ensure finds the stream within the deadline.
+func (p *publication) ensure(ctx context.Context) (*stream, error) {
+	if st := p.conn.streams.find(p.msg.Subject); st != nil {
+		return st, nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	defer cancel()
+	return p.conn.ensureStream(ctx, p.cfg, p.msg.Subject)
+}
+
+// try sends the message and waits for the ack.
+func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
+	lost := p.conn.stateChange()
+	if !p.conn.nc.IsConnected() {
+		return ack{}, errConnectionLost
+	}
+	m, err := p.conn.acks.request(ctx, p.msg, p.tryUntil(st), lost)
+	if err != nil {
+		return ack{}, err
+	}
+	return parseAck(m, st.name)
+}
+
+// tryUntil is when a try without an answer ends.
+func (p *publication) tryUntil(st *stream) time.Time {
+	if again := time.Now().Add(attemptTimeout); again.Before(p.deadline) && p.repeatable(st) {
+		return again
+	}
+	return p.deadline
+}
+
+// repeatable reports whether the message may be sent again until the deadline:
+// only where the stream recognises the second copy is that safe.
+func (p *publication) repeatable(st *stream) bool {
+	return st.duplicates > p.deadline.Sub(p.begin)
+}
+
+// awaitConnection waits within the deadline until the connection is up.
+func (p *publication) awaitConnection(ctx context.Context) error {
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	defer cancel()
+	return p.conn.await(ctx)
+}
+
+// wait pauses before the next try.
+func (p *publication) wait(ctx context.Context) error {
+	p.pause = min(max(2*p.pause, minRetryPause), maxRetryPause)
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	defer cancel()
+	timer := time.NewTimer(p.pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// publishError adds this package's sentinel to a refusal by the stream.
+func publishError(err *jetstream.APIError, st *stream) error {
+	switch {
+	case err.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
+		return fmt.Errorf("%w: it exceeds the MaxMsgSize of stream %s: %w", ErrMessageTooLarge, st.name, err)
+	case err.ErrorCode == codeStoreFailed && strings.Contains(err.Description, "maximum"),
+		err.ErrorCode == codeAccountResources,
+		err.ErrorCode == codeInsufficientCluster,
+		err.ErrorCode == codeStorageExceeded:
+		return fmt.Errorf("%w: stream %s: %w", ErrStreamFull, st.name, err)
+	}
+	return fmt.Errorf("stream %s refused it: %w", st.name, apiError(err))
+}
