@@ -335,6 +335,15 @@ func TestDeletedStreamOfOursIsMadeAgainByTheNextPublish(t *testing.T) {
 	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
 		t.Fatalf("%d messages", n)
 	}
+	// Publishers with little time each fail, but do not go on failing for ever.
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a publish with a short deadline succeeds", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		return b.Publish("orders.created", message("x"), broker.PublishContext(ctx)) == nil
+	})
 }
 
 func TestDeletedStreamOfOursIsMadeAgainBySubscribe(t *testing.T) {
