@@ -194,7 +194,7 @@ type ack struct {
 
 // parseAck reads the answer to a publish. The usual one,
 //
-//	{"stream":"ORDERS", "seq":42}
+//	{"stream":"ORDERS","seq":42}
 //
 // is read by hand, as decoding JSON takes as long as the rest of a publish;
 // every other goes through the decoder.
@@ -203,7 +203,7 @@ func parseAck(m *nats.Msg, expected string) (ack, error) {
 		return ack{}, nats.ErrNoResponders
 	}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":"`)); ok && len(rest) > len(expected) && string(rest[:len(expected)]) == expected {
-		if number, ok := bytes.CutPrefix(rest[len(expected):], []byte(`", "seq":`)); ok {
+		if number, ok := bytes.CutPrefix(rest[len(expected):], []byte(`","seq":`)); ok {
 			if n, ok := parseUint(string(bytes.TrimSuffix(number, []byte("}")))); ok {
 				return ack{stream: expected, sequence: n}, nil
 			}
