@@ -55,8 +55,7 @@ type shop struct {
 // openShop starts the services, the last of the chain first.
 func openShop(url string, obs *observability, books *ledger, hooks func(service string) jsbroker.Hooks) (*shop, error) {
 	s := &shop{books: books}
-	reg := registry.NewMemoryRegistry()   // no mDNS: the demo works without a network
-	net := transport.NewMemoryTransport() // and without ports of its own
+	reg := registry.NewMemoryRegistry() // no mDNS: the demo works without a network
 	service := func(name string, more ...micro.Option) (micro.Service, broker.Broker) {
 		b := jsbroker.NewBroker(
 			broker.Addrs(url),
@@ -74,7 +73,9 @@ func openShop(url string, obs *observability, books *ledger, hooks func(service 
 		svc := micro.New(name, append([]micro.Option{
 			micro.Broker(b), // before Registry, which tells the broker, too
 			micro.Registry(reg),
-			micro.Transport(net),
+			// No ports either. Each has its own: a shared one gives out its
+			// addresses at random, and now and then one of them twice.
+			micro.Transport(transport.NewMemoryTransport()),
 			micro.Address("127.0.0.1:0"),
 			micro.HandleSignal(false), // main decides when to stop
 			// Stop returns before the server has disconnected its broker. This

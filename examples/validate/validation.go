@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -30,9 +30,10 @@ const (
 	// A message of another run that is older than this was left behind; a
 	// younger one may still be waited for.
 	leftBehind = time.Minute
-	// giveBack is when a message that is not for us comes again, perhaps to
-	// whom it is for.
-	giveBack = 100 * time.Millisecond
+	// giveBack bounds the random time after which a message that is not for us
+	// comes again, perhaps to whom it is for. With a fixed time, two runs can
+	// swap each other's messages for ever: the server serves them in turn.
+	giveBack = 200 * time.Millisecond
 )
 
 // validation is one run.
@@ -69,7 +70,7 @@ func (v *validation) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	run := strconv.FormatInt(time.Now().Unix(), 10) + "-" + rand.Text()
+	run := fmt.Sprintf("%d-%016x", time.Now().Unix(), rand.Uint64())
 	received := make(chan string, v.messages)
 	_, err = b.Subscribe(topic, receiver(run, received), broker.Queue(queue), broker.SubscribeContext(ctx))
 	if err != nil {
@@ -128,7 +129,7 @@ func receiver(run string, received chan<- string) broker.Handler {
 		if seconds, err := strconv.ParseInt(begun, 10, 64); err == nil && time.Since(time.Unix(seconds, 0)) > leftBehind {
 			return nil
 		}
-		return jsbroker.RetryAfter(giveBack, errors.New("not a message of this run"))
+		return jsbroker.RetryAfter(rand.N(giveBack), errors.New("not a message of this run"))
 	}
 }
 
