@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -365,5 +367,42 @@ func BenchmarkLatency(b *testing.B) {
 	}
 	b.ReportMetric(median(r.ours)/median(r.raw), "xraw")
 	b.ReportMetric(median(r.ours)*1e6, "p50-us")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkIdle measures what 1,000 subscriptions of one connection cost this
+// process while nothing happens: memory each, and the share of one core.
+func BenchmarkIdle(b *testing.B) {
+	const n = 1000
+	w := newBench(b)
+	br := w.broker(b)
+	memory := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	cpu := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := memory()
+	for i := range n {
+		if _, err := br.Subscribe(fmt.Sprintf("idle.t%d", i), func(broker.Event) error { return nil }, broker.Queue("q")); err != nil {
+			b.Fatal(err)
+		}
+	}
+	perSubscription := float64(memory()-before) / n
+	var share float64
+	for b.Loop() {
+		begin, used := time.Now(), cpu()
+		time.Sleep(60 * time.Second) // doing nothing is what is measured
+		share = float64(cpu()-used) / float64(time.Since(begin))
+	}
+	b.ReportMetric(perSubscription, "B/subscription")
+	b.ReportMetric(100*share, "%core")
 	b.ReportMetric(0, "ns/op")
 }

@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	defaultFetchWait       = 5 * time.Second
 	defaultAckWait         = 30 * time.Second
 	defaultShutdownTimeout = 20 * time.Second
 	defaultMaxAckExtension = 15 * time.Minute
@@ -27,7 +26,7 @@ const (
 type settings struct {
 	batchSize       int // 0: adaptive
 	fetchBytes      int
-	fetchWait       time.Duration
+	fetchWait       time.Duration // 0: adaptive
 	clientName      string
 	natsOptions     []nats.Option
 	streamConfig    *jetstream.StreamConfig
@@ -51,7 +50,6 @@ func settingsOf(o *broker.Options) settings {
 		}
 	}
 	return settings{
-		fetchWait:       defaultFetchWait,
 		streamName:      defaultStreamName,
 		concurrency:     1,
 		window:          defaultWindow,
@@ -105,10 +103,11 @@ func WithFetchBytes(n int) broker.Option {
 	})
 }
 
-// WithFetchWait sets how long the server holds a fetch open while the stream is
-// empty: at least 10ms, default 5s. Messages that arrive meanwhile are
-// delivered at once; a longer wait means fewer requests when idle. The broker
-// notices a dead server within about this time.
+// WithFetchWait fixes how long the server holds a fetch open while the stream is
+// empty: at least 10ms. Messages that arrive meanwhile are delivered at once. By
+// default it is 5s, and up to 30s while nothing comes, which keeps idle
+// subscriptions cheap. The broker notices a server that has died without a word
+// within about this time: shorten it where that matters more.
 func WithFetchWait(d time.Duration) broker.Option {
 	return option(func(s *settings) error {
 		if d < 10*time.Millisecond {

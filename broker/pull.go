@@ -27,36 +27,38 @@ type pull struct {
 	sub      *nats.Subscription
 	messages chan *nats.Msg // deliveries and statuses
 
-	batch  batchSizer
-	seq    uint64 // of the request under way
-	asked  int    // messages that it is for
-	open   int    // messages that it may still deliver; 0: no request is under way
-	got    int    // messages that it has delivered
-	left   int    // messages that waited when it was made
-	single bool   // the next message exceeds the byte bound: fetch it alone
+	batch     batchSizer
+	fixedWait time.Duration // 0: adaptive
+	idle      int           // requests in a row that brought nothing
+	wait      time.Duration // of the request under way
+	seq       uint64        // of the request under way
+	asked     int           // messages that it is for
+	open      int           // messages that it may still deliver; 0: no request is under way
+	got       int           // messages that it has delivered
+	left      int           // messages that waited when it was made
+	single    bool          // the next message exceeds the byte bound: fetch it alone
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between
 // deliveries. A message that finds the channel full is dropped by the client.
 const statusSlots = 16
 
-func openPull(nc *nats.Conn, batchSize int) (*pull, error) {
-	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(batchSize)}
+func openPull(nc *nats.Conn, batchSize int, wait time.Duration) (*pull, error) {
+	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(batchSize), fixedWait: wait}
 	p.messages = make(chan *nats.Msg, p.batch.largest()+statusSlots)
 	var err error
 	p.sub, err = nc.ChanSubscribe(p.inbox+".*", p.messages)
 	return p, err
 }
 
-// request asks for the next messages, of which the server may wait for wait,
-// while some still wait to be handled.
-func (p *pull) request(cs *consumer, waiting, maxBytes int, wait time.Duration) error {
+// request asks for the next messages, while some still wait to be handled.
+func (p *pull) request(cs *consumer, waiting, maxBytes int) error {
 	now := time.Now()
 	p.batch.handled(p.left+p.got-waiting, p.got > 0 && p.got == p.asked, now)
 	if p.left = waiting; waiting > 0 {
 		p.batch.arrived(now)
 	}
-	batch := p.batch.next()
+	batch, wait := p.batch.next(), p.nextWait()
 	if n := cs.cfg.MaxRequestBatch; n > 0 {
 		batch = min(batch, n)
 	}
@@ -72,7 +74,7 @@ func (p *pull) request(cs *consumer, waiting, maxBytes int, wait time.Duration) 
 		p.single = false
 	}
 	p.seq++
-	p.asked, p.open, p.got = batch, batch, 0
+	p.asked, p.open, p.got, p.wait = batch, batch, 0, wait
 
 	body := make([]byte, 0, 96)
 	body = append(body, `{"batch":`...)
@@ -96,22 +98,36 @@ func (p *pull) request(cs *consumer, waiting, maxBytes int, wait time.Duration) 
 	return err
 }
 
+const (
+	minWait = 5 * time.Second
+	maxWait = 30 * time.Second
+)
+
+// nextWait is how long the server may hold the next request: longer and longer
+// while nothing comes.
+func (p *pull) nextWait() time.Duration {
+	if p.fixedWait > 0 {
+		return p.fixedWait
+	}
+	return min(minWait<<min(p.idle, 3), maxWait)
+}
+
 // heartbeat is how often the server reports while it has nothing to deliver: an
 // idle stream and a dead server look the same otherwise. The server wants at
 // least two in the time of a request.
 func heartbeat(wait time.Duration) time.Duration {
-	if wait < time.Second {
-		return 0
+	if wait < 10*time.Second {
+		return 0 // its end comes soon enough
 	}
 	return min(wait/2, 15*time.Second)
 }
 
 // silence is how long nothing may come before the request counts as lost.
-func silence(wait time.Duration) time.Duration {
-	if hb := heartbeat(wait); hb > 0 {
-		return 2*hb + time.Second
+func (p *pull) silence() time.Duration {
+	if hb := heartbeat(p.wait); hb > 0 {
+		return hb + 5*time.Second
 	}
-	return wait + time.Second
+	return p.wait + time.Second
 }
 
 // errBatchDone ends a request in the ordinary way.
@@ -125,6 +141,7 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	// Status themselves.
 	if m.Reply != "" {
 		p.got++
+		p.idle = 0
 		if p.open > 0 {
 			p.open--
 		}
@@ -141,7 +158,9 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 		p.single = p.got == 0
 		err = errBatchDone
 	}
-	p.open = 0
+	if p.open = 0; p.got == 0 && errors.Is(err, errBatchDone) {
+		p.idle++
+	}
 	return false, err
 }
 
@@ -178,7 +197,7 @@ var conflicts = []struct {
 
 // abandon gives up the request under way, whose answers no longer count.
 func (p *pull) abandon() {
-	p.open, p.got, p.asked, p.left = 0, 0, 0, 0
+	p.open, p.got, p.asked, p.left, p.idle = 0, 0, 0, 0, 0
 	p.batch.reset()
 }
 

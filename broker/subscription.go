@@ -160,7 +160,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		ids:          make([]uint64, concurrency),
 		workers:      concurrency,
 	}
-	if s.pull, err = openPull(c.nc, cfg.batchSize); err != nil {
+	if s.pull, err = openPull(c.nc, cfg.batchSize, cfg.fetchWait); err != nil {
 		s.deleteConsumer()
 		return nil, fmt.Errorf("open the inbox: %w", apiError(err))
 	}

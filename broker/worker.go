@@ -83,7 +83,7 @@ func (s *subscription) take(slot int) *started {
 	s.running[slot] = r
 	if s.pull.open == 0 && s.pull.got > 0 && s.pull.batch.early(len(s.waiting)) {
 		// What goes wrong comes again with the next request.
-		_ = s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes, s.cfg.fetchWait)
+		_ = s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes)
 	}
 	return r
 }
@@ -109,7 +109,7 @@ func (s *subscription) fill() bool {
 			}
 			continue
 		}
-		silent.Reset(silence(s.cfg.fetchWait))
+		silent.Reset(s.silence())
 		var err error
 		select {
 		case m := <-s.pull.messages:
@@ -146,7 +146,13 @@ func (s *subscription) ask() error {
 	if s.pull.open > 0 {
 		return nil
 	}
-	return s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes, s.cfg.fetchWait)
+	return s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes)
+}
+
+func (s *subscription) silence() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pull.silence()
 }
 
 // arrivals are what a look into the inbox has brought.
