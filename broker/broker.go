@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,11 +54,11 @@ func applied(o broker.Options, opts []broker.Option) broker.Options {
 	return o
 }
 
-// Init applies further options. While connected, options of the connection
-// (addresses, TLS, client name, NATS options, hooks) cannot change any more:
-// giving the values in use is fine, others are an [ErrInvalidConfig], and
-// nothing is changed. Other options apply to what is published and subscribed
-// from then on.
+// Init applies further options. While connected, what belongs to the connection
+// cannot change: other addresses, TLS settings or client name than those in use,
+// and any [WithNATSOptions] or [WithHooks], as these add to what is there, are
+// an [ErrInvalidConfig], and nothing is changed. Other options apply to what is
+// published and subscribed from then on.
 func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +81,7 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 // change, or returns "".
 func (c *config) connectionDiffers(other *config) string {
 	switch {
-	case !slices.Equal(c.servers, other.servers):
+	case !slices.Equal(slices.Sorted(slices.Values(c.servers)), slices.Sorted(slices.Values(other.servers))):
 		return "broker.Addrs"
 	case c.opts.Secure != other.opts.Secure:
 		return "broker.Secure"
@@ -90,19 +89,12 @@ func (c *config) connectionDiffers(other *config) string {
 		return "broker.TLSConfig"
 	case c.clientName != other.clientName:
 		return "WithClientName"
-	case !sameFuncs(c.natsOptions, other.natsOptions):
+	case len(c.natsOptions) != len(other.natsOptions): // they only ever grow
 		return "WithNATSOptions"
 	case len(c.hooks) != len(other.hooks):
 		return "WithHooks"
 	}
 	return ""
-}
-
-// sameFuncs compares functions by identity, as far as Go allows.
-func sameFuncs[F any](a, b []F) bool {
-	return slices.EqualFunc(a, b, func(x, y F) bool {
-		return reflect.ValueOf(x).Pointer() == reflect.ValueOf(y).Pointer()
-	})
 }
 
 // Options returns the options in use.

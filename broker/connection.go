@@ -38,8 +38,9 @@ type connection struct {
 	ensuring chan struct{} // held while a stream is looked up or created
 
 	changed   atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
-	closed    chan struct{}                 // closed when nc is
-	expected  atomic.Bool                   // the close is our own doing
+	asyncLog  limiter
+	closed    chan struct{} // closed when nc is
+	expected  atomic.Bool   // the close is our own doing
 	publishes gate
 
 	mu     sync.Mutex
@@ -275,8 +276,13 @@ func (c *connection) onAsyncError(err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		c.failCalls(err)
 		c.acks.refuse(err)
+		for _, s := range c.subscriptions() {
+			s.refuse(err)
+		}
 	}
-	c.log.Logf(logger.WarnLevel, "jetstream: %v", err)
+	if suppressed, ok := c.asyncLog.allow(); ok {
+		c.log.Logf(logger.WarnLevel, "jetstream: %v (%d more since the last such line)", err, suppressed)
+	}
 }
 
 func (c *connection) emitState(state ConnectionState, url string, err error) {
@@ -328,6 +334,11 @@ func (c *connection) await(ctx context.Context) error {
 	}
 }
 
+// outage is the error of those who could not wait any longer for await.
+func outage(err error) error {
+	return fmt.Errorf("%w: %w and did not come back in time: %w", ErrNotConnected, errConnectionLost, err)
+}
+
 // apiCall is a request to JetStream's API that waits for its answer.
 type apiCall struct {
 	name   string // what follows $JS.API. in its subject, as far as known
@@ -355,7 +366,7 @@ func (c *connection) api(ctx context.Context, name string, request func(context.
 	// The client would keep the request and send it after an outage, when nobody
 	// waits for it any more: it would leave a consumer that nobody knows of.
 	if err := c.await(ctx); err != nil {
-		return fmt.Errorf("%w: %w; the connection did not come back in time", ErrNotConnected, err)
+		return outage(err)
 	}
 	err := request(ctx)
 	if cause := context.Cause(ctx); cause != nil && err != nil && errors.Is(cause, ErrPermission) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,26 @@ type consumer struct {
 	ephemeral bool
 	ours      bool
 	cfg       jetstream.ConsumerConfig // as the server has it
+}
+
+// limitKey holds, in the metadata of a consumer, how many deliveries a message
+// may have before it becomes a dead letter.
+const limitKey = ownerKey + "-max-deliver"
+
+// spareDeliveries is how often a message may be delivered beyond that limit.
+// Deliveries also go by when a message is given back on a restart, or when the
+// process dies; these must not use up the handler's chances.
+const spareDeliveries = 10
+
+// limit returns after how many deliveries a message is given up, 0 for never,
+// and whether it is the server that counts. The server just stops delivering,
+// so where there are dead letters this broker counts.
+func (cs *consumer) limit() (n uint64, byServer bool) {
+	if cs.cfg.MaxDeliver > 0 {
+		return uint64(cs.cfg.MaxDeliver), true
+	}
+	n, _ = parseUint(cs.cfg.Metadata[limitKey])
+	return n, false
 }
 
 // ackWait is the shortest time in which the server may deliver an unsettled
@@ -174,7 +195,7 @@ func (c *connection) createConsumer(ctx context.Context, st *stream, topic, queu
 		if queue != "" {
 			asked = "queue " + queue
 		}
-		return nil, nil, fmt.Errorf("%w: stream %s is a WorkQueue, where each message has one consumer, and %s consumes %s already, so %s cannot: share one queue, or use a stream with Interest or Limits retention for fan-out: %w",
+		return nil, nil, fmt.Errorf("%w: stream %s is a WorkQueue, where each subject has one consumer, and %s overlaps %s, so %s cannot consume it: share one queue and topic, or use a stream with Interest or Limits retention for fan-out: %w",
 			ErrWorkQueueConflict, st.name, c.consumersInTheWay(ctx, st, topic), topic, asked, err)
 	}
 	return nil, nil, fmt.Errorf("create consumer %s on stream %s: %w", cc.Name, st.name, err)
@@ -193,7 +214,7 @@ func (c *connection) consumersInTheWay(ctx context.Context, st *stream, topic st
 		for info := range list.Info() {
 			for _, f := range filterSubjects(info.Config) {
 				if overlaps(f, topic) {
-					names = append(names, "consumer "+info.Name)
+					names = append(names, fmt.Sprintf("consumer %s (%s)", info.Name, f))
 					break
 				}
 			}
@@ -230,6 +251,10 @@ func (c *config) consumerConfigFor(st *stream, topic string) jetstream.ConsumerC
 	}
 	cc.FilterSubject = topic
 	cc.Metadata = owned(cc.Metadata)
+	if c.deadLetter != "" && cc.MaxDeliver > 0 && !covers(topic, c.deadLetter) {
+		cc.Metadata[limitKey] = strconv.Itoa(cc.MaxDeliver)
+		cc.MaxDeliver = -1
+	}
 	return cc
 }
 
@@ -284,7 +309,8 @@ func (c *connection) reportDifferences(cfg *config, cs *consumer) {
 		}
 	}
 	differ("AckWait", want.AckWait != 0 && len(want.BackOff) == 0, want.AckWait, have.AckWait)
-	differ("MaxDeliver", want.MaxDeliver != 0, want.MaxDeliver, have.MaxDeliver)
+	limit, _ := cs.limit()
+	differ("MaxDeliver", want.MaxDeliver > 0, want.MaxDeliver, limit)
 	differ("MaxAckPending", want.MaxAckPending != 0, want.MaxAckPending, have.MaxAckPending)
 	differ("BackOff", len(want.BackOff) != 0, want.BackOff, have.BackOff)
 	differ("DeliverPolicy", want.DeliverPolicy != jetstream.DeliverAllPolicy, want.DeliverPolicy, have.DeliverPolicy)

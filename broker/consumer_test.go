@@ -343,7 +343,7 @@ func TestSecondConsumerOnAWorkQueueIsAConflictThatNamesTheWayOut(t *testing.T) {
 		{"orders.*", "first", []string{"consumer first"}},
 	} {
 		_, err := b.Subscribe(c.topic, ignore, broker.Queue(c.queue))
-		wantError(t, err, jsbroker.ErrWorkQueueConflict, append(c.parts, "ORDERS", c.topic, "share one queue", "Interest or Limits")...)
+		wantError(t, err, jsbroker.ErrWorkQueueConflict, append(c.parts, "ORDERS", c.topic, "share one queue and topic", "Interest or Limits")...)
 		if reason := jsbroker.Reason(err); reason != "workqueue_conflict" {
 			t.Errorf("reason %q", reason)
 		}

@@ -13,8 +13,9 @@ import (
 // broker returns names the operation and the topic, stream or queue, and wraps
 // both one of these and its cause.
 var (
-	// ErrNotConnected: Publish or Subscribe before Connect or after Disconnect.
-	ErrNotConnected = errors.New("not connected: call Connect first")
+	// ErrNotConnected: Publish or Subscribe before Connect or after Disconnect, or
+	// an outage that lasted too long. Nothing was stored.
+	ErrNotConnected = errors.New("not connected")
 	// ErrJetStreamUnavailable: the server answers, but has no JetStream for this
 	// account. Start it with -js, or enable JetStream for the account.
 	ErrJetStreamUnavailable = errors.New("JetStream is not available: start the server with JetStream enabled (nats-server -js) and enable it for the account")
@@ -104,6 +105,7 @@ var reasons = []struct {
 	err    error
 	reason string
 }{
+	{errConnectionLost, "disconnected"}, // before ErrNotConnected, which goes with it
 	{ErrNotConnected, "not_connected"},
 	{ErrJetStreamUnavailable, "jetstream_unavailable"},
 	{ErrInvalidTopic, "invalid_topic"},
@@ -120,7 +122,6 @@ var reasons = []struct {
 	{ErrPermission, "permission"},
 	{ErrPublishUnknown, "outcome_unknown"},
 	{context.Canceled, "canceled"},
-	{errConnectionLost, "disconnected"},
 	{nats.ErrConnectionClosed, "disconnected"},
 	{nats.ErrConnectionReconnecting, "disconnected"},
 	{nats.ErrDisconnected, "disconnected"},
@@ -151,6 +152,9 @@ func Reason(err error) string {
 	}
 	return "other"
 }
+
+// errNoConnection is what a broker without a connection says.
+var errNoConnection = fmt.Errorf("%w: call Connect first", ErrNotConnected)
 
 // errConnectionLost marks a fetch that found the connection down.
 var errConnectionLost = errors.New("connection to the server is down")

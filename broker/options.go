@@ -203,12 +203,20 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 }
 
 // WithDeadLetter publishes messages that are given up on to the topic: those
-// whose last permitted delivery failed (set MaxDeliver with
-// [WithConsumerConfig]) and those that the handler discarded with [Discard].
-// The original is terminated only after the dead letter is stored. A dead
-// letter has the original's body and headers plus Micro-Dead-Letter-Reason,
-// -Topic, -Stream, -Queue and -Deliveries. Off by default: discarded messages
-// are terminated, exhausted ones stay in the stream.
+// that failed on delivery MaxDeliver or later (set it with [WithConsumerConfig])
+// and those that the handler discarded with [Discard]. The original is
+// terminated only after the dead letter is stored. A dead letter has the
+// original's body and headers plus Micro-Dead-Letter-Reason, -Topic, -Stream,
+// -Queue and -Deliveries.
+//
+// On consumers that the broker creates, it counts the deliveries itself and
+// tells the server of no limit: the server would merely stop delivering, and a
+// message whose last delivery a restart has cut short would be stuck. Such a
+// message is handled again; after 10 deliveries more than MaxDeliver it becomes
+// a dead letter without a further try.
+//
+// Off by default: discarded messages are terminated, exhausted ones stay in the
+// stream.
 func WithDeadLetter(topic string) broker.Option {
 	return option(func(s *settings) error {
 		if err := checkPublishTopic(topic); err != nil {

@@ -64,7 +64,7 @@ func (c *connection) newPublication(ctx context.Context, cfg *config, topic stri
 		return nil, err
 	}
 	if c == nil || !c.publishes.enter() {
-		return nil, ErrNotConnected
+		return nil, errNoConnection
 	}
 	if size += len(m.Body); int64(size) > c.nc.MaxPayload() {
 		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
@@ -111,7 +111,7 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 func (p *publication) prepare(ctx context.Context) (*stream, error) {
 	if !p.conn.nc.IsConnected() {
 		if err := p.awaitConnection(ctx); err != nil {
-			return nil, fmt.Errorf("%w: %w; the connection did not come back in time", ErrNotConnected, err)
+			return nil, outage(err)
 		}
 	}
 	st, err := p.ensure(ctx)

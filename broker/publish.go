@@ -35,7 +35,7 @@ func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m 
 	}
 	call := publishCall{ctx: po.ctx, topic: topic, id: po.messageID}
 	if cfg == nil {
-		return call.failure(ErrNotConnected)
+		return call.failure(errNoConnection)
 	}
 	call.hooks = cfg.dispatch
 	if po.async != nil {

@@ -90,7 +90,7 @@ func (p *pull) request(cs *consumer, waiting, maxBytes int) error {
 		body = strconv.AppendInt(body, int64(hb), 10)
 	}
 	body = append(body, '}')
-	err := p.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+cs.stream.name+"."+cs.name,
+	err := p.nc.PublishRequest(nextSubject(cs),
 		p.inbox+"."+strconv.FormatUint(p.seq, 10), body)
 	if err != nil {
 		p.abandon()
@@ -128,6 +128,11 @@ func (p *pull) silence() time.Duration {
 		return hb + 5*time.Second
 	}
 	return p.wait + time.Second
+}
+
+// nextSubject is where the consumer takes requests.
+func nextSubject(cs *consumer) string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + cs.stream.name + "." + cs.name
 }
 
 // errBatchDone ends a request in the ordinary way.

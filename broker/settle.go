@@ -37,9 +37,9 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 	}
 	var discard *discardError
 	discarded := errors.As(err, &discard)
-	exhausted := s.exhausted(e)
+	exhausted, byServer := s.exhausted(e)
 	if (discarded || exhausted) && s.deadLetters(e) {
-		if s.publishDeadLetter(e, err, exhausted) {
+		if s.publishDeadLetter(e, err, exhausted && byServer) {
 			return s.conclusion(e, ResultTerm, 0)
 		}
 		discarded = false // kept
@@ -47,9 +47,8 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 	if discarded {
 		return s.conclusion(e, ResultTerm, 0)
 	}
-	if exhausted {
-		s.log(logger.ErrorLevel, e, fmt.Sprintf("the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", e.meta.numDelivered, err))
-		emit(s.hooks, s.hooks.exhausted, e.ctx, Exhausted{Delivery: e.delivery(), Cause: err})
+	if exhausted && byServer {
+		s.reportExhausted(e, err)
 	}
 	var retry *retryError
 	if errors.As(err, &retry) {
@@ -98,11 +97,26 @@ func (s *subscription) send(e *event, result Result, delay time.Duration, return
 	return err
 }
 
-// exhausted reports whether the consumer's MaxDeliver permits no delivery after
-// this one.
-func (s *subscription) exhausted(e *event) bool {
-	limit := s.currentConsumer().cfg.MaxDeliver
-	return limit > 0 && e.meta.numDelivered >= uint64(limit)
+// exhausted reports whether the message is given up after this delivery, and
+// whether it is the server that counts and delivers it no more.
+func (s *subscription) exhausted(e *event) (exhausted, byServer bool) {
+	limit, byServer := s.currentConsumer().limit()
+	return limit > 0 && e.meta.numDelivered >= limit, byServer
+}
+
+func (s *subscription) reportExhausted(e *event, cause error) {
+	s.log(logger.ErrorLevel, e, fmt.Sprintf("the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", e.meta.numDelivered, cause))
+	emit(s.hooks, s.hooks.exhausted, e.ctx, Exhausted{Delivery: e.delivery(), Cause: cause})
+}
+
+// errUsedUp is why a message becomes a dead letter without another try.
+var errUsedUp = errors.New("delivered again and again without being settled: handlers that hang, processes that die, or too many restarts")
+
+// usedUp reports whether the message has had so many deliveries that its handler
+// had better not be tried again: it may be what kills the process.
+func (s *subscription) usedUp(e *event) bool {
+	limit, byServer := s.currentConsumer().limit()
+	return limit > 0 && !byServer && e.meta.numDelivered > limit+spareDeliveries && s.deadLetters(e)
 }
 
 // deadLetters reports whether the message goes to the dead-letter topic when it
@@ -112,9 +126,9 @@ func (s *subscription) deadLetters(e *event) bool {
 	return s.cfg.deadLetter != "" && e.msg.Subject != s.cfg.deadLetter
 }
 
-// publishDeadLetter reports whether the message is stored as a dead letter. An
-// exhausted message is never delivered again, so there it keeps trying until
-// the subscription ends; the ack deadline is extended meanwhile.
+// publishDeadLetter reports whether the message is stored as a dead letter. One
+// that the server does not deliver again has no other chance, so there it keeps
+// trying until the subscription ends; the ack deadline is extended meanwhile.
 func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bool {
 	for attempt := uint64(1); ; attempt++ {
 		err := s.conn.broker.publishOn(s.conn, s.cfg, s.cfg.deadLetter, s.deadLetter(e, cause),
@@ -136,6 +150,11 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 // deadLetter is the message as it was received, and why it is dead.
 func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 	h := incomingHeader(e.msg.Header)
+	for k, v := range h {
+		if checkHeader(k, v, len(e.msg.Data) == 0) != nil {
+			delete(h, k) // from a client that minds less than ours
+		}
+	}
 	h[deadLetterReason] = headerText(cause.Error())
 	h[deadLetterTopic] = e.msg.Subject
 	h[deadLetterStream] = s.Stream

@@ -114,6 +114,9 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 func (c *connection) close() {
 	alreadyClosed := c.nc.IsClosed()
 	url := withoutCredentials(c.nc.ConnectedUrl())
+	if url == "" {
+		url = redacted(c.cfg.servers)
+	}
 	c.expected.Store(true)
 	if c.nc.IsConnected() {
 		// Acks first: a drain gives no word on whether they were sent.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type subscription struct {
 	hooks   *dispatcher
 	opts    broker.SubscribeOptions
 	handler broker.Handler
+
+	trouble chan error // what the server refused the fetching worker
 
 	base   context.Context    // the parent of all contexts of this subscription
 	giveUp context.CancelFunc // cancels it
@@ -120,7 +123,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		return nil, fmt.Errorf("the context of broker.SubscribeContext has ended: %w", err)
 	}
 	if c == nil {
-		return nil, ErrNotConnected
+		return nil, errNoConnection
 	}
 	if !set {
 		concurrency = cfg.concurrency
@@ -155,6 +158,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		filling:      make(chan struct{}, 1),
 		returned:     make(chan struct{}),
 		done:         make(chan struct{}),
+		trouble:      make(chan error, 1),
 		consumer:     cons,
 		running:      make([]*started, concurrency),
 		ids:          make([]uint64, concurrency),
@@ -270,7 +274,28 @@ func (s *subscription) giveBack() {
 	s.waiting = nil
 	s.mu.Unlock()
 	for _, it := range unstarted {
-		_ = s.send(s.newEvent(it.msg), ResultNak, 0, true)
+		e := s.newEvent(it.msg)
+		_ = s.send(e, ResultNak, 0, true)
+		if exhausted, byServer := s.exhausted(e); exhausted && byServer {
+			s.reportExhausted(e, errGivenBack)
+		}
+	}
+}
+
+// errGivenBack is why a message is exhausted that no handler has seen on its last
+// delivery.
+var errGivenBack = errors.New("given back, as its subscription ended, on the last delivery that MaxDeliver permits")
+
+// refuse tells the fetching worker of a permission violation if it is about its
+// requests, or about the answers to them.
+func (s *subscription) refuse(violation error) {
+	cs, text := s.currentConsumer(), violation.Error()
+	if !strings.Contains(text, nextSubject(cs)) && !strings.Contains(text, s.pull.inbox) {
+		return
+	}
+	select {
+	case s.trouble <- fmt.Errorf("%w: %w", ErrPermission, violation):
+	default:
 	}
 }
 

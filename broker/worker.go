@@ -124,6 +124,7 @@ func (s *subscription) fill() bool {
 			s.mu.Unlock()
 		case <-silent.C:
 			err = jetstream.ErrNoHeartbeat
+		case err = <-s.trouble:
 		case <-s.life.Done():
 			return false
 		}
@@ -383,7 +384,11 @@ func (s *subscription) handle(slot int, r *started) {
 	if _, ok := e.message.Header[topicHeader]; ok || listened {
 		spellForGoMicro(e.message.Header)
 	}
-	o.err = s.handler(e)
+	if s.usedUp(e) {
+		o.err = errUsedUp
+	} else {
+		o.err = s.handler(e)
+	}
 	o.returned = true
 }
 

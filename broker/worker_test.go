@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -557,4 +558,100 @@ func TestForeignConsumerIsNotMadeAgain(t *testing.T) {
 	}
 	publish(t, b, "orders", "2")
 	receive(t, got)
+}
+
+// Restarts give back what was fetched, which counts as a delivery on the
+// server. They must not use up the handler's chances.
+func TestRestartsDoNotUseUpTheDeliveries(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	const limit = 3
+	options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: limit})}
+	b := newBroker(t, s, options...)
+	publish(t, b, "orders", "first")
+	publish(t, b, "orders", "second")
+	for range limit + 1 {
+		started, release := make(chan struct{}, 2), make(chan struct{})
+		returned, onSettled := hookChan[jsbroker.Settled]()
+		replica := newBroker(t, s, append(options, jsbroker.WithHooks(jsbroker.Hooks{Settled: onSettled}))...)
+		sub := subscribe(t, replica, "orders", func(broker.Event) error {
+			started <- struct{}{}
+			<-release
+			return jsbroker.RetryAfter(0, errors.New("restarting"))
+		}, broker.Queue("q"))
+		receive(t, started)
+		eventually(t, "both are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == 2 })
+		_ = sub.Unsubscribe()
+		if e := receive(t, returned); !e.Returned {
+			t.Fatalf("settled %+v", e)
+		}
+		close(release)
+		if err := replica.Disconnect(); err != nil {
+			t.Fatal(err)
+		}
+		if streamInfo(t, js, "ORDERS").State.Msgs < 2 {
+			break // the one that was handled has failed often enough
+		}
+	}
+	handled := make(chan uint64, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		handled <- jsbroker.NumDelivered(e)
+		return nil
+	}, broker.Queue("q"))
+	if n := receive(t, handled); n < limit {
+		t.Fatalf("delivery %d, want one past the limit", n)
+	}
+	eventually(t, "nothing is stuck", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+func TestMessageThatNobodySettlesBecomesADeadLetter(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1})}
+	b := newBroker(t, s, options...)
+	sub := subscribe(t, b, "orders", func(broker.Event) error { return nil }, broker.Queue("q"))
+	_ = sub.Unsubscribe()
+	publish(t, b, "orders", "kills the process")
+	cons, err := js.Consumer(testContext(t), "ORDERS", "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 11 { // processes that die, as far as the server can tell
+		m, err := cons.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Nak(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subscribe(t, b, "orders", func(broker.Event) error {
+		t.Error("handled once more")
+		return nil
+	}, broker.Queue("q"))
+	dead := make(chan *broker.Message, 1)
+	subscribe(t, b, "graves", func(e broker.Event) error {
+		dead <- e.Message()
+		return nil
+	}, broker.Queue("undertaker"))
+	if h := receive(t, dead).Header; h["Micro-Dead-Letter-Deliveries"] != "12" {
+		t.Fatalf("dead letter %v", h)
+	}
+}
+
+func TestForbiddenFetchSaysSo(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Deny: []string{"$JS.API.CONSUMER.MSG.NEXT.>"}},
+		}}}
+	})
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithNATSOptions(nats.UserInfo("limited", "pw")), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	subscribe(t, b, "orders", func(broker.Event) error { return nil }, broker.Queue("q"))
+	if e := receive(t, failed); e.Reason != "permission" || !strings.Contains(e.Err.Error(), "MSG.NEXT.ORDERS.q") {
+		t.Fatalf("reason %q, error %v", e.Reason, e.Err)
+	}
 }
