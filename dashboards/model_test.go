@@ -1,0 +1,208 @@
+package dashboards_test
+
+import (
+	"encoding/json"
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"go-micro-jetstream/dashboards"
+)
+
+// The dashboards as a reader of the JSON sees them, without the generator.
+type dashboard struct {
+	file string
+
+	UID         string
+	Title       string
+	Description string
+	Tags        []string
+	Editable    bool
+	Links       []struct {
+		Type                  string
+		Tags                  []string
+		IncludeVars, KeepTime bool
+	}
+	Annotations struct{ List []annotation }
+	Templating  struct{ List []variable }
+	Panels      []panel
+}
+
+type annotation struct {
+	Name       string
+	Datasource datasource
+	Expr       string
+	TextFormat string
+}
+
+type variable struct {
+	Name, Label, Type string
+	Datasource        datasource
+	Query             any
+	Definition        string
+	Refresh           int
+	Multi, IncludeAll bool
+	AllValue          string
+	Options           []struct{ Text, Value string }
+}
+
+type panel struct {
+	ID                       int
+	Type, Title, Description string
+	Datasource               datasource
+	GridPos                  struct{ H, W, X, Y int }
+	Targets                  []target
+	FieldConfig              struct {
+		Defaults  struct{ Unit string }
+		Overrides []struct {
+			Matcher    struct{ ID, Options string }
+			Properties []struct {
+				ID    string
+				Value any
+			}
+		}
+	}
+}
+
+type target struct {
+	RefID        string
+	Datasource   datasource
+	Expr         string
+	LegendFormat string
+	Format       string
+	Range        bool
+	Instant      bool
+	Exemplar     bool
+}
+
+type datasource struct{ Type, UID string }
+
+func readDashboards(t *testing.T) []dashboard {
+	t.Helper()
+	files, err := fs.Glob(dashboards.Grafana(), "*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no dashboards: %v", err)
+	}
+	var all []dashboard
+	for _, f := range files {
+		text, err := fs.ReadFile(dashboards.Grafana(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := dashboard{file: f}
+		if err := json.Unmarshal(text, &d); err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+// use is one place that names metrics.
+type use struct {
+	where  string
+	expr   string
+	legend []string            // labels that the result must have
+	values map[string][]string // of the dashboard's own variables
+	target target              // of a panel
+}
+
+var legendLabel = regexp.MustCompile(`\{\{\s*([a-zA-Z_]+)\s*\}\}`)
+
+func labelsIn(format string) (labels []string) {
+	for _, m := range legendLabel.FindAllStringSubmatch(format, -1) {
+		labels = append(labels, m[1])
+	}
+	return labels
+}
+
+// uses are the queries of the panels and annotations.
+func (d *dashboard) uses() (uses []use) {
+	values := map[string][]string{}
+	for _, v := range d.Templating.List {
+		for _, o := range v.Options {
+			values[v.Name] = append(values[v.Name], o.Value)
+		}
+	}
+	for _, p := range d.Panels {
+		for _, q := range p.Targets {
+			uses = append(uses, use{where: d.file + ": " + p.Title + " " + q.RefID, expr: q.Expr, legend: labelsIn(q.LegendFormat), values: values, target: q})
+		}
+	}
+	for _, a := range d.Annotations.List {
+		uses = append(uses, use{where: d.file + ": annotation " + a.Name, expr: a.Expr, legend: labelsIn(a.TextFormat)})
+	}
+	return uses
+}
+
+var labelValues = regexp.MustCompile(`^label_values\((.+), ([a-z_]+)\)$`)
+
+// variableUses are the queries of the variables: the selector, and the label
+// whose values are asked for.
+func (d *dashboard) variableUses(t *testing.T) (uses []use) {
+	t.Helper()
+	for _, v := range d.Templating.List {
+		if v.Type != "query" {
+			continue
+		}
+		m := labelValues.FindStringSubmatch(v.Definition)
+		if m == nil {
+			t.Fatalf("%s: variable %s: %q is not label_values(selector, label)", d.file, v.Name, v.Definition)
+		}
+		uses = append(uses, use{where: d.file + ": variable " + v.Name, expr: m[1], legend: []string{m[2]}})
+	}
+	return uses
+}
+
+type ruleFile struct {
+	Groups []struct {
+		Name     string
+		Interval string
+		Rules    []rule
+	}
+}
+
+type rule struct {
+	Record, Alert, Expr, For string
+	Labels, Annotations      map[string]string
+}
+
+func (r rule) name() string { return r.Record + r.Alert }
+
+func readRules(t *testing.T) (all []rule) {
+	t.Helper()
+	var f ruleFile
+	decode(t, dashboards.Rules(), &f)
+	for _, g := range f.Groups {
+		all = append(all, g.Rules...)
+	}
+	if len(all) == 0 {
+		t.Fatal("no rules")
+	}
+	return all
+}
+
+// decode reads YAML; a field that the type does not have is an error.
+func decode(t *testing.T, text string, into any) {
+	t.Helper()
+	dec := yaml.NewDecoder(strings.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var templateLabel = regexp.MustCompile(`\$labels\.([a-zA-Z_]+)`)
+
+func (r rule) use() use {
+	u := use{where: "rule " + r.name(), expr: r.Expr}
+	for _, text := range r.Annotations {
+		for _, m := range templateLabel.FindAllStringSubmatch(text, -1) {
+			u.legend = append(u.legend, m[1])
+		}
+	}
+	return u
+}
