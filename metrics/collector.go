@@ -72,7 +72,7 @@ type collector struct {
 	published       *prometheus.CounterVec
 	publishErrors   *prometheus.CounterVec
 	duplicates      *prometheus.CounterVec
-	publishDuration *prometheus.HistogramVec
+	publishDuration histogramVec
 
 	subscribeErrors *prometheus.CounterVec
 
@@ -83,8 +83,8 @@ type collector struct {
 	handled          *prometheus.CounterVec
 	handlerErrors    *prometheus.CounterVec
 	handlerPanics    *prometheus.CounterVec
-	handlerDuration  *prometheus.HistogramVec
-	deliveryLag      *prometheus.HistogramVec
+	handlerDuration  histogramVec
+	deliveryLag      histogramVec
 	redelivered      *prometheus.CounterVec
 	deadLettered     *prometheus.CounterVec
 	deadLetterErrors *prometheus.CounterVec
@@ -178,7 +178,7 @@ func (c *collector) gauge(name, help string, labels ...string) *prometheus.Gauge
 	return v
 }
 
-func (c *collector) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+func (c *collector) histogram(name, help string, buckets []float64, labels ...string) histogramVec {
 	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Namespace: namespace,
 		Name:      name,
@@ -192,7 +192,7 @@ func (c *collector) histogram(name, help string, buckets []float64, labels ...st
 		NativeHistogramMinResetDuration: time.Hour,
 	}, labels)
 	c.vectors = append(c.vectors, v)
-	return v
+	return histogramVec{v, buckets}
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel/trace"
-
 	jsbroker "go-micro-jetstream/broker"
 )
 
@@ -65,7 +62,7 @@ func (o *observer) subscription(ctx context.Context) *subscription {
 
 func (o *observer) published(ctx context.Context, e jsbroker.Published) {
 	p := o.c.publishTopics.get(o.publishTopic(e), o.maxTopics, o.c.newPublishSeries)
-	observe(p.duration, e.Duration.Seconds(), exemplar(ctx))
+	p.duration.observe(ctx, e.Duration.Seconds())
 	if e.Err != nil {
 		p.err(reason(e.Reason, e.Err)).Inc()
 		return
@@ -198,10 +195,9 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 	case e.Err != nil:
 		sub.handlerErrors.Inc()
 	}
-	ex := exemplar(ctx)
-	observe(sub.handlerDuration, e.Duration.Seconds(), ex)
+	sub.handlerDuration.observe(ctx, e.Duration.Seconds())
 	if e.NumDelivered <= 1 {
-		observe(sub.deliveryLag, e.Lag.Seconds(), ex)
+		sub.deliveryLag.observe(ctx, e.Lag.Seconds())
 	}
 }
 
@@ -227,24 +223,4 @@ func reason(r string, err error) string {
 		r = reasonOther
 	}
 	return label(r)
-}
-
-// exemplar returns the labels of the exemplar: the trace, if it is one that was
-// kept. Without one it is nil and nothing is allocated.
-func exemplar(ctx context.Context) prometheus.Labels {
-	sc := trace.SpanContextFromContext(ctx)
-	if !sc.IsSampled() || !sc.IsValid() {
-		return nil
-	}
-	return prometheus.Labels{"trace_id": sc.TraceID().String()}
-}
-
-func observe(o prometheus.Observer, v float64, exemplar prometheus.Labels) {
-	if exemplar != nil {
-		if eo, ok := o.(prometheus.ExemplarObserver); ok {
-			eo.ObserveWithExemplar(v, exemplar)
-			return
-		}
-	}
-	o.Observe(v)
 }

@@ -25,8 +25,8 @@ type series struct {
 	unsettled        prometheus.Counter
 	handlerErrors    prometheus.Counter
 	handlerPanics    prometheus.Counter
-	handlerDuration  prometheus.Observer
-	deliveryLag      prometheus.Observer
+	handlerDuration  *histogram
+	deliveryLag      *histogram
 	redelivered      prometheus.Counter
 	deadLettered     prometheus.Counter
 	deadLetterErrors prometheus.Counter
@@ -94,8 +94,8 @@ func (c *collector) newSeries(l labels) *series {
 		unsettled:        result(c.handled, jsbroker.ResultNone),
 		handlerErrors:    c.handlerErrors.WithLabelValues(l.topic, l.queue),
 		handlerPanics:    c.handlerPanics.WithLabelValues(l.topic, l.queue),
-		handlerDuration:  c.handlerDuration.WithLabelValues(l.topic, l.queue),
-		deliveryLag:      c.deliveryLag.WithLabelValues(l.topic, l.queue),
+		handlerDuration:  c.handlerDuration.child(l.topic, l.queue),
+		deliveryLag:      c.deliveryLag.child(l.topic, l.queue),
 		redelivered:      c.redelivered.WithLabelValues(l.topic, l.queue),
 		deadLettered:     c.deadLettered.WithLabelValues(l.topic, l.queue),
 		deadLetterErrors: c.deadLetterErrors.WithLabelValues(l.topic, l.queue),
@@ -147,7 +147,7 @@ type publishSeries struct {
 
 	published  prometheus.Counter
 	duplicates prometheus.Counter
-	duration   prometheus.Observer
+	duration   *histogram
 	errors     map[string]prometheus.Counter // publishReasons; read-only
 }
 
@@ -157,7 +157,7 @@ func (c *collector) newPublishSeries(topic string) *publishSeries {
 		topic:      topic,
 		published:  c.published.WithLabelValues(topic),
 		duplicates: c.duplicates.WithLabelValues(topic),
-		duration:   c.publishDuration.WithLabelValues(topic),
+		duration:   c.publishDuration.child(topic),
 		errors:     make(map[string]prometheus.Counter, len(publishReasons)),
 	}
 	for _, reason := range publishReasons {
