@@ -602,7 +602,7 @@ func TestSubscribeOptionsWithNilAndForeignOnes(t *testing.T) {
 			t.Errorf("options %d: the handler's context has %v", i, v)
 		}
 	}
-	subscribe(t, b, "orders.nil", handler, broker.SubscribeContext(nil))
+	subscribe(t, b, "orders.nil", handler, broker.SubscribeContext(nilContext))
 	publish(t, b, "orders.nil", "x")
 	if v := receive(t, values); v != nil {
 		t.Errorf("the handler's context has %v", v)

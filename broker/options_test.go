@@ -217,8 +217,8 @@ func TestNilOptionsContextsAndLoggersAreFine(t *testing.T) {
 	}
 	defer func() { _ = b.Disconnect() }()
 	h, got := collector()
-	sub := subscribe(t, b, "orders", h, nil, broker.SubscribeContext(nil), broker.Queue(""))
-	publish(t, b, "orders", "x", nil, broker.PublishContext(nil), jsbroker.MessageID(""))
+	sub := subscribe(t, b, "orders", h, nil, broker.SubscribeContext(nilContext), broker.Queue(""))
+	publish(t, b, "orders", "x", nil, broker.PublishContext(nilContext), jsbroker.MessageID(""))
 	if body := receive(t, got); body != "x" {
 		t.Fatalf("got %q", body)
 	}

@@ -130,7 +130,7 @@ func TestPublishOptionsWorkInEitherOrder(t *testing.T) {
 		"context first":         {[]broker.PublishOption{with, jsbroker.MessageID("b")}, seen{"b", "mine", nil}},
 		"last id":               {[]broker.PublishOption{jsbroker.MessageID("x"), with, jsbroker.MessageID("c")}, seen{"c", "mine", nil}},
 		"nil option":            {[]broker.PublishOption{nil, jsbroker.MessageID("d"), nil}, seen{"d", nil, nil}},
-		"nil context":           {[]broker.PublishOption{jsbroker.MessageID("e"), broker.PublishContext(nil)}, seen{"e", nil, nil}},
+		"nil context":           {[]broker.PublishOption{jsbroker.MessageID("e"), broker.PublishContext(nilContext)}, seen{"e", nil, nil}},
 		"foreign after context": {[]broker.PublishOption{jsbroker.MessageID("f"), broker.PublishContext(cancelled), foreignPublishOption}, seen{"f", "foreign", context.Canceled}},
 		"id after foreign":      {[]broker.PublishOption{foreignPublishOption, jsbroker.MessageID("g")}, seen{"g", "foreign", nil}},
 	} {

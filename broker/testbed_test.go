@@ -489,3 +489,6 @@ func wantError(t testing.TB, err, sentinel error, parts ...string) {
 
 // ignore is a handler that acks everything.
 func ignore(broker.Event) error { return nil }
+
+// nilContext is what callers pass who have none.
+var nilContext context.Context
