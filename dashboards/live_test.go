@@ -56,12 +56,6 @@ func (j *journal) add(format string, args ...any) {
 	j.changed = make(chan struct{})
 }
 
-func (j *journal) count(what string) int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.seen[what]
-}
-
 // await waits until something has happened n times.
 func (j *journal) await(t *testing.T, n int, what string) {
 	t.Helper()

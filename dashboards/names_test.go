@@ -186,6 +186,7 @@ func everything(t *testing.T) (uses []use, rules []rule) {
 // Every metric, label and value that a query, legend, variable or rule names
 // exists in the registry of a live broker.
 func TestNamesExist(t *testing.T) {
+	t.Parallel()
 	s := openShop(t)
 	s.round(t)
 	s.outage(t)

@@ -228,6 +228,7 @@ func fill(expr string, values map[string]string) string {
 // Every query of the dashboards and every rule, in a real Prometheus that
 // scrapes a live broker.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	needPrometheus(t)
 	s := openShop(t)
 	exported := newExporter(t, s)

@@ -141,6 +141,7 @@ func checkDashboardLink(link string, uids map[string][]string) error {
 }
 
 func TestPromtool(t *testing.T) {
+	t.Parallel()
 	needPrometheus(t)
 	promtool(t, "check", "rules", "prometheus/rules.yaml")
 	promtool(t, "test", "rules", "prometheus/rules_test.yaml")

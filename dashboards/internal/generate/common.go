@@ -172,7 +172,7 @@ func newDashboard(uid, title, description, from string, variables []variable, ro
 		Timezone:      "browser",
 		SchemaVersion: 39,
 		Links: []link{{
-			Title: "Broker dashboards", Type: "dashboards", Tags: []string{tag}, IncludeVars: true, KeepTime: true,
+			Title: "Broker dashboards", Type: "dashboards", Icon: "external link", Tooltip: "The other dashboards of the broker", Tags: []string{tag}, IncludeVars: true, KeepTime: true,
 		}},
 		Annotations: annotation{List: []annotationQuery{
 			{

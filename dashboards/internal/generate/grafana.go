@@ -34,6 +34,8 @@ type timeRange struct {
 type link struct {
 	Title       string   `json:"title"`
 	Type        string   `json:"type"`
+	Icon        string   `json:"icon"`
+	Tooltip     string   `json:"tooltip"`
 	Tags        []string `json:"tags"`
 	IncludeVars bool     `json:"includeVars"`
 	KeepTime    bool     `json:"keepTime"`
@@ -109,6 +111,7 @@ type panel struct {
 	Options         object      `json:"options,omitempty"`
 	Transformations []object    `json:"transformations,omitempty"`
 	Collapsed       *bool       `json:"collapsed,omitempty"` // rows only
+	Panels          *[]*panel   `json:"panels,omitempty"`    // of a collapsed row
 }
 
 type gridPos struct {
@@ -196,11 +199,15 @@ func stat(title, description, unit string, t target) *panel {
 	p.FieldConfig.Defaults.Color = object{"mode": "thresholds"}
 	p.FieldConfig.Defaults.NoValue = "no traffic"
 	p.Options = object{
-		"colorMode":     "value",
-		"graphMode":     "none",
-		"justifyMode":   "center",
-		"textMode":      "value",
-		"reduceOptions": object{"calcs": []string{"lastNotNull"}, "fields": "", "values": false},
+		"colorMode":              "value",
+		"graphMode":              "none",
+		"justifyMode":            "center",
+		"orientation":            "auto",
+		"percentChangeColorMode": "standard",
+		"showPercentChange":      false,
+		"textMode":               "value",
+		"wideLayout":             true,
+		"reduceOptions":          object{"calcs": []string{"lastNotNull"}, "fields": "", "values": false},
 	}
 	return p.thresholds(at(0, "text"))
 }
@@ -233,11 +240,12 @@ func heatmap(title, description, unit string, t target) *panel {
 	p.Options = object{
 		"calculate":    false,
 		"cellGap":      1,
-		"color":        object{"mode": "scheme", "scheme": "Blues", "exponent": 0.5, "steps": 64, "reverse": false},
+		"color":        object{"mode": "scheme", "scheme": "Blues", "fill": "dark-blue", "exponent": 0.5, "steps": 64, "reverse": false},
 		"exemplars":    object{"color": "rgba(255,120,10,0.8)"},
 		"filterValues": object{"le": 1e-9},
 		"legend":       object{"show": true},
 		"rowsFrame":    object{"layout": "auto"},
+		"showValue":    "never",
 		"tooltip":      object{"mode": "single", "yHistogram": false},
 		"yAxis":        object{"axisPlacement": "left", "unit": unit, "reverse": false},
 	}
@@ -286,9 +294,9 @@ func table(title, description string, columns ...column) *panel {
 	p := newPanel("table", title, description, "short", targets)
 	p.GridPos = gridPos{W: 24, H: 9}
 	p.FieldConfig.Defaults.NoValue = "-"
-	p.FieldConfig.Defaults.Custom = object{"align": "auto", "filterable": true}
+	p.FieldConfig.Defaults.Custom = object{"align": "auto", "filterable": true, "inspect": false}
 	p.FieldConfig.Overrides = overrides
-	p.Options = object{"showHeader": true, "cellHeight": "sm"}
+	p.Options = object{"showHeader": true, "cellHeight": "sm", "frameIndex": 0}
 	p.Transformations = []object{
 		{"id": "merge", "options": object{}},
 		{"id": "organize", "options": object{"excludeByName": object{"Time": true}, "indexByName": order, "renameByName": names}},
@@ -381,7 +389,7 @@ func layOut(rows ...row) []*panel {
 	var out []*panel
 	id, y := 1, 0
 	for _, r := range rows {
-		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: width, H: 1, Y: y}, Collapsed: ptr(false)})
+		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: width, H: 1, Y: y}, Collapsed: ptr(false), Panels: &[]*panel{}})
 		id, y = id+1, y+1
 		x, height := 0, 0
 		for _, p := range r.panels {
