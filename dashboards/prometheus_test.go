@@ -256,7 +256,7 @@ func TestPrometheus(t *testing.T) {
 		for name, value := range values {
 			values[name] = strings.ReplaceAll(value, `\`, `\\`) // within a string of PromQL
 		}
-		values["__rate_interval"], values["__range"] = "1m", "1h"
+		values["__rate_interval"], values["__range"] = "5m", "1h"
 	}
 
 	queries, exemplars := 0, 0
@@ -354,7 +354,7 @@ func (p *prom) checkExemplars(expr string) error {
 	var found []struct {
 		Exemplars []struct{ Labels map[string]string }
 	}
-	err := p.get("query_exemplars", url.Values{"query": {expr}, "start": {unix(now.Add(-time.Minute))}, "end": {unix(now)}}, &found)
+	err := p.get("query_exemplars", url.Values{"query": {expr}, "start": {unix(now.Add(-10 * time.Minute))}, "end": {unix(now)}}, &found)
 	if err != nil {
 		return err
 	}
