@@ -179,3 +179,44 @@ func TestStoppingAServiceWhoseHandlerRunsDoesNotDeadlock(t *testing.T) {
 		t.Fatalf("the running handler's message was not acked: %d left", n)
 	}
 }
+
+// go-micro registers the handler after Subscribe has returned. What is fetched
+// before that is acknowledged without being handled, so a backlog must wait.
+func TestServerRegistersItsHandlerBeforeTheFirstFetch(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	publisher := newBroker(t, s)
+	if err := micro.NewEvent("orders", client.NewClient(client.Broker(publisher))).Publish(context.Background(), &Order{ID: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	fetched, onFetched := hookChan[jsbroker.Fetched]()
+	begun, onStart := hookChan[time.Time]()
+	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), quiet(), jsbroker.WithHooks(jsbroker.Hooks{
+		SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context {
+			onStart(ctx, time.Now())
+			return ctx
+		},
+		Fetched: onFetched,
+	}))
+	service := newService(t, "orders", b)
+	handled := make(chan time.Time, 1)
+	if err := micro.RegisterSubscriber("orders", service.Server(), func(context.Context, *Order) error {
+		handled <- time.Now()
+		return nil
+	}, server.SubscriberQueue("orders")); err != nil {
+		t.Fatal(err)
+	}
+	if err := service.Server().Start(); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, fetched)
+	if waited := receive(t, handled).Sub(receive(t, begun)); waited < 100*time.Millisecond {
+		t.Fatalf("fetched after %v", waited)
+	}
+	if err := service.Server().Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -185,12 +187,45 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	s.learned(info.NumPending, info.NumAckPending)
 	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
 	c.log.Logf(logger.InfoLevel, "jetstream: subscribed to %s (%s)", topic, s.describe())
-	// Last, because a message that is delivered before go-micro has registered
-	// its handler would be acknowledged without being handled.
-	for i := range concurrency {
-		go s.work(i)
-	}
+	s.begin(headStart(handler))
 	return s, nil
+}
+
+// serverHeadStart is how long the worker of a go-micro server's subscription
+// waits before its first fetch. The server registers the user's handler only
+// after Subscribe has returned, and tells us that it handled what comes before:
+// the message would be acknowledged and lost. It needs microseconds, but a busy
+// machine may not give it these at once.
+const serverHeadStart = 100 * time.Millisecond
+
+// headStart recognises the handlers of go-micro's server.
+func headStart(handler broker.Handler) time.Duration {
+	if f := runtime.FuncForPC(reflect.ValueOf(handler).Pointer()); f != nil && strings.HasPrefix(f.Name(), "go-micro.dev/v5/server.") {
+		return serverHeadStart
+	}
+	return 0
+}
+
+// begin starts the workers, after a delay: the last act of Subscribe.
+func (s *subscription) begin(delay time.Duration) {
+	for i := range s.workers {
+		go func() {
+			if delay > 0 {
+				s.pauseFor(delay)
+			}
+			s.work(i)
+		}()
+	}
+}
+
+// pauseFor waits, but not longer than the subscription lives.
+func (s *subscription) pauseFor(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.life.Done():
+	}
 }
 
 // add registers a subscription unless the connection is being closed.
