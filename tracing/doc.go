@@ -18,7 +18,7 @@
 // are still in development.
 //
 //	span             kind      starts                   ends                     parent
-//	publish <topic>  PRODUCER  Publish is called        Publish returns          the span in broker.PublishContext, else the headers', else none
+//	publish <topic>  PRODUCER  Publish is called        the outcome is known     the span in broker.PublishContext, else the headers', else none
 //	process <topic>  CONSUMER  before the handler runs  the message is settled   the headers', else none
 //
 // The topic of a process span is the one subscribed to: a wildcard subscription
