@@ -23,6 +23,10 @@ const (
 	// new leader takes some hundred milliseconds.
 	minRetryPause = 50 * time.Millisecond
 	maxRetryPause = time.Second
+	// doubtPause is the pause from which on a stream that does not answer is
+	// looked up again. Until then it is more likely to have lost its leader than
+	// to be gone, and without a leader it does not answer look-ups either.
+	doubtPause = 8 * minRetryPause
 )
 
 // More error codes of the server that nats.go has no name for.
@@ -121,10 +125,25 @@ func (p *publication) prepare(ctx context.Context) (*stream, error) {
 	case errors.Is(err, context.DeadlineExceeded) && !p.expired(ctx):
 		p.last = err // the look-up has a shorter patience than the publish
 		return nil, nil
+	case p.passing(err):
+		p.last = err
+		if p.wait(ctx) == nil {
+			return nil, nil
+		}
 	case p.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
 		return nil, fmt.Errorf("%w: %w", p.last, err)
 	}
 	return nil, err
+}
+
+// passing reports whether a look-up failed because servers are just starting or
+// electing a leader.
+func (p *publication) passing(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == codeTemporarilyAway {
+		return true
+	}
+	return p.last != nil && errors.Is(err, nats.ErrNoResponders) // there was JetStream a moment ago
 }
 
 // retry returns nil when the message is to be sent again, after the pause that
@@ -158,8 +177,8 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 		// Nobody captures the subject: the stream was deleted, or has no leader
 		// now.
 		p.last = fmt.Errorf("stream %s does not answer: %w", st.name, jetstream.ErrNoStreamResponse)
-		if err := p.conn.forgetStream(ctx, st); err != nil {
-			return fmt.Errorf("%w: %w", p.last, err)
+		if p.pause >= doubtPause || p.waitsPast(doubtPause) {
+			p.conn.doubt(st, p.msg.Subject)
 		}
 	case errors.As(err, &api):
 		if api.ErrorCode != codeTemporarilyAway {
@@ -188,12 +207,20 @@ func (p *publication) fail(err error) error {
 	return err
 }
 
-// ensure finds the stream within the deadline.
+// waitsPast reports whether the deadline comes before a pause of d would.
+func (p *publication) waitsPast(d time.Duration) bool { return time.Until(p.deadline) < d }
+
+// ensure finds the stream within the deadline. A request that a stream without
+// a leader has missed is never answered, so it does not wait long for one.
 func (p *publication) ensure(ctx context.Context) (*stream, error) {
 	if st := p.conn.streams.find(p.msg.Subject); st != nil {
 		return st, nil
 	}
-	ctx, cancel := context.WithDeadline(ctx, p.deadline)
+	until := p.deadline
+	if again := time.Now().Add(attemptTimeout); again.Before(until) {
+		until = again
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	return p.conn.ensureStream(ctx, p.cfg, p.msg.Subject)
 }
