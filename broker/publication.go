@@ -36,6 +36,7 @@ const (
 	codeInsufficientCluster = 10023
 	codeStorageExceeded     = 10047
 	codeStoreFailed         = 10077 // the description tells which limit
+	codeDuplicateInProcess  = 10158 // an earlier copy is on its way into the stream
 )
 
 // publication is a message on its way to its stream, over one or more tries.
@@ -181,7 +182,11 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 			p.conn.doubt(st, p.msg.Subject)
 		}
 	case errors.As(err, &api):
-		if api.ErrorCode != codeTemporarilyAway {
+		switch api.ErrorCode {
+		case codeTemporarilyAway:
+		case codeDuplicateInProcess:
+			p.unknown = true // until the next try is told what became of that copy
+		default:
 			return publishError(api, st)
 		}
 	default:
