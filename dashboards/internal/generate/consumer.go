@@ -61,7 +61,7 @@ func consumer() *dashboard {
 			timeseries("Redeliveries", "Deliveries per second that were not the first of their message. After failures this is as it should be. Without failures: messages come back after AckWait, because a replica died, or acknowledgements do not get through; see Not handled.",
 				"mps", query(counter("redelivered_total"), byQueue)).size(8, 8),
 			timeseries("Share of redeliveries", "Redeliveries by deliveries. Near 1: almost only messages that fail again and again; set MaxDeliver and WithDeadLetter, or discard what can never succeed.",
-				"percentunit", query(ratio(counter("redelivered_total"), handled(perQueue)), byQueue)).size(8, 8).max(1),
+				"percentunit", query(ratio(counter("redelivered_total"), handled(perQueue)), byQueue)).size(8, 8),
 			timeseries("Dead letters and exhausted", "Messages per minute that were given up: published to the dead-letter topic, refused there and kept, or exhausted, which means stuck in the stream without a dead-letter topic. Read Micro-Dead-Letter-Reason, repair, publish again.",
 				"cpm",
 				query(counter("dead_lettered_total")+" * 60", "dead letters "+byQueue),
@@ -76,16 +76,16 @@ func consumer() *dashboard {
 
 		section("Fetching",
 			timeseries("Fetches", "Fetches per second that brought messages. As many as messages: batches of one, which costs a round trip each.",
-				"cps", query(counter("fetches_total"), byQueue)).size(6, 8),
+				"cps", query(counter("fetches_total"), byQueue)).size(8, 8),
 			timeseries("Batch size", "Messages per fetch that brought any. By default it adapts to how quick the handlers are: 10, with a backlog up to 500. At a fixed WithBatchSize with pending growing: raise it, if handlers are quick.",
-				"short", query(ratio(counter("fetched_total"), counter("fetches_total")), byQueue)).size(6, 8),
-			timeseries("Fetch errors", "Failed fetches per second by reason; an idle poll is none. disconnected and timeout: the connection. consumer_deleted, stream_not_found: somebody has removed it on the server; the broker makes its own again.",
-				"cps", query(sum("topic, queue, reason", rate("fetch_errors_total", ofSubscription)), "{{reason}} "+byQueue)).size(6, 8),
+				"short", query(ratio(counter("fetched_total"), counter("fetches_total")), byQueue)).size(8, 8),
 			timeseries("Backoff", "The pause after failed fetches, up to 30 s; 0 while healthy; and how many pauses began per minute. Not 0 for minutes: nothing is consumed there; see Fetch errors for the reason.",
 				"s",
 				query(aggregate("max", "instance, topic, queue", metric("backoff_seconds", ofSubscription)), "pause {{instance}} "+byQueue),
-				query(counter("backoffs_total")+" * 60", "pauses per minute "+byQueue)).size(6, 8).steps().
+				query(counter("backoffs_total")+" * 60", "pauses per minute "+byQueue)).size(8, 8).steps().
 				unitOf("^pauses", "cpm"),
+			timeseries("Fetch errors", "Failed fetches per second by reason; an idle poll is none. disconnected and timeout: the connection. consumer_deleted, stream_not_found: somebody has removed it on the server; the broker makes its own again.",
+				"cps", query(sum("topic, queue, reason", rate("fetch_errors_total", ofSubscription)), "{{reason}} "+byQueue)).size(24, 8),
 		),
 	)
 }

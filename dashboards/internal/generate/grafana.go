@@ -212,6 +212,10 @@ func stat(title, description, unit string, t target) *panel {
 	return p.thresholds(at(0, "text"))
 }
 
+// softMax is the least that an axis shows, by unit: or the axis of a line at zero
+// would go up to 100.
+var softMax = map[string]float64{"short": 1, "mps": .1, "cps": .1, "cpm": 1, "s": .01, "percentunit": .01}
+
 // timeseries is a chart of lines.
 func timeseries(title, description, unit string, targets ...target) *panel {
 	p := newPanel("timeseries", title, description, unit, targets)
@@ -225,9 +229,10 @@ func timeseries(title, description, unit string, targets ...target) *panel {
 		"spanNulls":         false,
 		"stacking":          object{"mode": "none", "group": "A"},
 		"lineInterpolation": "linear",
+		"axisSoftMax":       softMax[unit],
 	}
 	p.Options = object{
-		"legend":  object{"displayMode": "table", "placement": "bottom", "showLegend": true, "calcs": []string{"lastNotNull", "max"}},
+		"legend":  object{"displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": []string{}},
 		"tooltip": object{"mode": "multi", "sort": "desc"},
 	}
 	return p
@@ -259,6 +264,7 @@ type column struct {
 	unit  string
 	expr  string
 	steps []step
+	whole bool // no decimals: increase() extrapolates
 }
 
 // table has a line for each topic and queue; a click on the topic opens the
@@ -276,6 +282,9 @@ func table(title, description string, columns ...column) *panel {
 		names[field] = c.name
 		order[field] = i + 2
 		properties := []object{{"id": "unit", "value": c.unit}}
+		if c.whole {
+			properties = append(properties, object{"id": "decimals", "value": 0})
+		}
 		if c.steps != nil {
 			properties = append(properties,
 				object{"id": "thresholds", "value": thresholds{Mode: "absolute", Steps: c.steps}},
@@ -308,6 +317,9 @@ func ptr[T any](v T) *T { return &v }
 
 func (p *panel) size(w, h int) *panel {
 	p.GridPos.W, p.GridPos.H = w, h
+	if p.Type == "timeseries" && w == 24 { // there is room beside the chart
+		p.Options["legend"] = object{"displayMode": "table", "placement": "right", "showLegend": true, "calcs": []string{"lastNotNull", "max"}}
+	}
 	return p
 }
 

@@ -15,7 +15,7 @@ func publisher() *dashboard {
 			timeseries("Errors by reason", "Publish calls that returned an error, per second. stream_full: raise the stream's limits or consume more. disconnected, timeout: see Connected. outcome_unknown: stored or not, publish again with the same MessageID. stream_not_found: create the stream or subscribe first. message_too_large, invalid_*: a bug of the caller.",
 				"cps", query(sum("topic, reason", rate("publish_errors_total", ofTopic)), "{{reason}} {{topic}}")).size(8, 8),
 			timeseries("Share of failed publishes", "Errors by calls. Above zero for more than moments: events are lost unless the caller tries again; the reason is beside.",
-				"percentunit", query(ratio(errs, calls), "{{topic}}")).size(8, 8).max(1),
+				"percentunit", query(ratio(errs, calls), "{{topic}}")).size(8, 8),
 			timeseries("Duplicates", "Messages per second whose id the stream already had: acknowledged, but not stored again. A few after an outage are retries doing their work. Many: the publisher uses an id for different messages, and loses them.",
 				"mps", query(sum("topic", rate("duplicates_total", ofTopic)), "{{topic}}")).size(8, 8),
 			heatmap("Publish duration, all", "Publish calls per second by duration; darker is more. A second band above the usual one: calls that waited for the connection, for a leader, or for a slow disk.",

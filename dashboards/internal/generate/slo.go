@@ -82,12 +82,12 @@ func slo() *dashboard {
 
 		section("Topics and queues, over the time range",
 			table("Objectives by topic and queue", "Where the budgets go. A click on the topic opens the Consumer dashboard. Red is an objective that was missed: begin with the line that burns now.",
-				column{"Deliveries", "short", sum(perQueue, increase("handled_total", ofSubscription, overRange)), nil},
-				column{"Success", "percentunit", rest(failed(perQueue, overRange)), nil},
-				column{"Success budget left", "percentunit", left(failed(perQueue, overRange), budget), good},
-				column{"Burn rate, 1 h", "short", burn(failed(perQueue, "1h"), budget), burning},
-				column{"In time", "percentunit", punctual(perQueue, overRange), nil},
-				column{"Lag budget left", "percentunit", left(late(perQueue, overRange), lagBudget), good},
+				column{"Deliveries", "short", sum(perQueue, increase("handled_total", ofSubscription, overRange)), nil, true},
+				column{"Success", "percentunit", rest(failed(perQueue, overRange)), nil, false},
+				column{"Success budget left", "percentunit", left(failed(perQueue, overRange), budget), good, false},
+				column{"Burn rate, 1 h", "short", burn(failed(perQueue, "1h"), budget), burning, false},
+				column{"In time", "percentunit", punctual(perQueue, overRange), nil, false},
+				column{"Lag budget left", "percentunit", left(late(perQueue, overRange), lagBudget), good, false},
 			),
 		),
 	)
