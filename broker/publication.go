@@ -19,6 +19,9 @@ const (
 	// attemptTimeout is how long one try waits for its ack before the message is
 	// sent again with the same id: a leader that fails takes the ack with it.
 	attemptTimeout = 2 * time.Second
+	// lookUpTimeout is how long a look-up of a stream that has stopped answering
+	// may take: it is sent to that stream's leader, if there is one.
+	lookUpTimeout = time.Second
 	// The pause between tries when nobody answers for the stream, doubling: a
 	// new leader takes some hundred milliseconds.
 	minRetryPause = 50 * time.Millisecond
@@ -46,9 +49,10 @@ type publication struct {
 	msg        *nats.Msg
 	begin      time.Time
 	deadline   time.Time
-	last       error // why the latest try did not succeed
-	unknown    bool  // a try got no answer: it may have been stored
-	unanswered int   // tries without an answer
+	stream     *stream // of the latest try
+	last       error   // why that did not succeed
+	unknown    bool    // a try got no answer: it may have been stored
+	unanswered int     // tries without an answer
 	pause      time.Duration
 }
 
@@ -111,8 +115,10 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 	}
 }
 
-// prepare waits for the connection and finds the stream. It returns neither
-// stream nor error when it is worth another look.
+// prepare waits for the connection and finds the stream. When nobody can tell
+// now, it returns the one of the latest try: once that has a leader again, the
+// next try says so sooner than a look-up. It returns neither stream nor error
+// when it is worth another look.
 func (p *publication) prepare(ctx context.Context) (*stream, error) {
 	if !p.conn.nc.IsConnected() {
 		if err := p.awaitConnection(ctx); err != nil {
@@ -125,11 +131,11 @@ func (p *publication) prepare(ctx context.Context) (*stream, error) {
 		return st, nil
 	case errors.Is(err, context.DeadlineExceeded) && !p.expired(ctx):
 		p.last = err // the look-up has a shorter patience than the publish
-		return nil, nil
+		return p.stream, nil
 	case p.passing(err):
 		p.last = err
 		if p.wait(ctx) == nil {
-			return nil, nil
+			return p.stream, nil
 		}
 	case p.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
 		return nil, fmt.Errorf("%w: %w", p.last, err)
@@ -150,7 +156,7 @@ func (p *publication) passing(err error) bool {
 // retry returns nil when the message is to be sent again, after the pause that
 // this takes, or the error to fail with.
 func (p *publication) retry(ctx context.Context, st *stream, err error) error {
-	p.last = err
+	p.last, p.stream = err, st
 	var api *jetstream.APIError
 	switch {
 	case errors.Is(err, ErrPermission), errors.Is(err, errNotSent):
@@ -221,8 +227,11 @@ func (p *publication) ensure(ctx context.Context) (*stream, error) {
 	if st := p.conn.streams.find(p.msg.Subject); st != nil {
 		return st, nil
 	}
-	until := p.deadline
-	if again := time.Now().Add(attemptTimeout); again.Before(until) {
+	until, patience := p.deadline, attemptTimeout
+	if p.stream != nil {
+		patience = lookUpTimeout
+	}
+	if again := time.Now().Add(patience); again.Before(until) {
 		until = again
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
