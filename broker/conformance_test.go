@@ -72,15 +72,15 @@ func TestConformanceToTheLifeOfAService(t *testing.T) {
 type Order struct{ ID string }
 
 // newService returns a go-micro service that needs nothing but the broker.
-func newService(t *testing.T, name string, b broker.Broker) micro.Service {
+func newService(t *testing.T, name string, b broker.Broker, more ...micro.Option) micro.Service {
 	t.Helper()
 	reg := registry.NewMemoryRegistry()
-	service := micro.NewService(
+	service := micro.NewService(append([]micro.Option{
 		micro.Name(name), micro.Broker(b), micro.Registry(reg),
 		micro.Address("127.0.0.1:0"), micro.HandleSignal(false),
 		micro.Client(client.NewClient(client.Broker(b), client.Registry(reg))),
 		micro.Server(server.NewServer(server.Name(name), server.Broker(b), server.Registry(reg), server.Address("127.0.0.1:0"))),
-	)
+	}, more...)...)
 	return service
 }
 
