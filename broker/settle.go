@@ -184,10 +184,10 @@ func headerText(s string) string {
 	}, s)
 }
 
-// lastSequence is the position in the stream up to which this subscription has
-// been served.
-func (s *subscription) lastSequence() uint64 {
+// nextSequence is the position in the stream from which on this subscription has
+// not been served.
+func (s *subscription) nextSequence() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last
+	return s.last + 1
 }

@@ -34,6 +34,7 @@ type stream struct {
 	subjects   []string
 	retention  jetstream.RetentionPolicy
 	duplicates time.Duration // the window of de-duplication
+	created    time.Time     // tells it from another of the same name
 	ours       bool
 }
 
@@ -246,6 +247,7 @@ func streamOf(info *jetstream.StreamInfo) (*stream, error) {
 		subjects:   info.Config.Subjects,
 		retention:  info.Config.Retention,
 		duplicates: info.Config.Duplicates,
+		created:    info.Created,
 		ours:       ours,
 	}, nil
 }

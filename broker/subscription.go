@@ -56,7 +56,7 @@ type subscription struct {
 	keeper    *time.Timer
 	keeping   bool      // the keeper is armed
 	abandoned bool      // Disconnect has given up waiting
-	last      uint64    // the highest stream sequence handled
+	last      uint64    // the highest stream sequence handled, or before the first
 	known     time.Time // when the number of pending messages was last learned
 
 	failures   uint64 // fetches in a row; only the fetching worker uses it
@@ -165,6 +165,8 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		running:      make([]*started, concurrency),
 		ids:          make([]uint64, concurrency),
 		workers:      concurrency,
+		last:         info.AckFloor.Stream, // where a consumer for new messages begins
+		known:        time.Now(),           // so that no one asks before it has begun
 	}
 	if s.pull, err = openPull(c.nc, cfg.batchSize, cfg.fetchWait); err != nil {
 		s.deleteConsumer()

@@ -320,18 +320,33 @@ func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, 
 	if !coversAny(st.subjects, topic) || st.name != cs.stream.name {
 		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", ErrStreamMismatch, st.name)
 	}
-	cc := cs.cfg
-	if cs.ephemeral && cc.DeliverPolicy == jetstream.DeliverNewPolicy && s.lastSequence() > 0 {
-		// Only what came while there was no consumer is new to this subscriber.
-		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.lastSequence()+1
-	}
+	cc := s.resumed(cs, st)
 	again, _, err := s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
 	return again, err
+}
+
+// resumed is the configuration with which a consumer is made again: one for new
+// messages goes on where it was, as what came while it was gone is new, too.
+func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfig {
+	cc := cs.cfg
+	if cc.DeliverPolicy != jetstream.DeliverNewPolicy && cc.DeliverPolicy != jetstream.DeliverByStartSequencePolicy {
+		return cc
+	}
+	if !st.created.Equal(cs.stream.created) {
+		// All of another stream's messages came after the last of the former's.
+		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverAllPolicy, 0
+		return cc
+	}
+	cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(s.nextSequence(), cc.OptStartSeq)
+	return cc
 }
 
 func (s *subscription) rebind(cs *consumer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !cs.stream.created.Equal(s.consumer.stream.created) {
+		s.last = 0 // of another stream, which counts anew
+	}
 	s.consumer = cs
 }
 
@@ -384,9 +399,12 @@ func (s *subscription) handle(slot int, r *started) {
 	if _, ok := e.message.Header[topicHeader]; ok || listened {
 		spellForGoMicro(e.message.Header)
 	}
-	if s.usedUp(e) {
+	switch {
+	case s.usedUp(e):
 		o.err = errUsedUp
-	} else {
+	case running.wanted.Load():
+		s.handleFindable(e, &o)
+	default:
 		o.err = s.handler(e)
 	}
 	o.returned = true
