@@ -77,12 +77,13 @@ func pending(by string) string { return aggregate("max", by, metric("pending", o
 // quantiles are the lines of a latency chart. One of them brings the exemplars:
 // the others would bring the same.
 func quantiles(histogram, matchers, by string) []target {
-	legend := labels(by)
-	return []target{
-		query(quantile(.5, by, histogram, matchers), "p50 "+legend),
-		query(quantile(.95, by, histogram, matchers), "p95 "+legend),
-		query(quantile(.99, by, histogram, matchers), "p99 "+legend).withExemplars(),
+	line := func(q float64, legend string) target {
+		if by != "" {
+			legend += " " + labels(by)
+		}
+		return query(quantile(q, by, histogram, matchers), legend)
 	}
+	return []target{line(.5, "p50"), line(.95, "p95"), line(.99, "p99").withExemplars()}
 }
 
 // labels is a legend of the labels: "{{topic}} / {{queue}}".

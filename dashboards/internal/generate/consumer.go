@@ -85,7 +85,7 @@ func consumer() *dashboard {
 				query(counter("backoffs_total")+" * 60", "pauses per minute "+byQueue)).size(8, 8).steps().
 				unitOf("^pauses", "cpm"),
 			timeseries("Fetch errors", "Failed fetches per second by reason; an idle poll is none. disconnected and timeout: the connection. consumer_deleted, stream_not_found: somebody has removed it on the server; the broker makes its own again.",
-				"cps", query(sum("topic, queue, reason", rate("fetch_errors_total", ofSubscription)), "{{reason}} "+byQueue)).size(24, 8),
+				"cps", query(sum("reason", rate("fetch_errors_total", ofSubscription)), "{{reason}}")).size(24, 8),
 		),
 	)
 }

@@ -347,6 +347,12 @@ func (p *panel) max(v float64) *panel {
 	return p
 }
 
+// orElse is shown where there is no series: not every lack of data is a fault.
+func (p *panel) orElse(text string) *panel {
+	p.FieldConfig.Defaults.NoValue = text
+	return p
+}
+
 // anySign also shows what is below zero.
 func (p *panel) anySign() *panel {
 	p.FieldConfig.Defaults.Min = nil

@@ -11,9 +11,9 @@ func publisher() *dashboard {
 			timeseries("Publish rate", "Messages acknowledged by a stream per second, duplicates included. The series of a topic begin with its first publish. A line that falls to zero: the service has stopped, or all its publishes fail; see Errors.",
 				"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")),
 			timeseries("Publish duration", "How long Publish calls take, look-ups, retries and failures included. Dots are traces. p50 is a round trip and a disk write; if it doubles, look at the servers. p99 of seconds: calls have waited for the connection.",
-				"s", quantiles("publish_duration_seconds", ofTopic, "topic")...),
+				"s", quantiles("publish_duration_seconds", ofTopic, "")...),
 			timeseries("Errors by reason", "Publish calls that returned an error, per second. stream_full: raise the stream's limits or consume more. disconnected, timeout: see Connected. outcome_unknown: stored or not, publish again with the same MessageID. stream_not_found: create the stream or subscribe first. message_too_large, invalid_*: a bug of the caller.",
-				"cps", query(sum("topic, reason", rate("publish_errors_total", ofTopic)), "{{reason}} {{topic}}")).size(8, 8),
+				"cps", query(sum("reason", rate("publish_errors_total", ofTopic)), "{{reason}}")).size(8, 8),
 			timeseries("Share of failed publishes", "Errors by calls. Above zero for more than moments: events are lost unless the caller tries again; the reason is beside.",
 				"percentunit", query(ratio(errs, calls), "{{topic}}")).size(8, 8),
 			timeseries("Duplicates", "Messages per second whose id the stream already had: acknowledged, but not stored again. A few after an outage are retries doing their work. Many: the publisher uses an id for different messages, and loses them.",
@@ -28,7 +28,7 @@ func publisher() *dashboard {
 			timeseries("Reconnects", "Connections restored per minute. A few at a time when a server restarts. Again and again: a network that drops connections, a server that runs out of memory, or a slow consumer that is cut off.",
 				"cpm", query(sum("instance, broker", rate("reconnects_total", ofProcess))+" * 60", "{{broker}} on {{instance}}")).size(8, 8),
 			timeseries("Subscribe errors", "Subscribe calls that failed, per minute, by reason; there is no series before the first. go-micro tries again after 30 s and only logs it. workqueue_conflict: share the queue or change the stream's retention. stream_mismatch, permission: the server's set-up.",
-				"cpm", query(sum("topic, reason", rate("subscribe_errors_total", ofProcess))+" * 60", "{{reason}} {{topic}}")).size(8, 8),
+				"cpm", query(sum("topic, reason", rate("subscribe_errors_total", ofProcess))+" * 60", "{{reason}} {{topic}}")).size(8, 8).orElse("No Subscribe has failed"),
 		),
 	)
 }
