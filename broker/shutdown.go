@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"go-micro.dev/v5/logger"
@@ -70,9 +71,7 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	c.noSubs = true
 	c.mu.Unlock()
 	subs := c.subscriptions()
-	for _, s := range subs {
-		s.stop()
-	}
+	stopAll(subs)
 	running, expired := 0, false
 	for _, s := range subs {
 		select {
@@ -108,6 +107,16 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	b.closing = nil
 	b.mu.Unlock()
 	close(sd.done)
+}
+
+// stopAll stops the subscriptions, all at a time: each waits for the server, for
+// a while if that does not answer.
+func stopAll(subs []*subscription) {
+	var stopping sync.WaitGroup
+	for _, s := range subs {
+		stopping.Go(func() { s.stop() })
+	}
+	stopping.Wait()
 }
 
 // close flushes what is still to be sent and closes the connection.
