@@ -58,7 +58,6 @@ import (
 	"go-micro.dev/v5"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
-	"go-micro.dev/v5/cmd"
 	"go-micro.dev/v5/server"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -66,6 +65,7 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/metrics"
 	"go-micro-jetstream/tracing"
+	"go-micro-jetstream/wrapper"
 )
 
 var (
@@ -78,13 +78,13 @@ var (
 	_ micro.Option
 	_ broker.Option
 	_ client.Option
-	_ = cmd.DefaultBrokers
 	_ server.Option
 	_ propagation.TraceContext
 	_ trace.Span
 	_ jsbroker.Hooks
 	_ metrics.Option
 	_ tracing.Option
+	_ = wrapper.Event
 )
 
 var (
@@ -366,7 +366,7 @@ func declarations(t *testing.T, dir string) []ast.Decl {
 
 func TestEveryExportedFunctionIsMentioned(t *testing.T) {
 	text := readme(t)
-	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}} {
+	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}, {"wrapper", "wrapper."}} {
 		found := 0
 		for _, decl := range declarations(t, pkg.dir) {
 			f, ok := decl.(*ast.FuncDecl)

@@ -23,6 +23,8 @@ type event struct {
 	meta    metadata
 	err     error       // for the broker's ErrorHandler
 	settled atomic.Bool // an ack, nak or term was sent
+
+	failures *failures // nil unless the event can be found; see EventFinder
 }
 
 // Topic returns the concrete subject, also for a wildcard subscription.

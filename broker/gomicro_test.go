@@ -200,8 +200,7 @@ func TestPublishFromInsideASubscriberWithItsContext(t *testing.T) {
 	noErr(t, err)
 	type result struct{ id, tenant, topic string }
 	got := make(chan result, 10)
-	var service micro.Service
-	service = newService(t, "chain", unconnected(s))
+	service := newService(t, "chain", unconnected(s))
 	step := func(from, to string) {
 		noErr(t, micro.RegisterSubscriber(from, service.Server(), func(ctx context.Context, o *Order) error {
 			if to != "" {

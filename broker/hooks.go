@@ -242,7 +242,7 @@ type Handled struct {
 	Lag       time.Duration // the same as in [HandleStart]
 	Duration  time.Duration // the handler alone
 	Err       error         // what the handler returned, or a *[PanicError]
-	Panicked  bool          // the handler panicked: Err is a *[PanicError]
+	Panicked  bool          // the handler panicked: Err is, or wraps, a *[PanicError]
 	SettleErr error         // the acknowledgement could not be sent
 }
 

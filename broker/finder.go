@@ -1,0 +1,104 @@
+package broker
+
+import (
+	"errors"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"go-micro.dev/v5/broker"
+)
+
+// running are the deliveries whose handlers run, by the identity of their header
+// map, once somebody has asked for them.
+var running struct {
+	wanted atomic.Bool
+	events sync.Map // unsafe.Pointer to *event
+}
+
+// EventFinder returns a function that takes the Message.Header of a delivery
+// whose handler runs, that very map and not a copy, and returns the event. It
+// returns nil for any other map.
+//
+// It is for those who stand between the broker and a handler and are not given
+// the event, as subscriber wrappers of go-micro's server are not. Users need
+// package wrapper rather than this. From the first call on, the deliveries of
+// all brokers of the process are kept track of.
+func EventFinder() func(header map[string]string) broker.Event {
+	running.wanted.Store(true)
+	return func(header map[string]string) broker.Event {
+		if header == nil {
+			return nil
+		}
+		if e, ok := running.events.Load(identity(header)); ok {
+			return e.(*event)
+		}
+		return nil // not a nil *event
+	}
+}
+
+func identity(header map[string]string) unsafe.Pointer {
+	return reflect.ValueOf(header).UnsafePointer()
+}
+
+// SetHandlerError says what really went wrong in a handler of an event that
+// [EventFinder] found, if what stands between it and the broker passes on no
+// more than a text. If then an error is returned to the broker, this one counts
+// in its place: [RetryAfter], [Discard], a [*PanicError].
+//
+// An event may have several handlers, and each may fail. Then the message is
+// discarded only if all that failed discard it, since it comes again to all.
+func SetHandlerError(e broker.Event, err error) {
+	own, ok := e.(*event)
+	if !ok || own == nil || own.failures == nil || err == nil {
+		return
+	}
+	own.failures.mu.Lock()
+	defer own.failures.mu.Unlock()
+	own.failures.errs = append(own.failures.errs, err)
+}
+
+// failures are the errors of an event's handlers.
+type failures struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+// handleFindable runs the handler while its event can be found.
+func (s *subscription) handleFindable(e *event, o *outcome) {
+	e.failures = &failures{}
+	id := identity(e.message.Header) // the handler may put another map there
+	running.events.Store(id, e)
+	defer running.events.Delete(id)
+	o.err = s.handler(e)
+	if o.err == nil {
+		return
+	}
+	if cause := e.failures.joined(); cause != nil {
+		o.err = cause
+		_ = errors.As(cause, &o.panicked)
+	}
+}
+
+// joined returns one error for all, nil if there is none.
+func (f *failures) joined() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.errs) == 1 {
+		return f.errs[0]
+	}
+	all := make([]error, len(f.errs))
+	discards := 0
+	for i, err := range f.errs {
+		all[i] = err
+		if discarded := (*discardError)(nil); errors.As(err, &discarded) {
+			discards++
+			all[i] = errors.New(err.Error()) // the text alone, should others want it again
+		}
+	}
+	if discards == len(all) {
+		all = f.errs
+	}
+	return errors.Join(all...)
+}
