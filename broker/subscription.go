@@ -319,6 +319,13 @@ func (s *subscription) giveBack() {
 	}
 }
 
+// giveBackLate is giveBack for a worker that ends: what it took out of the inbox
+// while the subscription was being stopped came too late for stop.
+func (s *subscription) giveBackLate() {
+	<-s.returned
+	s.giveBack()
+}
+
 // errGivenBack is why a message is exhausted that no handler has seen on its last
 // delivery.
 var errGivenBack = errors.New("given back, as its subscription ended, on the last delivery that MaxDeliver permits")
@@ -380,7 +387,6 @@ func (s *subscription) abandon() {
 
 // finish is the end of the last worker.
 func (s *subscription) finish() {
-	<-s.returned
 	s.unwatch()
 	s.keeper.Stop()
 	s.deleteConsumer()

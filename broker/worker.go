@@ -43,6 +43,7 @@ func (s *subscription) work(slot int) {
 }
 
 func (s *subscription) leave() {
+	s.giveBackLate()
 	s.mu.Lock()
 	s.workers--
 	last := s.workers == 0
