@@ -19,9 +19,10 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// soon makes failed deliveries come back quickly.
+// soon makes failed deliveries come back quickly. BackOff is the AckWait, too, so
+// much less would have them come back by themselves on a busy machine.
 func soon() broker.Option {
-	return jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{50 * time.Millisecond, 50 * time.Millisecond}, MaxDeliver: 100})
+	return jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{500 * time.Millisecond}, MaxDeliver: 100})
 }
 
 func TestHandlerReturnDecides(t *testing.T) {
@@ -183,14 +184,14 @@ func TestPoisonEndsAsOneDeadLetter(t *testing.T) {
 	events, onDeadLettered := hookChan[jsbroker.DeadLettered]()
 	b := newBroker(t, s, jsbroker.WithDeadLetter("graveyard.orders"),
 		jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDeadLettered}),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3, BackOff: []time.Duration{20 * time.Millisecond}}))
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3}))
 	var deliveries atomic.Int64
 	subscribe(t, b, "orders.created", func(e broker.Event) error {
 		deliveries.Add(1)
 		if string(e.Message().Body) == "malformed" {
 			return jsbroker.Discard(errors.New("cannot parse"))
 		}
-		return errors.New("first line\r\nNats-Rollup: all")
+		return jsbroker.RetryAfter(0, errors.New("first line\r\nNats-Rollup: all"))
 	}, broker.Queue("workers"))
 	if err := b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "acme"}, Body: []byte("poison")}); err != nil {
 		t.Fatal(err)
@@ -272,8 +273,8 @@ func TestExhaustedMessageIsReportedAndKept(t *testing.T) {
 	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 	log := newLog()
 	b := newBroker(t, s, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2, BackOff: []time.Duration{20 * time.Millisecond}}))
-	subscribe(t, b, "orders", func(broker.Event) error { return errors.New("no") }, broker.Queue("q"))
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.RetryAfter(0, errors.New("no")) }, broker.Queue("q"))
 	publish(t, b, "orders", "poison")
 	if e := receive(t, exhausted); e.NumDelivered != 2 || e.Cause.Error() != "no" {
 		t.Fatalf("event %+v", e)
