@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -52,6 +53,8 @@ func newObservability(cfg settings) (*observability, error) {
 	if o.endpoint = firstOf("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"); o.endpoint != "" {
 		o.describeTraces = "exported to " + natsurl.Redact(o.endpoint)
 	}
+	// The time at which the process started: dashboards mark restarts with it.
+	o.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// A collector that is down must not look like a fault of the broker, nor
 	// fill the screen.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
