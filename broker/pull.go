@@ -31,6 +31,7 @@ type pull struct {
 	fixedWait time.Duration // 0: adaptive
 	idle      int           // requests in a row that brought nothing
 	wait      time.Duration // of the request under way
+	epoch     uint64        // connections before the one that it was made on
 	seq       uint64        // of the request under way
 	asked     int           // messages that it is for
 	open      int           // messages that it may still deliver; 0: no request is under way
@@ -75,6 +76,7 @@ func (p *pull) request(cs *consumer, waiting, maxBytes int) error {
 	}
 	p.seq++
 	p.asked, p.open, p.got, p.wait = batch, batch, 0, wait
+	p.epoch = p.nc.Stats().Reconnects
 
 	body := make([]byte, 0, 96)
 	body = append(body, `{"batch":`...)
@@ -198,6 +200,12 @@ var conflicts = []struct {
 	{"consumer deleted", jetstream.ErrConsumerDeleted},
 	{"leadership change", jetstream.ErrConsumerLeadershipChanged},
 	{"server shutdown", jetstream.ErrServerShutdown},
+}
+
+// outlived reports whether the request under way has died with the connection
+// that it was made on.
+func (p *pull) outlived() bool {
+	return p.open > 0 && (p.epoch != p.nc.Stats().Reconnects || !p.nc.IsConnected())
 }
 
 // abandon gives up the request under way, whose answers no longer count.

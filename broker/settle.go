@@ -141,7 +141,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 		if !persist || errors.Is(err, ErrMessageTooLarge) || e.ctx.Err() != nil {
 			return false
 		}
-		if !s.pause(backoffDelay(attempt), s.conn.stateChange()) {
+		if !s.pause(backoffDelay(attempt), s.conn.stateChange(), false) {
 			return false
 		}
 	}

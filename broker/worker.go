@@ -82,7 +82,7 @@ func (s *subscription) take(slot int) *started {
 	s.waiting[0] = item{} // let go of the message
 	s.waiting = s.waiting[1:]
 	s.running[slot] = r
-	if s.pull.open == 0 && s.pull.got > 0 && s.pull.batch.early(len(s.waiting)) {
+	if s.pull.open == 0 && s.pull.got > 0 && s.pull.batch.early(len(s.waiting)) && s.conn.nc.IsConnected() {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes)
 	}
@@ -119,10 +119,7 @@ func (s *subscription) fill() bool {
 				s.healthy()
 			}
 		case <-changed:
-			// The request has died with the connection.
-			s.mu.Lock()
-			s.pull.abandon()
-			s.mu.Unlock()
+			// The request may have died with the connection: ask looks.
 		case <-silent.C:
 			err = jetstream.ErrNoHeartbeat
 		case err = <-s.trouble:
@@ -145,6 +142,9 @@ func (s *subscription) ask() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.pull.outlived() { // while the workers were busy, perhaps
+		s.pull.abandon()
+	}
 	if s.pull.open > 0 {
 		return nil
 	}
@@ -232,7 +232,8 @@ func (s *subscription) failed(err error) bool {
 		changed := s.conn.stateChange()
 		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.Subscription, Err: err, Reason: Reason(err)})
 		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription, Attempt: int(s.failures), Delay: delay})
-		if !s.pause(delay, changed) {
+		down := errors.Is(err, errConnectionLost) // and may be back already
+		if !s.pause(delay, changed, down) {
 			return false
 		}
 		err = s.heal(err)
@@ -240,25 +241,22 @@ func (s *subscription) failed(err error) bool {
 	return !s.isStopped()
 }
 
-// pause waits for d, or until the connection is back. It reports false when the
-// subscription is stopped.
-func (s *subscription) pause(d time.Duration, changed <-chan struct{}) bool {
+// pause waits for d, or until the connection is back, which may have been seen
+// down. It reports false when the subscription is stopped.
+func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	wasConnected := s.conn.nc.IsConnected()
 	for {
+		if down && s.conn.nc.IsConnected() {
+			return !s.isStopped()
+		}
 		select {
 		case <-timer.C:
 			return true
 		case <-s.life.Done():
 			return false
 		case <-changed:
-			changed = s.conn.stateChange()
-			connected := s.conn.nc.IsConnected()
-			if connected && !wasConnected {
-				return true
-			}
-			wasConnected = connected
+			changed, down = s.conn.stateChange(), true
 		}
 	}
 }
