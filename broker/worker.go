@@ -181,6 +181,8 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 	for ; m != nil; m = s.arrived() {
 		delivery, err := s.pull.accept(m)
 		switch {
+		case delivery && !covers(s.Subscription.Topic, m.Subject):
+			a.err = s.refuseStray(m)
 		case delivery:
 			s.waiting = append(s.waiting, item{msg: m, received: now, extended: now})
 			a.messages++
@@ -199,6 +201,14 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 		s.armKeeper()
 	}
 	return a
+}
+
+// refuseStray gives back a message that was not subscribed to: somebody has
+// changed the consumer's filter. It is for those who look into that, not for
+// this handler, so it comes back slowly.
+func (s *subscription) refuseStray(m *nats.Msg) error {
+	_ = s.conn.nc.Publish(m.Reply, fmt.Appendf(nil, `-NAK {"delay":%d}`, maxBackoff.Nanoseconds()))
+	return fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", ErrConsumerConflict, s.consumer.name, s.consumer.stream.name, m.Subject)
 }
 
 // report tells the hooks what came.
