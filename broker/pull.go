@@ -41,12 +41,23 @@ type pull struct {
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between
-// deliveries. A message that finds the channel full is dropped by the client.
-const statusSlots = 16
+// deliveries.
+const statusSlots = 64
 
-func openPull(nc *nats.Conn, batchSize int, wait time.Duration) (*pull, error) {
+// maxSlots bounds the channel of a consumer that may have very many messages
+// under way.
+const maxSlots = 8192
+
+func openPull(nc *nats.Conn, cs *consumer, batchSize int, wait time.Duration) (*pull, error) {
 	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(batchSize), fixedWait: wait}
-	p.messages = make(chan *nats.Msg, p.batch.largest()+statusSlots)
+	// A message that finds the channel full is dropped by the client and comes
+	// again after AckWait. Requests from before a reconnect may still be served
+	// beside the new one, but never beyond the consumer's MaxAckPending.
+	slots := maxSlots
+	if n := cs.cfg.MaxAckPending; n > 0 {
+		slots = min(n, maxSlots)
+	}
+	p.messages = make(chan *nats.Msg, max(slots, p.batch.largest())+statusSlots)
 	var err error
 	p.sub, err = nc.ChanSubscribe(p.inbox+".*", p.messages)
 	return p, err
