@@ -1,0 +1,347 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// ledger counts messages from publish to handler. Every body is unique:
+// "<topic>/<number>", with numbers that grow in the order of publishing.
+type ledger struct {
+	mu       sync.Mutex
+	stored   map[string]bool // acknowledged by a stream
+	unknown  int             // publishes whose outcome is unknown
+	handled  map[string]int  // by body
+	disorder []string        // first deliveries that came after a later one
+	dropped  atomic.Int64    // slow-consumer errors of the client
+}
+
+func newLedger() *ledger {
+	return &ledger{stored: map[string]bool{}, handled: map[string]int{}}
+}
+
+// watch has the ledger see what the client throws away, and in which order the
+// handlers of one broker start.
+func (l *ledger) watch() broker.Option {
+	highest := map[string]uint64{}
+	ordered := jsbroker.WithHooks(jsbroker.Hooks{HandleStart: func(ctx context.Context, e jsbroker.HandleStart) context.Context {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		at := e.Consumer + " " + e.Subject
+		switch {
+		case e.NumDelivered > 1:
+		case e.StreamSequence < highest[at]:
+			l.disorder = append(l.disorder, fmt.Sprintf("%s: %d after %d", at, e.StreamSequence, highest[at]))
+		default:
+			highest[at] = e.StreamSequence
+		}
+		return ctx
+	}})
+	dropped := jsbroker.WithNATSOptions(nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrSlowConsumer) {
+			l.dropped.Add(1)
+		}
+	}))
+	return func(o *broker.Options) {
+		ordered(o)
+		dropped(o)
+	}
+}
+
+// published notes how a publish ended.
+func (l *ledger) published(body string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		l.stored[body] = true
+	case errors.Is(err, jsbroker.ErrPublishUnknown):
+		l.unknown++
+	}
+}
+
+// publish publishes numbers first to last on a topic and fails the test on an
+// error.
+func (l *ledger) publish(t testing.TB, b broker.Broker, topic string, first, last int) {
+	t.Helper()
+	for i := first; i <= last; i++ {
+		body := fmt.Sprintf("%s/%d", topic, i)
+		err := b.Publish(topic, message(body), broker.PublishContext(testContext(t)))
+		if l.published(body, err); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// handler counts what it gets.
+func (l *ledger) handler(e broker.Event) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.handled[string(e.Message().Body)]++
+	return nil
+}
+
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.handled)
+}
+
+// missing returns what was stored and not handled.
+func (l *ledger) missing() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var missing []string
+	for body := range l.stored {
+		if l.handled[body] == 0 {
+			missing = append(missing, body)
+		}
+	}
+	slices.Sort(missing)
+	return missing
+}
+
+// duplicates is how many times a message was handled again. The caller holds
+// l.mu.
+func (l *ledger) duplicates() (n int) {
+	for _, times := range l.handled {
+		n += times - 1
+	}
+	return n
+}
+
+// settle waits until everything that was stored has been handled, and checks
+// the rest of the count.
+func (l *ledger) settle(t testing.TB) {
+	t.Helper()
+	l.settleInAnyOrder(t)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.disorder) > 0 {
+		t.Errorf("%d first deliveries out of order: %v", len(l.disorder), l.disorder[:min(len(l.disorder), 20)])
+	}
+}
+
+// settleInAnyOrder is settle for tests with several handlers at a time.
+func (l *ledger) settleInAnyOrder(t testing.TB) {
+	t.Helper()
+	deadline := time.Now().Add(2 * patience)
+	for len(l.missing()) > 0 {
+		if time.Now().After(deadline) {
+			missing := l.missing()
+			t.Fatalf("%d of %d stored messages were not handled: %v", len(missing), len(l.stored), missing[:min(len(missing), 20)])
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.dropped.Load(); n > 0 {
+		t.Errorf("the client dropped messages %d times", n)
+	}
+	t.Logf("stored %d, unknown %d, handled %d, duplicates %d", len(l.stored), l.unknown, len(l.handled), l.duplicates())
+}
+
+// limits is a stream on which every subscriber without a queue gets everything.
+var limits = jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.LimitsPolicy, Storage: jetstream.MemoryStorage})
+
+func TestQueuelessSubscriberMissesNothingOfAStreamMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	l := newLedger()
+	b := newBroker(t, s, limits, l.watch())
+	subscribe(t, b, "orders", l.handler)
+	l.publish(t, b, "orders", 1, 5)
+	eventually(t, "they are handled", func() bool { return len(l.missing()) == 0 })
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	l.publish(t, b, "orders", 6, 10)
+	l.settleInAnyOrder(t) // the sequence begins anew
+}
+
+func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	l := newLedger()
+	b := newBroker(t, s, limits, l.watch())
+	publish(t, b, "orders", "orders/0") // before the subscription, so not for it
+	subscribe(t, b, "orders", l.handler)
+	for _, name := range consumerNames(t, js, "ORDERS") {
+		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.publish(t, b, "orders", 1, 5)
+	l.settle(t)
+	if n := len(l.handled); n != 5 {
+		t.Fatalf("%d handled, want 5: %v", n, l.handled)
+	}
+}
+
+func TestReconnectsLeaveNoRoomForTheClientToDropMessages(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	l := newLedger()
+	states, onChange := hookChan[jsbroker.ConnectionChanged]()
+	const batch = 100
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithBatchSize(batch), l.watch(),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0)),
+		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}))
+	release := make(chan struct{})
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		<-release
+		return l.handler(e)
+	}, broker.Queue("q"))
+	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	for range 3 {
+		p.cut()
+		for receive(t, states).State != jsbroker.StateReconnected {
+		}
+	}
+	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	for i := range 9 * batch {
+		body := fmt.Sprintf("orders/%d", i+1)
+		if _, err := js.PublishAsync("orders", []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+		l.published(body, nil)
+	}
+	receive(t, js.PublishAsyncComplete())
+	close(release)
+	l.settle(t)
+}
+
+func TestUnsubscribeStormStrandsNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	l := newLedger()
+	b := newBroker(t, s, l.watch(), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Hour}))
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			body := fmt.Sprintf("orders/%d", i)
+			l.published(body, b.Publish("orders", message(body)))
+		}
+	})
+	for i := range 100 {
+		handled := l.count()
+		sub := subscribe(t, b, "orders", l.handler, broker.Queue("q"), jsbroker.Concurrency(1+i%3))
+		if i%2 == 0 {
+			eventually(t, "one is handled", func() bool { return l.count() > handled })
+		}
+		if err := sub.Unsubscribe(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	publishing.Wait()
+	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
+	l.settleInAnyOrder(t)
+}
+
+func TestDisconnectOfManySubscriptionsIsBoundedOnAStalledServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(time.Second))
+	for i := range 8 {
+		subscribe(t, b, fmt.Sprintf("orders.t%d", i), ignore, broker.Queue("q"))
+	}
+	p.stall()
+	begin := time.Now()
+	_ = b.Disconnect()
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("Disconnect took %v", took)
+	}
+	p.resume()
+}
+
+func TestRequestLostWhileAllWorkersAreBusyIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startRestartable(t)
+	p := startProxy(t, s.Server)
+	l := newLedger()
+	states, onChange := hookChan[jsbroker.ConnectionChanged]()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s.Server, broker.Addrs(p.url()), l.watch(),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)),
+		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange, FetchError: onFetchError}))
+	const n = 1000 // enough for the batches to grow, so that the last request is open
+	l.publish(t, b, "orders", 1, n)
+	blocked, release := make(chan struct{}), make(chan struct{})
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if string(e.Message().Body) == fmt.Sprintf("orders/%d", n) {
+			close(blocked)
+			<-release
+		}
+		return l.handler(e)
+	}, broker.Queue("q"))
+	receive(t, blocked)
+	p.stall() // a server that crashes says no goodbye
+	s.stop()
+	p.cut()
+	p.resume()
+	s.start(t)
+	for receive(t, states).State != jsbroker.StateReconnected {
+	}
+	close(release)
+	l.publish(t, b, "orders", n+1, n+10)
+	l.settle(t)
+	for len(failed) > 0 {
+		if e := <-failed; e.Reason == "no_heartbeat" {
+			t.Errorf("the worker waited for a request that was lost long ago: %v", e.Err)
+		}
+	}
+}
+
+func TestFilterChangedUnderASubscriberIsAFailureAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	l := newLedger()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, l.watch(), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	subscribe(t, b, "orders.a", l.handler, broker.Queue("q"))
+	setFilter := func(topic string) {
+		t.Helper()
+		cc := consumerInfo(t, js, "ORDERS", "q").Config
+		cc.FilterSubject = topic
+		if _, err := js.UpdateConsumer(testContext(t), "ORDERS", cc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setFilter("orders.b")
+	publish(t, b, "orders.b", "orders.b/1")
+	wantError(t, receive(t, failed).Err, jsbroker.ErrConsumerConflict, "orders.b")
+	setFilter("orders.a")
+	l.publish(t, b, "orders.a", 1, 5)
+	l.settle(t)
+	if n := l.handled["orders.b/1"]; n > 0 {
+		t.Error("the handler got what it had not subscribed to")
+	}
+	if info := streamInfo(t, js, "ORDERS"); info.State.Msgs == 0 {
+		t.Error("the other topic's message is gone")
+	}
+}
