@@ -19,8 +19,25 @@ type Server struct {
 	dir string
 }
 
+// Open returns the address of the server at NATS_URL, if that is set, or else of
+// one that it starts, and what is to be called in the end.
+func Open() (url string, stop func(), err error) {
+	if url := os.Getenv("NATS_URL"); url != "" {
+		return url, func() {}, nil
+	}
+	s, err := Start()
+	if err != nil {
+		return "", nil, err
+	}
+	return s.URL(), s.Stop, nil
+}
+
 // Start runs a server with JetStream on a free loopback port. Its data is in a
 // temporary directory that Stop removes. Each change may alter the options.
+//
+// Like any nats-server it acknowledges what it has written, not what it has
+// synced to disk, which it does every SyncInterval, two minutes. Where losing
+// power must lose nothing, set SyncAlways, or have replicas.
 func Start(changes ...func(*server.Options)) (*Server, error) {
 	dir, err := os.MkdirTemp("", "nats-server-*")
 	if err != nil {

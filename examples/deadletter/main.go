@@ -1,0 +1,98 @@
+// Command deadletter shows what becomes of messages that cannot be handled: a
+// go-micro service that retries some, gives up others, and looks at what it has
+// given up.
+//
+//	go run ./examples/deadletter
+//
+// NATS_URL names the server, else one is embedded.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/metadata"
+	"go-micro.dev/v5/registry"
+	"go-micro.dev/v5/server"
+
+	jsbroker "go-micro-jetstream/broker"
+	_ "go-micro-jetstream/examples/internal/microtls"
+	"go-micro-jetstream/examples/internal/natsserver"
+	"go-micro-jetstream/wrapper"
+)
+
+// Order is what the service handles.
+type Order struct {
+	ID     string `json:"id"`
+	Amount int    `json:"amount"`
+}
+
+func charge(ctx context.Context, order *Order) error {
+	switch {
+	case order.Amount < 0: // it will never get better
+		return jsbroker.Discard(errors.New("negative amount"))
+	case order.Amount > 1000: // until MaxDeliver
+		return jsbroker.RetryAfter(10*time.Millisecond, errors.New("limit exceeded"))
+	}
+	fmt.Printf("order %s charged, delivery %d\n", order.ID, jsbroker.NumDelivered(wrapper.Event(ctx)))
+	return nil
+}
+
+func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
+	url, stop, err := natsserver.Open()
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	b := jsbroker.NewBroker(
+		broker.Addrs(url),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3}),
+		jsbroker.WithDeadLetter("dead-letters.orders"),
+	)
+	service := micro.NewService(
+		micro.Name("payments"),
+		micro.Address("127.0.0.1:0"),
+		micro.Broker(b),
+		micro.Registry(registry.NewMemoryRegistry()),
+		micro.WrapSubscriber(wrapper.Subscriber()), // or Discard and RetryAfter are errors like others
+		micro.AfterStop(b.Disconnect),
+	)
+	// Somebody must look at them: a person, a ticket system, a repair job. The
+	// original body and headers are there, and why, where from and how often.
+	dead := make(chan string)
+	bury := func(ctx context.Context, order *Order) error {
+		h, _ := metadata.FromContext(ctx)
+		dead <- fmt.Sprintf("order %s given up by %s after %s deliveries of %s: %s", order.ID, h["Micro-Dead-Letter-Queue"],
+			h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Reason"])
+		return nil
+	}
+	if err := errors.Join(
+		micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")),
+		micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")),
+		service.Start(),
+	); err != nil {
+		return err
+	}
+	created := micro.NewEvent("orders.created", service.Client())
+	for _, order := range []*Order{{"1", 20}, {"2", -5}, {"3", 5000}} {
+		if err := created.Publish(context.Background(), order); err != nil {
+			return err
+		}
+	}
+	fmt.Println(<-dead)
+	fmt.Println(<-dead)
+	return service.Stop()
+}

@@ -1,0 +1,69 @@
+// Command fanout shows how several services get every message, each once: an
+// Interest stream with a queue for each. (On the default WorkQueue stream a
+// message has one taker, and a second queue is refused.)
+//
+//	go run ./examples/fanout
+//
+// NATS_URL names the server, else one is embedded.
+package main
+
+import (
+	"fmt"
+	"log"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	_ "go-micro-jetstream/examples/internal/microtls"
+	"go-micro-jetstream/examples/internal/natsserver"
+)
+
+func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
+	url, stop, err := natsserver.Open()
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	// The template counts when the stream is created. An existing one stays as it
+	// is: change its retention with the NATS tools.
+	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithStreamConfig(jetstream.StreamConfig{
+		Retention: jetstream.InterestPolicy, // until every queue has acked it
+	}))
+	if err := b.Connect(); err != nil {
+		return err
+	}
+	defer func() { _ = b.Disconnect() }()
+
+	// Subscribe before publishing: an Interest stream does not keep what nobody
+	// has asked for. Queues that have been there once are remembered.
+	got := make(chan string)
+	for _, queue := range []string{"billing", "shipping"} {
+		handler := func(e broker.Event) error {
+			got <- fmt.Sprintf("%s got order %s", queue, e.Message().Body)
+			return nil
+		}
+		for range 2 { // two replicas share the messages of their queue
+			if _, err := b.Subscribe("orders.created", handler, broker.Queue(queue)); err != nil {
+				return err
+			}
+		}
+	}
+	const orders = 3
+	for n := range orders {
+		if err := b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
+			return err
+		}
+	}
+	for range 2 * orders {
+		fmt.Println(<-got)
+	}
+	return b.Disconnect()
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"compress/gzip"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+
+	"go-micro-jetstream/examples/internal/proc"
+)
+
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+
+// collector is the other end of an OTLP exporter.
+type collector struct {
+	mu    sync.Mutex
+	spans map[string]*tracepb.Span // by service and name
+	errs  []error
+}
+
+func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.read(r); err != nil {
+		c.errs = append(c.errs, err)
+		w.WriteHeader(http.StatusBadRequest)
+	}
+}
+
+func (c *collector) read(r *http.Request) (err error) {
+	body := io.Reader(r.Body)
+	if r.Header.Get("Content-Encoding") == "gzip" {
+		if body, err = gzip.NewReader(body); err != nil {
+			return err
+		}
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	var req collectorpb.ExportTraceServiceRequest
+	if err := proto.Unmarshal(data, &req); err != nil {
+		return err
+	}
+	for _, rs := range req.ResourceSpans {
+		service := rs.Resource.Attributes[0].Value.GetStringValue()
+		for _, ss := range rs.ScopeSpans {
+			for _, s := range ss.Spans {
+				key := service + ": " + s.Name
+				if c.spans[key] != nil {
+					return fmt.Errorf("a second span %q", key)
+				}
+				c.spans[key] = s
+			}
+		}
+	}
+	return nil
+}
+
+func TestOneTraceThroughThreeProcesses(t *testing.T) {
+	t.Parallel()
+	c := &collector{spans: map[string]*tracepb.Span{}}
+	srv := httptest.NewServer(c)
+	defer srv.Close()
+	code, out, stderr := proc.Start(t, binary, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + srv.URL}).Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if code != 0 || len(c.errs) > 0 {
+		t.Fatalf("exit %d, collector %v\n%s%s", code, c.errs, out, stderr)
+	}
+	var parent, id []byte
+	chain := []string{
+		"orders: publish orders.created", "payments: process orders.created",
+		"payments: publish payments.taken", "shipping: process payments.taken",
+		"shipping: publish shipping.sent", "orders: process shipping.sent",
+	}
+	for _, key := range chain {
+		s := c.spans[key]
+		if s == nil {
+			t.Fatalf("no span %q among %q", key, slices.Sorted(maps.Keys(c.spans)))
+		}
+		if id == nil {
+			id = s.TraceId
+		}
+		if string(s.ParentSpanId) != string(parent) || string(s.TraceId) != string(id) {
+			t.Errorf("%q is in trace %x below %x, want %x below %x", key, s.TraceId, s.ParentSpanId, id, parent)
+		}
+		parent = s.SpanId
+	}
+	if len(c.spans) != len(chain) {
+		t.Errorf("%d spans, want %d", len(c.spans), len(chain))
+	}
+	if !strings.Contains(out, "http://localhost:16686/trace/"+hex.EncodeToString(id)+"\n") {
+		t.Errorf("the trace is not named in\n%s", out)
+	}
+}
