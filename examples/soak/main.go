@@ -1,0 +1,43 @@
+// Command soak publishes and consumes for a while, makes trouble meanwhile and
+// counts every message:
+//
+//	go run ./examples/soak -d 10m
+//
+// It runs its own cluster of three servers (-servers 1: one), restarts them one
+// at a time, deletes consumers and replaces replicas. At the end it prints a
+// table and fails if a message that was acknowledged to its publisher was
+// neither handled nor dead-lettered, or if goroutines are left behind.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	_ "go-micro-jetstream/examples/internal/microtls"
+)
+
+func main() {
+	d := flag.Duration("d", 10*time.Minute, "how long to publish")
+	servers := flag.Int("servers", 3, "how many `servers`: 1 or 3")
+	rate := flag.Int("rate", 200, "`messages` per second and publisher")
+	every := flag.Duration("chaos", 5*time.Second, "pause between two disturbances; 0: none")
+	verbose := flag.Bool("v", false, "show the broker's log and the disturbances on stderr")
+	flag.Parse()
+	if *d <= 0 || *rate < 1 || (*servers != 1 && *servers != 3) || *every < 0 || flag.NArg() > 0 {
+		fmt.Fprintln(flag.CommandLine.Output(), "soak: want a positive duration and rate, and 1 or 3 servers")
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s := &soak{servers: *servers, rate: *rate, every: *every, verbose: *verbose, ledger: newLedger()}
+	if err := s.run(ctx, *d); err != nil {
+		fmt.Fprintln(os.Stderr, "soak:", err)
+		os.Exit(1)
+	}
+}
