@@ -3,6 +3,8 @@ package broker
 import (
 	"context"
 	"fmt"
+
+	"github.com/nats-io/nats.go"
 )
 
 // defaultWindow is the default of [WithAsyncWindow]: enough to fill a fast
@@ -38,6 +40,9 @@ func (p *publication) runAsync(ctx context.Context, done func(ack, error)) {
 		return
 	}
 	goOn := func(err error) {
+		// The connection can be lost and back while the first try is still being
+		// written: what that reads must not change.
+		p.msg = &nats.Msg{Subject: p.msg.Subject, Header: p.msg.Header, Data: p.msg.Data}
 		if err := p.retry(ctx, st, err); err != nil {
 			done(ack{}, p.fail(err))
 			return
