@@ -65,7 +65,7 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/metrics"
 	"go-micro-jetstream/tracing"
-	"go-micro-jetstream/wrapper"
+	"go-micro-jetstream/broker/wrapper"
 )
 
 var (
@@ -366,7 +366,7 @@ func declarations(t *testing.T, dir string) []ast.Decl {
 
 func TestEveryExportedFunctionIsMentioned(t *testing.T) {
 	text := readme(t)
-	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}, {"wrapper", "wrapper."}} {
+	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}, {"broker/wrapper", "wrapper."}} {
 		found := 0
 		for _, decl := range declarations(t, pkg.dir) {
 			f, ok := decl.(*ast.FuncDecl)

@@ -27,6 +27,8 @@ type jetstreamBroker struct {
 
 	cfg  atomic.Pointer[config]     // nil if cfgErr is set
 	conn atomic.Pointer[connection] // nil when not connected
+
+	running finder
 }
 
 // NewBroker returns a broker that speaks NATS JetStream. It does not connect.

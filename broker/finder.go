@@ -10,22 +10,27 @@ import (
 	"go-micro.dev/v5/broker"
 )
 
-// running are the deliveries whose handlers run, by the identity of their header
+// finder knows the deliveries whose handlers run, by the identity of their header
 // map, once somebody has asked for them.
-var running struct {
+type finder struct {
 	wanted atomic.Bool
 	events sync.Map // unsafe.Pointer to *event
 }
 
-// EventFinder returns a function that takes the Message.Header of a delivery
-// whose handler runs, that very map and not a copy, and returns the event. It
-// returns nil for any other map.
+// EventFinder returns a function that takes the Message.Header of a delivery of
+// b whose handler runs, that very map and not a copy, and returns the event. It
+// returns nil for any other map, and for brokers of other kinds.
 //
 // It is for those who stand between the broker and a handler and are not given
 // the event, as subscriber wrappers of go-micro's server are not. Users need
-// package wrapper rather than this. From the first call on, the deliveries of
-// all brokers of the process are kept track of.
-func EventFinder() func(header map[string]string) broker.Event {
+// package wrapper rather than this. From the first call on, the deliveries of b
+// are kept track of.
+func EventFinder(b broker.Broker) func(header map[string]string) broker.Event {
+	own, ok := b.(*jetstreamBroker)
+	if !ok || own == nil {
+		return func(map[string]string) broker.Event { return nil }
+	}
+	running := &own.running
 	running.wanted.Store(true)
 	return func(header map[string]string) broker.Event {
 		if header == nil {
@@ -69,6 +74,7 @@ type failures struct {
 func (s *subscription) handleFindable(e *event, o *outcome) {
 	e.failures = &failures{}
 	id := identity(e.message.Header) // the handler may put another map there
+	running := &s.conn.broker.running
 	running.events.Store(id, e)
 	defer running.events.Delete(id)
 	o.err = s.handler(e)

@@ -411,7 +411,7 @@ func (s *subscription) handle(slot int, r *started) {
 	switch {
 	case s.usedUp(e):
 		o.err = errUsedUp
-	case running.wanted.Load():
+	case s.conn.broker.running.wanted.Load():
 		s.handleFindable(e, &o)
 	default:
 		o.err = s.handler(e)

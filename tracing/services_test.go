@@ -17,8 +17,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/broker/wrapper"
 	"go-micro-jetstream/tracing"
-	"go-micro-jetstream/wrapper"
 )
 
 // Shop is an RPC handler. It is exported because go-micro asks for that.
@@ -60,7 +60,7 @@ func newParty(t *testing.T, name, url string, reg registry.Registry, tp *sdktrac
 	}
 	p.client = client.NewClient(client.Broker(p.broker), client.Registry(reg), client.WithLogger(quiet), client.ContentType("application/json"))
 	if with.ours {
-		serverOpts = append(serverOpts, server.WrapSubscriber(wrapper.Subscriber()))
+		serverOpts = append(serverOpts, server.WrapSubscriber(wrapper.Subscriber(p.broker)))
 		p.client = wrapper.Client()(p.client)
 	}
 	if with.otel {

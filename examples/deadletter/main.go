@@ -22,9 +22,9 @@ import (
 	"go-micro.dev/v5/server"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/broker/wrapper"
 	_ "go-micro-jetstream/examples/internal/microtls"
 	"go-micro-jetstream/examples/internal/natsserver"
-	"go-micro-jetstream/wrapper"
 )
 
 // Order is what the service handles.
@@ -67,7 +67,7 @@ func run() error {
 		micro.Address("127.0.0.1:0"),
 		micro.Broker(b),
 		micro.Registry(registry.NewMemoryRegistry()),
-		micro.WrapSubscriber(wrapper.Subscriber()), // or Discard and RetryAfter are errors like others
+		micro.WrapSubscriber(wrapper.Subscriber(b)), // or Discard and RetryAfter are errors like others
 		micro.AfterStop(b.Disconnect),
 	)
 	// Somebody must look at them: a person, a ticket system, a repair job. The

@@ -23,10 +23,10 @@ import (
 	"go-micro.dev/v5/server"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/broker/wrapper"
 	_ "go-micro-jetstream/examples/internal/microtls"
 	"go-micro-jetstream/examples/internal/natsserver"
 	"go-micro-jetstream/metrics"
-	"go-micro-jetstream/wrapper"
 )
 
 // Order is what the service handles.
@@ -58,7 +58,7 @@ func run() error {
 		micro.Name("payments"),
 		micro.Address("127.0.0.1:0"),
 		micro.Broker(b),
-		micro.WrapSubscriber(wrapper.Subscriber()),
+		micro.WrapSubscriber(wrapper.Subscriber(b)),
 		micro.AfterStop(b.Disconnect), // Stop then waits for running handlers
 	)
 	service.Init()

@@ -36,10 +36,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/broker/wrapper"
 	_ "go-micro-jetstream/examples/internal/microtls"
 	"go-micro-jetstream/examples/internal/natsserver"
 	"go-micro-jetstream/tracing"
-	"go-micro-jetstream/wrapper"
 )
 
 const endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -89,7 +89,7 @@ func runOne(name string) error {
 		micro.Address("127.0.0.1:0"),
 		micro.Broker(b),
 		micro.Registry(registry.NewMemoryRegistry()),
-		micro.WrapSubscriber(wrapper.Subscriber()),
+		micro.WrapSubscriber(wrapper.Subscriber(b)),
 		micro.WrapClient(wrapper.Client()),
 		// First the broker, which ends the last spans, then their exporter.
 		micro.AfterStop(func() error { return errors.Join(b.Disconnect(), tp.Shutdown(context.Background())) }),

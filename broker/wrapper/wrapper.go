@@ -3,7 +3,7 @@
 //
 //	service := micro.NewService(
 //		micro.Broker(b),
-//		micro.WrapSubscriber(wrapper.Subscriber()),
+//		micro.WrapSubscriber(wrapper.Subscriber(b)),
 //		micro.WrapClient(wrapper.Client()),
 //	)
 //
@@ -24,7 +24,7 @@
 // that it publishes with. Without it, go-micro passes on only the metadata, and
 // so the consumer span.
 //
-// Neither has an effect on other brokers.
+// Neither has an effect on brokers of other kinds.
 package wrapper
 
 import (
@@ -38,7 +38,8 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// Subscriber returns a wrapper for micro.WrapSubscriber, or server.WrapSubscriber.
+// Subscriber returns a wrapper for micro.WrapSubscriber, or server.WrapSubscriber,
+// of a service whose broker is b.
 //
 // Of several wrappers, the first is the outermost. Let this be the first: the
 // others then have the context, too, and what they make of an error counts.
@@ -47,8 +48,8 @@ import (
 // several handlers in one service, go-micro has one result for all of them: if
 // one fails, all see the message again. It is discarded only if all that failed
 // discard it; a handler that panics does not keep the others from it.
-func Subscriber() server.SubscriberWrapper {
-	find := jsbroker.EventFinder()
+func Subscriber(b broker.Broker) server.SubscriberWrapper {
+	find := jsbroker.EventFinder(b)
 	return func(next server.SubscriberFunc) server.SubscriberFunc {
 		return func(ctx context.Context, msg server.Message) error {
 			e := find(msg.Header())

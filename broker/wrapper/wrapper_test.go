@@ -23,8 +23,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/broker/wrapper"
 	"go-micro-jetstream/tracing"
-	"go-micro-jetstream/wrapper"
 )
 
 // patience bounds every wait. It is no measure of speed.
@@ -122,8 +122,8 @@ func (s *service) wire(build newServer, b broker.Broker) {
 	reg := registry.NewMemoryRegistry()
 	s.server = build(
 		server.Name("shop"), server.Address("127.0.0.1:0"), server.Broker(b), server.Registry(reg), server.WithLogger(quiet()),
-		server.WrapSubscriber(wrapper.Subscriber()),
-		server.WrapSubscriber(wrapper.Subscriber()), // once more changes nothing
+		server.WrapSubscriber(wrapper.Subscriber(b)),
+		server.WrapSubscriber(wrapper.Subscriber(b)), // once more changes nothing
 	)
 	s.client = wrapper.Client()(client.NewClient(client.Broker(b), client.Registry(reg), client.ContentType("application/json")))
 }
@@ -393,12 +393,15 @@ func TestOtherBrokers(t *testing.T) {
 // Only the very map of a running delivery finds its event.
 func TestTheFinder(t *testing.T) {
 	t.Parallel()
-	find := jsbroker.EventFinder()
+	b := jsbroker.NewBroker(broker.Addrs(startNATS(t)), broker.Logger(quiet()),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{500 * time.Millisecond}, MaxDeliver: 9}))
+	find := jsbroker.EventFinder(b)
 	if find(nil) != nil || find(map[string]string{}) != nil {
 		t.Fatal("found an event for a map of nobody's")
 	}
-	b := jsbroker.NewBroker(broker.Addrs(startNATS(t)), broker.Logger(quiet()),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{time.Millisecond}, MaxDeliver: 9}))
+	if foreign := jsbroker.EventFinder(broker.NewMemoryBroker()); foreign(map[string]string{}) != nil {
+		t.Fatal("found an event of another kind of broker")
+	}
 	noErr(t, b.Connect())
 	defer func() { _ = b.Disconnect() }()
 	type found struct {
