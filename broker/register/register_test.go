@@ -18,6 +18,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	_ "go-micro-jetstream/broker/register"
+	"go-micro-jetstream/broker/wrapper"
 )
 
 // patience bounds every wait. It is no measure of speed.
@@ -52,12 +53,12 @@ func runService(own bool) error {
 	service.Init()
 	// The broker that go-micro has chosen is known only now.
 	b := service.Options().Broker
-	service.Init(micro.AfterStop(b.Disconnect))
+	service.Init(micro.WrapSubscriber(wrapper.Subscriber(b)), micro.AfterStop(b.Disconnect))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	got := make(chan string, 1)
-	if err := micro.RegisterSubscriber("orders", service.Server(), func(_ context.Context, o *Order) error {
-		got <- o.ID
+	if err := micro.RegisterSubscriber("orders", service.Server(), func(ctx context.Context, o *Order) error {
+		got <- fmt.Sprint(o.ID, ", delivery ", jsbroker.NumDelivered(wrapper.Event(ctx)))
 		return nil
 	}, microserver.SubscriberQueue("chosen")); err != nil {
 		return err
@@ -115,7 +116,7 @@ func TestChosenWhenTheServiceStarts(t *testing.T) {
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			out, err := cmd.Output()
-			if want := "handled 7 by jetstream at " + s.ClientURL() + "\n"; err != nil || !strings.Contains(string(out), want) {
+			if want := "handled 7, delivery 1 by jetstream at " + s.ClientURL() + "\n"; err != nil || !strings.Contains(string(out), want) {
 				t.Fatalf("%v: printed %q, want %q\n%s", err, out, want, stderr.String())
 			}
 			made, err := s.Jsz(&server.JSzOptions{Streams: true})
