@@ -324,8 +324,8 @@ func TestStoppingAServiceWithMessagesInFlight(t *testing.T) {
 	const n = 20
 	handled := make(chan string, 10*n)
 	began, release := make(chan struct{}, 10*n), make(chan struct{})
-	open := func() micro.Service {
-		return startService(t, "workers", unconnected(s), func(srv microserver.Server) error {
+	open := func(opts ...broker.Option) micro.Service {
+		return startService(t, "workers", unconnected(s, opts...), func(srv microserver.Server) error {
 			return micro.RegisterSubscriber("orders", srv, func(_ context.Context, o *Order) error {
 				began <- struct{}{}
 				<-release
@@ -334,7 +334,8 @@ func TestStoppingAServiceWithMessagesInFlight(t *testing.T) {
 			}, microserver.SubscriberQueue("workers"))
 		})
 	}
-	first := open()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	first := open(jsbroker.WithHooks(jsbroker.Hooks{Settled: onSettled}))
 	orders := micro.NewEvent("orders", first.Client())
 	for i := range n {
 		noErr(t, orders.Publish(context.Background(), &Order{ID: strconv.Itoa(i)}))
@@ -343,10 +344,9 @@ func TestStoppingAServiceWithMessagesInFlight(t *testing.T) {
 	eventually(t, "more has been fetched than runs", func() bool { return consumerInfo(t, js, "ORDERS", "workers").NumAckPending > 1 })
 	stopped := make(chan error, 1)
 	go func() { stopped <- first.Stop() }()
-	eventually(t, "the rest has been given back", func() bool {
-		info := consumerInfo(t, js, "ORDERS", "workers")
-		return info.NumWaiting == 0 && len(stopped) == 0
-	})
+	if e := receive(t, settled); !e.Returned { // so it has stopped taking messages
+		t.Fatalf("settled %+v, want given back", e)
+	}
 	close(release)
 	noErr(t, receive(t, stopped))
 	if len(handled) != 1 || len(began) != 0 {
