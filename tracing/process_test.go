@@ -202,11 +202,11 @@ func TestProcessPanic(t *testing.T) {
 		{"nil pointer", &jsbroker.PanicError{Value: (*orderError)(nil)}, "panic", "*tracing_test.orderError", "<nil>"},
 		{"Goexit", &jsbroker.PanicError{Goexit: true}, "goexit", "runtime.Goexit", "handler called runtime.Goexit"},
 	} {
+		tc.err.Stack = []byte("goroutine 1 [running]:\nmain.handler()")
 		for _, reported := range []bool{true, false} { // by Panicked, or by Handled alone
 			t.Run(fmt.Sprintf("%s/%v", tc.name, reported), func(t *testing.T) {
 				t.Parallel()
 				b := setup(t)
-				tc.err.Stack = []byte("goroutine 1 [running]:\nmain.handler()")
 				b.run(delivery(), jsbroker.Handled{Result: jsbroker.ResultNak, Err: tc.err, Panicked: true}, func(ctx context.Context) {
 					if reported {
 						b.hooks.Panicked(ctx, jsbroker.Panicked{Delivery: delivery(), Err: tc.err})
