@@ -6,9 +6,11 @@ import (
 	"go/token"
 	"reflect"
 	"strings"
+	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
 )
@@ -34,6 +36,18 @@ const (
 
 // The conventions list no value for NATS, and ask for the system's name then.
 var systemNATS = semconv.MessagingSystemKey.String("nats")
+
+// attributes keeps slices for spans that end: the API copies what it is given.
+var attributes = sync.Pool{New: func() any { return new([]attribute.KeyValue) }}
+
+// setAttributes sets attributes that were appended to a slice of the pool, and
+// gives that back.
+func setAttributes(span trace.Span, buf *[]attribute.KeyValue, attrs []attribute.KeyValue) {
+	span.SetAttributes(attrs...)
+	clear(attrs) // let go of the strings
+	*buf = attrs
+	attributes.Put(buf)
+}
 
 // sequence converts a JetStream sequence: attributes have no unsigned numbers.
 func sequence(key attribute.Key, n uint64) attribute.KeyValue {

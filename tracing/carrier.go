@@ -49,7 +49,7 @@ func (c HeaderCarrier) Get(key string) string {
 func (c HeaderCarrier) find(key string) (spelling, value string, stale bool) {
 	lower, best := "", -1
 	for k, v := range c {
-		if v == "" || !strings.EqualFold(k, key) {
+		if v == "" || !sameName(k, key) {
 			continue
 		}
 		r := rank(k)
@@ -83,12 +83,19 @@ func (c HeaderCarrier) Keys() []string {
 func (c HeaderCarrier) remove(names ...string) {
 	for k := range c {
 		for _, name := range names {
-			if strings.EqualFold(k, name) {
+			if sameName(k, name) {
 				delete(c, k)
 				break
 			}
 		}
 	}
+}
+
+// sameName reports whether two spellings are of one name. Names are ASCII, so the
+// length tells most of them apart: each is compared with every header of a
+// message.
+func sameName(a, b string) bool {
+	return len(a) == len(b) && strings.EqualFold(a, b)
 }
 
 // rank orders the spellings of one name: lower case, anything else, and best

@@ -19,7 +19,10 @@ const (
 )
 
 // operation is what all spans of one kind to one destination have in common. It
-// is worked out once, and holds what a sampler may want to decide by.
+// is worked out once, and holds what a sampler may want to decide by: the
+// conventions list these attributes. All others are set at once when the span
+// ends, so that the SDK copies them once, and not at all for a span that is not
+// sampled.
 type operation struct {
 	name string
 	opts []trace.SpanStartOption // full to its capacity: an append copies it
@@ -51,6 +54,7 @@ type processOperation struct {
 	operation
 	of       jsbroker.Subscription
 	wildcard bool
+	further  []attribute.KeyValue // what no sampler decides by, for the end of the span
 }
 
 func newProcessOperation(s jsbroker.Subscription) *processOperation {
@@ -64,8 +68,6 @@ func newProcessOperation(s jsbroker.Subscription) *processOperation {
 		semconv.MessagingOperationName(processName),
 		semconv.MessagingOperationTypeProcess,
 		destination,
-		streamNameKey.String(clean(s.Stream)),
-		consumerNameKey.String(clean(s.Consumer)),
 	}
 	if s.Queue != "" {
 		attrs = append(attrs, semconv.MessagingConsumerGroupName(clean(s.Queue)))
@@ -74,6 +76,10 @@ func newProcessOperation(s jsbroker.Subscription) *processOperation {
 		operation: newOperation(processName+" "+topic, trace.SpanKindConsumer, attrs...),
 		of:        s,
 		wildcard:  wildcard,
+		further: []attribute.KeyValue{
+			streamNameKey.String(clean(s.Stream)),
+			consumerNameKey.String(clean(s.Consumer)),
+		},
 	}
 }
 

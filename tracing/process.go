@@ -48,23 +48,10 @@ func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) cont
 		}
 	}
 	ctx, span := i.tracer.get().Start(ctx, op.name, opts...)
-	if span.IsRecording() {
-		attrs := make([]attribute.KeyValue, 0, 5)
-		attrs = append(attrs,
-			semconv.MessagingMessageBodySize(e.Size),
-			sequence(streamSequenceKey, e.StreamSequence),
-			sequence(deliveryCountKey, e.NumDelivered),
-		)
-		if e.MessageID != "" {
-			attrs = append(attrs, semconv.MessagingMessageID(clean(e.MessageID)))
-		}
-		if op.wildcard {
-			attrs = append(attrs, semconv.MessagingDestinationName(clean(e.Subject)))
-		}
-		span.SetAttributes(attrs...)
-	}
 	i.inject(ctx, p, header)
-	return &scope{Context: ctx, owner: i, stage: handling, span: span}
+	s := &scope{Context: ctx, owner: i, stage: handling, span: span}
+	s.process.Store(op)
+	return s
 }
 
 // detached returns ctx without a span and without baggage. What the
@@ -116,8 +103,21 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 	if !s.span.IsRecording() {
 		return
 	}
-	attrs := make([]attribute.KeyValue, 0, 3)
-	attrs = append(attrs, resultKey.String(string(e.Result)))
+	op := s.process.Load()
+	buf := attributes.Get().(*[]attribute.KeyValue)
+	attrs := append((*buf)[:0], op.further...)
+	attrs = append(attrs,
+		semconv.MessagingMessageBodySize(e.Size),
+		sequence(streamSequenceKey, e.StreamSequence),
+		sequence(deliveryCountKey, e.NumDelivered),
+		resultKey.String(string(e.Result)),
+	)
+	if e.MessageID != "" {
+		attrs = append(attrs, semconv.MessagingMessageID(clean(e.MessageID)))
+	}
+	if op.wildcard {
+		attrs = append(attrs, semconv.MessagingDestinationName(clean(e.Subject)))
+	}
 	if e.Result == jsbroker.ResultNak {
 		attrs = append(attrs, redeliveryDelayKey.Float64(e.Delay.Seconds()))
 	}
@@ -131,7 +131,7 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 		attrs = append(attrs, reasonType("", e.SettleErr))
 		s.span.SetStatus(codes.Error, "settle: "+text(e.SettleErr))
 	}
-	s.span.SetAttributes(attrs...)
+	setAttributes(s.span, buf, attrs)
 	if e.Err != nil && !s.panicked {
 		record(s.span, e.Err)
 	}

@@ -3,6 +3,7 @@ package tracing
 import (
 	"context"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
@@ -15,12 +16,6 @@ func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) co
 	p, header := i.propagator.get(), HeaderCarrier(e.Header)
 	op := i.publishes.get(e.Topic)
 	ctx, span := i.tracer.get().Start(publishParent(ctx, p, header), op.name, op.opts...)
-	if span.IsRecording() {
-		span.SetAttributes(
-			semconv.MessagingMessageID(clean(e.MessageID)),
-			semconv.MessagingMessageBodySize(e.Size),
-		)
-	}
 	i.inject(ctx, p, header)
 	return &scope{Context: ctx, owner: i, stage: publishing, span: span}
 }
@@ -51,15 +46,20 @@ func (i *instance) published(ctx context.Context, e jsbroker.Published) {
 	if !s.span.IsRecording() {
 		return
 	}
+	buf := attributes.Get().(*[]attribute.KeyValue)
+	attrs := append((*buf)[:0],
+		semconv.MessagingMessageID(clean(e.MessageID)),
+		semconv.MessagingMessageBodySize(e.Size),
+	)
 	if e.Err != nil {
-		s.span.SetAttributes(reasonType(e.Reason, e.Err))
+		setAttributes(s.span, buf, append(attrs, reasonType(e.Reason, e.Err)))
 		s.span.SetStatus(codes.Error, text(e.Err))
 		record(s.span, e.Err)
 		return
 	}
-	s.span.SetAttributes(
+	setAttributes(s.span, buf, append(attrs,
 		streamNameKey.String(clean(e.Stream)),
 		sequence(streamSequenceKey, e.Sequence),
 		duplicateKey.Bool(e.Duplicate),
-	)
+	))
 }

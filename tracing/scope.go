@@ -31,7 +31,7 @@ type scope struct {
 
 	panicked bool // the exception is recorded already; handling only
 
-	process atomic.Pointer[processOperation] // subscribed only
+	process atomic.Pointer[processOperation] // not while publishing
 }
 
 // Value returns the scope itself for its owner.
