@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 )
 
@@ -16,8 +15,8 @@ var _ broker.Event = (*event)(nil)
 
 // event is one delivery of one message, as the handler sees it.
 type event struct {
+	item
 	sub     *subscription
-	msg     *nats.Msg
 	message broker.Message
 	ctx     context.Context
 	meta    metadata

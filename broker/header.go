@@ -35,6 +35,13 @@ var traceHeaders = [...]string{
 	9: "uber-trace-id",
 }
 
+var canonicalTraceHeaders = func() (names [len(traceHeaders)]string) {
+	for i, name := range traceHeaders {
+		names[i] = canonical(name)
+	}
+	return names
+}()
+
 // Positions in traceHeaders.
 const (
 	traceparent = 0
@@ -197,10 +204,10 @@ func incomingHeader(in nats.Header) map[string]string {
 // in lower case they would stand beside the wrapper's, and the wrapper takes
 // the one or the other by chance when it looks for the parent.
 func spellForGoMicro(h map[string]string) {
-	for _, name := range traceHeaders {
+	for i, name := range traceHeaders {
 		if v, ok := h[name]; ok {
 			delete(h, name)
-			h[canonical(name)] = v
+			h[canonicalTraceHeaders[i]] = v
 		}
 	}
 }

@@ -30,13 +30,13 @@ func (s *subscription) keepAlive() {
 	for i := range s.waiting {
 		s.extend(&s.waiting[i], now)
 	}
-	for _, r := range s.running {
-		if r == nil {
+	for _, e := range s.running {
+		if e == nil {
 			continue
 		}
 		inHand = true
-		if r.event == nil || !r.event.settled.Load() {
-			s.extend(&r.item, now)
+		if !e.settled.Load() {
+			s.extend(&e.item, now)
 		}
 	}
 	if inHand {

@@ -38,6 +38,7 @@ type subscription struct {
 	giveUp context.CancelFunc // cancels it
 
 	filling  chan struct{}      // held by the worker that fetches
+	silent   *time.Timer        // how long nothing may come; that worker's
 	life     context.Context    // ends with stop
 	end      context.CancelFunc // ends it
 	returned chan struct{}      // closed when unstarted messages have been given back
@@ -48,11 +49,12 @@ type subscription struct {
 	mu        sync.Mutex
 	consumer  *consumer
 	pull      *pull
-	waiting   []item     // fetched, not started; in order
-	running   []*started // by worker; nil when it has nothing in hand
-	fetching  bool       // a worker waits on pull.messages
-	workers   int        // that have not ended
-	ids       []uint64   // goroutines of the workers
+	waiting   []item   // fetched, not started; in order
+	room      []item   // the array behind waiting, used again
+	running   []*event // by worker; nil when it has nothing in hand
+	fetching  bool     // a worker waits on pull.messages
+	workers   int      // that have not ended
+	ids       []uint64 // goroutines of the workers
 	keeper    *time.Timer
 	keeping   bool      // the keeper is armed
 	abandoned bool      // Disconnect has given up waiting
@@ -69,12 +71,6 @@ type item struct {
 	msg      *nats.Msg
 	received time.Time
 	extended time.Time // received, or when the server was last told to wait
-}
-
-// started is an item whose handler runs.
-type started struct {
-	item
-	event *event
 }
 
 // Subscribe starts a subscription: with broker.Queue on a durable consumer of
@@ -162,7 +158,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		done:         make(chan struct{}),
 		trouble:      make(chan error, 1),
 		consumer:     cons,
-		running:      make([]*started, concurrency),
+		running:      make([]*event, concurrency),
 		ids:          make([]uint64, concurrency),
 		workers:      concurrency,
 		last:         info.AckFloor.Stream, // where a consumer for new messages begins
@@ -178,6 +174,8 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	s.life, s.end = context.WithCancel(context.Background())
 	s.keeper = time.AfterFunc(time.Hour, s.keepAlive)
 	s.keeper.Stop()
+	s.silent = time.NewTimer(time.Hour)
+	s.silent.Stop()
 	if err := c.add(s); err != nil {
 		_ = s.pull.sub.Unsubscribe()
 		s.deleteConsumer()
@@ -308,10 +306,10 @@ func (s *subscription) giveBack() {
 	}
 	s.mu.Lock()
 	unstarted := s.waiting
-	s.waiting = nil
+	s.waiting, s.room = nil, nil
 	s.mu.Unlock()
 	for _, it := range unstarted {
-		e := s.newEvent(it.msg)
+		e := s.newEvent(it)
 		_ = s.send(e, ResultNak, 0, true)
 		if exhausted, byServer := s.exhausted(e); exhausted && byServer {
 			s.reportExhausted(e, errGivenBack)

@@ -33,12 +33,12 @@ func (s *subscription) work(slot int) {
 	s.ids[slot] = goroutineID()
 	s.mu.Unlock()
 	for {
-		r := s.next(slot)
-		if r == nil {
+		e := s.next(slot)
+		if e == nil {
 			ended = true
 			return
 		}
-		s.handle(slot, r)
+		s.handle(slot, e)
 	}
 }
 
@@ -55,10 +55,16 @@ func (s *subscription) leave() {
 
 // next returns the next message in order, fetching if there is none, or nil
 // when the subscription is stopped.
-func (s *subscription) next(slot int) *started {
+func (s *subscription) next(slot int) *event {
 	for {
-		if r := s.take(slot); r != nil {
-			return r
+		e, expired := s.take(slot)
+		switch {
+		case expired:
+			s.log(logger.WarnLevel, e, "skipped a message whose ack deadline passed while it waited; it is delivered again")
+			emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
+			continue
+		case e != nil:
+			return e
 		}
 		select {
 		case s.filling <- struct{}{}:
@@ -71,90 +77,101 @@ func (s *subscription) next(slot int) *started {
 	}
 }
 
-// take starts the first of the waiting messages.
-func (s *subscription) take(slot int) *started {
+// take starts the first of the waiting messages, unless its ack deadline has
+// passed: then the server is delivering it to somebody else.
+func (s *subscription) take(slot int) (e *event, expired bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) == 0 || s.isStopped() {
-		return nil
+		return nil, false
 	}
-	r := &started{item: s.waiting[0]}
+	e = s.newEvent(s.waiting[0])
 	s.waiting[0] = item{} // let go of the message
-	s.waiting = s.waiting[1:]
-	s.running[slot] = r
+	if s.waiting = s.waiting[1:]; len(s.waiting) == 0 {
+		s.waiting = s.room[:0]
+	}
 	if s.pull.open == 0 && s.pull.got > 0 && s.pull.batch.early(len(s.waiting)) && s.conn.nc.IsConnected() {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes)
 	}
-	return r
+	if time.Since(e.extended) > s.consumer.ackWait() {
+		return e, true
+	}
+	s.running[slot] = e
+	s.last = max(s.last, e.meta.streamSequence)
+	return e, false
 }
 
 // fill waits until messages have been fetched. It reports false when the
 // subscription is stopped. The caller holds s.filling; fill releases it.
 func (s *subscription) fill() bool {
 	defer func() { <-s.filling }()
-	silent := time.NewTimer(time.Hour)
-	defer silent.Stop()
 	for {
-		s.mu.Lock()
-		ready := len(s.waiting) > 0
-		s.fetching = !ready
-		s.mu.Unlock()
-		if ready {
-			return true
-		}
 		changed := s.conn.stateChange() // before looking at the state
-		if err := s.ask(); err != nil {
-			if !s.failed(err) {
-				return false
+		m, silence, err := s.ask()
+		if err == nil && m == nil {
+			if silence == 0 {
+				return true // another worker was quicker
 			}
-			continue
+			m, err = s.await(changed, silence)
 		}
-		silent.Reset(s.silence())
-		var err error
-		select {
-		case m := <-s.pull.messages:
+		if m != nil {
 			a := s.collect(m)
 			if err = a.err; err == nil && a.alive {
 				s.healthy()
 			}
-		case <-changed:
-			// The request may have died with the connection: ask looks.
-		case <-silent.C:
-			err = jetstream.ErrNoHeartbeat
-		case err = <-s.trouble:
-		case <-s.life.Done():
-			return false
 		}
-		if err != nil && !s.failed(err) {
+		if s.isStopped() || err != nil && !s.failed(err) {
 			return false
 		}
 	}
 }
 
-// ask makes sure that a request is under way.
-func (s *subscription) ask() error {
-	if s.conn.nc.IsClosed() {
-		return nats.ErrConnectionClosed
-	}
-	if !s.conn.nc.IsConnected() {
-		return errConnectionLost
-	}
+// ask makes sure that a request is under way, unless messages wait already. It
+// returns the first message that has come, or how long none may come.
+func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.waiting) > 0 {
+		s.fetching = false
+		return nil, 0, nil
+	}
+	s.fetching = true
+	if m = s.arrived(); m != nil {
+		return m, 0, nil
+	}
+	switch {
+	case s.conn.nc.IsClosed():
+		return nil, 0, nats.ErrConnectionClosed
+	case !s.conn.nc.IsConnected():
+		return nil, 0, errConnectionLost
+	}
 	if s.pull.outlived() { // while the workers were busy, perhaps
 		s.pull.abandon()
 	}
-	if s.pull.open > 0 {
-		return nil
+	if s.pull.open == 0 {
+		err = s.pull.request(s.consumer, 0, s.cfg.fetchBytes)
 	}
-	return s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes)
+	return nil, s.pull.silence(), err
 }
 
-func (s *subscription) silence() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.pull.silence()
+// await waits for a message. It returns none when the connection has changed or
+// the subscription is stopped.
+func (s *subscription) await(changed <-chan struct{}, silence time.Duration) (*nats.Msg, error) {
+	s.silent.Reset(silence)
+	defer s.silent.Stop()
+	select {
+	case m := <-s.pull.messages:
+		return m, nil
+	case <-changed:
+		return nil, nil // the request may have died with the connection
+	case <-s.silent.C:
+		return nil, jetstream.ErrNoHeartbeat
+	case err := <-s.trouble:
+		return nil, err
+	case <-s.life.Done():
+		return nil, nil
+	}
 }
 
 // arrivals are what a look into the inbox has brought.
@@ -189,9 +206,15 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 			a.bytes += m.Size()
 		case err == nil || errors.Is(err, errBatchDone):
 			a.alive = true
+			if s.pull.idle > 0 && len(s.waiting) == 0 {
+				s.waiting, s.room = nil, nil
+			}
 		default:
 			a.err = err
 		}
+	}
+	if cap(s.waiting) > cap(s.room) {
+		s.room = s.waiting
 	}
 	if a.messages > 0 {
 		a.alive = true
@@ -384,16 +407,11 @@ type outcome struct {
 }
 
 // handle runs the handler on a message and settles it.
-func (s *subscription) handle(slot int, r *started) {
-	e := s.newEvent(r.msg)
-	if s.skip(slot, r, e) {
-		return
+func (s *subscription) handle(slot int, e *event) {
+	if e.meta.streamSequence == 0 {
+		s.log(logger.WarnLevel, nil, fmt.Sprintf("delivery with the reply subject %q: %v", shorten(e.msg.Reply), errNotAckSubject))
 	}
-	s.mu.Lock()
-	r.event = e
-	s.last = max(s.last, e.meta.streamSequence)
-	s.mu.Unlock()
-	e.message = broker.Message{Header: incomingHeader(r.msg.Header), Body: r.msg.Data}
+	e.message = broker.Message{Header: incomingHeader(e.msg.Header), Body: e.msg.Data}
 	var o outcome
 	defer s.conclude(slot, e, &o) // also after a panic or Goexit
 	listened := len(s.hooks.handleStart) > 0
@@ -417,22 +435,6 @@ func (s *subscription) handle(slot int, r *started) {
 		o.err = s.handler(e)
 	}
 	o.returned = true
-}
-
-// skip lets go of a message whose ack deadline has passed: the server is
-// delivering it to somebody else.
-func (s *subscription) skip(slot int, r *started, e *event) bool {
-	s.mu.Lock()
-	expired := time.Since(r.extended) > s.consumer.ackWait()
-	if expired {
-		s.running[slot] = nil
-	}
-	s.mu.Unlock()
-	if expired {
-		s.log(logger.WarnLevel, e, "skipped a message whose ack deadline passed while it waited; it is delivered again")
-		emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
-	}
-	return expired
 }
 
 // conclude is the second half of handle, deferred so that it also runs when the
@@ -492,12 +494,11 @@ func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
 	}
 }
 
-func (s *subscription) newEvent(m *nats.Msg) *event {
-	e := &event{sub: s, msg: m, ctx: s.base}
+func (s *subscription) newEvent(it item) *event {
+	e := &event{sub: s, item: it, ctx: s.base}
 	var err error
-	if e.meta, err = parseMetadata(m.Reply); err != nil {
-		s.log(logger.WarnLevel, nil, fmt.Sprintf("delivery with the reply subject %q: %v", shorten(m.Reply), err))
-		e.meta.numDelivered = 1
+	if e.meta, err = parseMetadata(it.msg.Reply); err != nil {
+		e.meta = metadata{numDelivered: 1}
 	}
 	return e
 }
