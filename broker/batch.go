@@ -12,16 +12,22 @@ const (
 	// batchTime is how much work a batch may hold: what one replica has fetched,
 	// no other can handle.
 	batchTime = 50 * time.Millisecond
+	// batchBytes is how much a batch that was not fixed may weigh, by the weight
+	// of the latest messages: a few large ones keep a network as busy as many
+	// small ones do.
+	batchBytes = 4 << 20
 	// batchGrowth keeps one lucky batch from fetching far too much next time.
 	batchGrowth = 4
 )
 
-// batchSizer decides how many messages to ask for: a fixed number, or as many
-// as the subscription has lately handled in batchTime.
+// batchSizer decides how many messages may be under way, asked for or waiting to
+// be handled: a fixed number, or as many as the subscription has lately handled
+// in batchTime.
 type batchSizer struct {
 	fixed int
 	size  int
 	since time.Time // arrival of the first message of the batch
+	bytes int       // what a message lately weighed, on average
 }
 
 func newBatchSizer(fixed int) batchSizer {
@@ -45,8 +51,13 @@ func (b *batchSizer) arrived(now time.Time) {
 	}
 }
 
+// weigh learns how large messages are; a large one counts soon, small ones later.
+func (b *batchSizer) weigh(n int) {
+	b.bytes = max(n, b.bytes+(n-b.bytes)/8)
+}
+
 // handled learns from what was handled since, and is called when more is wanted.
-// full says that the request was served in full: there is a backlog.
+// full says that what was asked for came: there is a backlog.
 func (b *batchSizer) handled(n int, full bool, now time.Time) {
 	took := now.Sub(b.since)
 	b.since = time.Time{}
@@ -63,10 +74,10 @@ func (b *batchSizer) handled(n int, full bool, now time.Time) {
 	}
 }
 
-// early reports whether to ask for more while this many messages still wait,
-// so that quick handlers need not wait for the answer.
-func (b *batchSizer) early(waiting int) bool {
-	return b.fixed == 0 && b.size > minBatch && waiting <= b.size/2
+// early reports whether to ask for more while this many messages are asked for
+// or wait, so that quick handlers need not wait for the answer.
+func (b *batchSizer) early(under int) bool {
+	return b.fixed == 0 && b.size > minBatch && under <= b.next()/2
 }
 
 // reset forgets what was learned, after a request whose end is not known.
@@ -81,6 +92,9 @@ func (b *batchSizer) reset() {
 func (b *batchSizer) next() int {
 	if b.fixed > 0 {
 		return b.fixed
+	}
+	if b.bytes > batchBytes/maxBatch {
+		return max(min(b.size, batchBytes/b.bytes), 1)
 	}
 	return b.size
 }

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -103,5 +104,74 @@ func TestFixedBatchSizeIsNeverExceeded(t *testing.T) {
 	}
 	if most := c.most.Load(); most != 7 {
 		t.Errorf("%d messages in hand at most, want 7", most)
+	}
+}
+
+// A burst makes the batch grow; what comes in between is less than was asked for,
+// so requests end unfulfilled while others are under way.
+func TestRequestsThatEndUnfulfilledAreAccountedFor(t *testing.T) {
+	t.Parallel()
+	const rounds, burst = 20, 400
+	s := startServer(t)
+	var failures atomic.Int64
+	b := newBroker(t, s, jsbroker.WithFetchWait(20*time.Millisecond), jsbroker.WithHooks(jsbroker.Hooks{
+		FetchError: func(context.Context, jsbroker.FetchError) { failures.Add(1) },
+	}))
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	for round := range rounds {
+		for i := range burst {
+			publishAsync(t, b, "orders", fmt.Sprint(round, i))
+		}
+		for i := range burst {
+			if body := receive(t, got); body != fmt.Sprint(round, i) {
+				t.Fatalf("got %s, want %d %d", body, round, i)
+			}
+		}
+	}
+	if n := failures.Load(); n > 0 {
+		t.Errorf("%d fetches failed", n)
+	}
+}
+
+func TestLargeMessagesAreFewAtATime(t *testing.T) {
+	t.Parallel()
+	const size, n = 512 << 10, 64
+	s := startServer(t)
+	var now, most atomic.Int64
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{
+		Fetched: func(_ context.Context, e jsbroker.Fetched) { most.Store(max(most.Load(), now.Add(int64(e.Bytes)))) },
+		Handled: func(_ context.Context, e jsbroker.Handled) { now.Add(int64(-e.Size)) },
+	}))
+	// Small ones first, so that the batch grows.
+	const small = 2000
+	for i := range small {
+		publishAsync(t, b, "orders", fmt.Sprint(i))
+	}
+	body := strings.Repeat("x", size)
+	for range n {
+		publish(t, b, "orders", body)
+	}
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	for range small + n {
+		receive(t, got)
+	}
+	// Two requests may be under way, each bounded by 16 MiB, when the large ones
+	// come all of a sudden.
+	if most := most.Load(); most > 33<<20 {
+		t.Errorf("%d MiB in hand at most, want 32", most>>20)
+	}
+}
+
+func publishAsync(t *testing.T, b broker.Broker, topic, body string) {
+	t.Helper()
+	err := b.Publish(topic, &broker.Message{Body: []byte(body)}, jsbroker.Async(func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -18,9 +18,11 @@ import (
 // passes for a control message and blocks the queue for ever. One inbox for
 // the life of the subscription has none of these troubles.
 
-// pull is the pull request of a subscription; there is never more than one
-// under way, because with two the server deals messages to both in turn, which
-// breaks their order. Its fields are guarded by subscription.mu.
+// pull is the fetching of a subscription. With a backlog and quick handlers it
+// asks for more before all that it has asked for is there, so that the server
+// never waits. All requests have one inbox: the server deals messages to them in
+// turn, and only in one inbox do these stay in order. Its fields are guarded by
+// subscription.mu.
 type pull struct {
 	nc       *nats.Conn
 	inbox    string // requests reply to inbox.<n>
@@ -29,13 +31,15 @@ type pull struct {
 
 	batch     batchSizer
 	fixedWait time.Duration // 0: adaptive
+	maxBytes  int           // of all that is under way; 0: requestBytes for each request
 	idle      int           // requests in a row that brought nothing
-	wait      time.Duration // of the request under way
+	wait      time.Duration // of the latest request
 	epoch     uint64        // connections before the one that it was made on
-	seq       uint64        // of the request under way
-	asked     int           // messages that it is for
-	open      int           // messages that it may still deliver; 0: no request is under way
-	got       int           // messages that it has delivered
+	first     uint64        // the number of the oldest request that may be under way
+	seq       uint64        // the number of the latest
+	open      int           // messages that they may still deliver; 0: none is under way
+	got       int           // messages that have come since the latest was made
+	short     bool          // a request has ended since, not served in full
 	left      int           // messages that waited when it was made
 	single    bool          // the next message exceeds the byte bound: fetch it alone
 }
@@ -44,12 +48,16 @@ type pull struct {
 // deliveries.
 const statusSlots = 64
 
+// requestBytes bounds a request where the user has not: messages may suddenly be
+// far larger than those that the batch was made for.
+const requestBytes = 16 << 20
+
 // maxSlots bounds the channel of a consumer that may have very many messages
 // under way.
 const maxSlots = 8192
 
-func openPull(nc *nats.Conn, cs *consumer, batchSize int, wait time.Duration) (*pull, error) {
-	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(batchSize), fixedWait: wait}
+func openPull(nc *nats.Conn, cs *consumer, cfg *config) (*pull, error) {
+	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(cfg.batchSize), fixedWait: cfg.fetchWait, maxBytes: cfg.fetchBytes}
 	// A message that finds the channel full is dropped by the client and comes
 	// again after AckWait. Requests from before a reconnect may still be served
 	// beside the new one, but never beyond the consumer's MaxAckPending.
@@ -63,30 +71,51 @@ func openPull(nc *nats.Conn, cs *consumer, batchSize int, wait time.Duration) (*
 	return p, err
 }
 
-// request asks for the next messages, while some still wait to be handled.
-func (p *pull) request(cs *consumer, waiting, maxBytes int) error {
+// early reports whether to ask for more while this many messages still wait to
+// be handled.
+func (p *pull) early(waiting int) bool {
+	if p.maxBytes > 0 && p.open > 0 {
+		return false // the bound is for all that is under way
+	}
+	return p.got > 0 && p.batch.early(p.open+waiting)
+}
+
+// request asks for the next messages.
+func (p *pull) request(cs *consumer, waiting int) error {
 	now := time.Now()
-	p.batch.handled(p.left+p.got-waiting, p.got > 0 && p.got == p.asked, now)
+	p.batch.handled(p.left+p.got-waiting, p.got > 0 && !p.short, now)
 	if p.left = waiting; waiting > 0 {
 		p.batch.arrived(now)
 	}
-	batch, wait := p.batch.next(), p.nextWait()
+	p.got, p.short = 0, false
+	batch := p.batch.next() - p.open - waiting
+	if batch < 1 {
+		return nil // there is enough: handlers are slower than they were
+	}
+	wait := p.nextWait()
 	if n := cs.cfg.MaxRequestBatch; n > 0 {
 		batch = min(batch, n)
 	}
 	if d := cs.cfg.MaxRequestExpires; d > 0 {
 		wait = min(wait, d)
 	}
-	if n := cs.cfg.MaxRequestMaxBytes; n > 0 && (maxBytes == 0 || maxBytes > n) {
-		maxBytes = n
+	maxBytes := p.maxBytes
+	if maxBytes == 0 {
+		maxBytes = requestBytes
+	}
+	if n := cs.cfg.MaxRequestMaxBytes; n > 0 {
+		maxBytes = min(maxBytes, n)
 	}
 	if p.single {
 		batch = 1
 		maxBytes = cs.cfg.MaxRequestMaxBytes
 		p.single = false
 	}
-	p.seq++
-	p.asked, p.open, p.got, p.wait = batch, batch, 0, wait
+	if p.seq++; p.open == 0 {
+		p.first = p.seq
+	}
+	p.open += batch
+	p.wait = wait
 	p.epoch = p.nc.Stats().Reconnects
 
 	body := make([]byte, 0, 96)
@@ -152,8 +181,8 @@ func nextSubject(cs *consumer) string {
 var errBatchDone = errors.New("request completed")
 
 // accept looks at a message from the inbox. It returns true for a delivery. For
-// a status it returns an error if the request under way has ended: errBatchDone,
-// or what went wrong.
+// a status it returns an error if that has ended a request under way:
+// errBatchDone, or what went wrong.
 func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	// A delivery can be acknowledged. Its headers say nothing: users may set
 	// Status themselves.
@@ -163,23 +192,35 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 		if p.open > 0 {
 			p.open--
 		}
+		p.batch.weigh(m.Size())
 		return true, nil
 	}
-	if _, seq, _ := cutLast(m.Subject, "."); seq != strconv.FormatUint(p.seq, 10) || p.open == 0 {
+	_, token, _ := cutLast(m.Subject, ".")
+	if seq, ok := parseUint(token); !ok || seq < p.first || p.open == 0 {
 		return false, nil // of an earlier request
 	}
 	err = statusError(m.Header.Get("Status"), m.Header.Get("Description"))
 	if err == nil {
 		return false, nil
 	}
+	p.open -= p.undelivered(m)
 	if errors.Is(err, jetstream.ErrMaxBytesExceeded) {
-		p.single = p.got == 0
+		p.single = p.open == 0 && p.got == 0
 		err = errBatchDone
 	}
-	if p.open = 0; p.got == 0 && errors.Is(err, errBatchDone) {
+	if p.short = true; p.open == 0 && p.got == 0 && errors.Is(err, errBatchDone) {
 		p.idle++
 	}
 	return false, err
+}
+
+// undelivered returns how many messages the request that a status has ended was
+// still to deliver. Where the server does not say, it is all.
+func (p *pull) undelivered(m *nats.Msg) int {
+	if n, ok := parseUint(m.Header.Get("Nats-Pending-Messages")); ok {
+		return min(int(n), p.open)
+	}
+	return p.open
 }
 
 // statusError tells what a status means for the request: nil if it goes on.
@@ -213,15 +254,15 @@ var conflicts = []struct {
 	{"server shutdown", jetstream.ErrServerShutdown},
 }
 
-// outlived reports whether the request under way has died with the connection
-// that it was made on.
+// outlived reports whether the requests under way have died with the connection
+// that they were made on.
 func (p *pull) outlived() bool {
 	return p.open > 0 && (p.epoch != p.nc.Stats().Reconnects || !p.nc.IsConnected())
 }
 
-// abandon gives up the request under way, whose answers no longer count.
+// abandon gives up the requests under way, whose statuses no longer count.
 func (p *pull) abandon() {
-	p.open, p.got, p.asked, p.left, p.idle = 0, 0, 0, 0, 0
+	p.first, p.open, p.got, p.short, p.left, p.idle = p.seq+1, 0, 0, false, 0, 0
 	p.batch.reset()
 }
 

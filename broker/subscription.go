@@ -164,7 +164,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		last:         info.AckFloor.Stream, // where a consumer for new messages begins
 		known:        time.Now(),           // so that no one asks before it has begun
 	}
-	if s.pull, err = openPull(c.nc, cons, cfg.batchSize, cfg.fetchWait); err != nil {
+	if s.pull, err = openPull(c.nc, cons, cfg); err != nil {
 		s.deleteConsumer()
 		return nil, fmt.Errorf("open the inbox: %w", apiError(err))
 	}

@@ -90,9 +90,9 @@ func (s *subscription) take(slot int) (e *event, expired bool) {
 	if s.waiting = s.waiting[1:]; len(s.waiting) == 0 {
 		s.waiting = s.room[:0]
 	}
-	if s.pull.open == 0 && s.pull.got > 0 && s.pull.batch.early(len(s.waiting)) && s.conn.nc.IsConnected() {
+	if s.pull.early(len(s.waiting)) && s.conn.nc.IsConnected() {
 		// What goes wrong comes again with the next request.
-		_ = s.pull.request(s.consumer, len(s.waiting), s.cfg.fetchBytes)
+		_ = s.pull.request(s.consumer, len(s.waiting))
 	}
 	if time.Since(e.extended) > s.consumer.ackWait() {
 		return e, true
@@ -149,8 +149,8 @@ func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 	if s.pull.outlived() { // while the workers were busy, perhaps
 		s.pull.abandon()
 	}
-	if s.pull.open == 0 {
-		err = s.pull.request(s.consumer, 0, s.cfg.fetchBytes)
+	if s.pull.open == 0 || s.pull.early(0) {
+		err = s.pull.request(s.consumer, 0)
 	}
 	return nil, s.pull.silence(), err
 }
