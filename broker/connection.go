@@ -27,7 +27,7 @@ type connection struct {
 	broker *jetstreamBroker
 	cfg    *config // as it was at Connect
 	hooks  *dispatcher
-	log    logger.Logger
+	log    logger.Logger // with the client's name as a field
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	name   string // by which the server knows it
@@ -38,7 +38,9 @@ type connection struct {
 	ensuring chan struct{} // held while a stream is looked up or created
 
 	changed   atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
-	asyncLog  limiter
+	server    atomic.Pointer[string]        // URL of the last one, without credentials
+	lines     limiter
+	lossSaid  bool          // in the log; only the client's callbacks use it
 	closed    chan struct{} // closed when nc is
 	expected  atomic.Bool   // the close is our own doing
 	publishes gate
@@ -105,9 +107,9 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	if len(c.hooks.consumerState) > 0 {
 		go c.monitor()
 	}
-	url := withoutCredentials(c.nc.ConnectedUrl())
+	url := c.serverURL()
 	c.emitState(StateConnected, url, nil)
-	c.log.Logf(logger.InfoLevel, "jetstream: connected to %s", url)
+	c.logf(logger.InfoLevel, "connected to %s", url)
 	return nil
 }
 
@@ -143,6 +145,7 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 
 // open sets up what the connection needs on the server.
 func (c *connection) open() error {
+	c.arrivedAt(c.nc)
 	var err error
 	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
 		return err
@@ -177,6 +180,7 @@ func (c *connection) natsOptions() (nats.Options, error) {
 		}
 	}
 	c.name = o.Name
+	c.log = c.log.Fields(fields{"client": c.name})
 	user := o
 	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
 		c.onDisconnect(nc, err)
@@ -200,7 +204,7 @@ func (c *connection) natsOptions() (nats.Options, error) {
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		c.onAsyncError(err)
+		c.onAsyncError(sub, err)
 		if user.AsyncErrorCB != nil {
 			user.AsyncErrorCB(nc, sub, err)
 		}
@@ -229,7 +233,7 @@ func (c *connection) checkJetStream() error {
 		return fmt.Errorf("no answer would ever arrive: allow the user to subscribe to its inbox, or choose another with nats.CustomInboxPrefix: %w", err)
 	}
 	if err != nil {
-		c.log.Logf(logger.WarnLevel, "jetstream: could not verify that JetStream is enabled: %v", err)
+		c.logf(logger.WarnLevel, "could not verify that JetStream is enabled: %v", err)
 	}
 	return nil
 }
@@ -242,14 +246,22 @@ func (c *connection) onDisconnect(nc *nats.Conn, err error) {
 		return
 	}
 	c.signal()
-	c.log.Logf(logger.WarnLevel, "jetstream: connection lost, reconnecting: %v", err)
+	// Where the connection comes and goes many times a second, one line tells of
+	// many losses, and those that are not told of have no end to tell of either.
+	more, ok := c.lines.allow("lost")
+	if c.lossSaid = ok; ok {
+		c.logf(logger.WarnLevel, "connection lost, reconnecting: %v%s", err, more)
+	}
 	c.emitState(StateDisconnected, "", err)
 }
 
 func (c *connection) onReconnect(nc *nats.Conn) {
-	url := withoutCredentials(nc.ConnectedUrl())
+	c.arrivedAt(nc)
+	url := c.serverURL()
 	c.signal()
-	c.log.Logf(logger.InfoLevel, "jetstream: reconnected to %s", url)
+	if c.lossSaid {
+		c.logf(logger.InfoLevel, "reconnected to %s", url)
+	}
 	c.emitState(StateReconnected, url, nil)
 }
 
@@ -260,7 +272,7 @@ func (c *connection) onClose(nc *nats.Conn) {
 		return
 	}
 	err := nc.LastError()
-	c.log.Logf(logger.ErrorLevel, "jetstream: connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err)
+	c.logf(logger.ErrorLevel, "connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err)
 	c.emitState(StateClosed, "", err)
 	for _, s := range c.subscriptions() {
 		go func() { _ = s.Unsubscribe() }()
@@ -269,7 +281,7 @@ func (c *connection) onClose(nc *nats.Conn) {
 
 // onAsyncError is told of permission violations, which otherwise look like
 // timeouts to whoever waits for an answer.
-func (c *connection) onAsyncError(err error) {
+func (c *connection) onAsyncError(sub *nats.Subscription, err error) {
 	if c.expected.Load() {
 		return
 	}
@@ -280,9 +292,34 @@ func (c *connection) onAsyncError(err error) {
 			s.refuse(err)
 		}
 	}
-	if suppressed, ok := c.asyncLog.allow(); ok {
-		c.log.Logf(logger.WarnLevel, "jetstream: %v (%d more since the last such line)", err, suppressed)
+	if more, ok := c.lines.allow("async"); ok {
+		f := fields{"server": c.serverURL()}
+		if sub != nil {
+			f["subject"] = sub.Subject
+		}
+		c.log.Fields(f).Logf(logger.WarnLevel, "jetstream: %v%s", err, more)
 	}
+}
+
+// arrivedAt remembers the server, as the client does not say what it has lost.
+func (c *connection) arrivedAt(nc *nats.Conn) {
+	if url := nc.ConnectedUrl(); url != "" {
+		url = withoutCredentials(url)
+		c.server.Store(&url)
+	}
+}
+
+// serverURL returns the server of the connection, the last one after a loss.
+func (c *connection) serverURL() string {
+	if url := c.server.Load(); url != nil {
+		return *url
+	}
+	return redacted(c.cfg.servers)
+}
+
+// logf writes a line about the connection.
+func (c *connection) logf(level logger.Level, format string, args ...any) {
+	c.log.Fields(fields{"server": c.serverURL()}).Log(level, "jetstream: "+fmt.Sprintf(format, args...))
 }
 
 func (c *connection) emitState(state ConnectionState, url string, err error) {

@@ -109,7 +109,7 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 				if err := usable(info); err != nil {
 					return nil, nil, err
 				}
-				c.reportDifferences(cfg, cs)
+				c.reportDifferences(cfg, cs, topic, queue)
 				return cs, info, nil
 			}
 			if !cs.ours {
@@ -297,7 +297,7 @@ func usable(info *jetstream.ConsumerInfo) error {
 // reportDifferences logs where an existing consumer differs from what this
 // subscriber asks for. The consumer's settings belong to whoever made it: to
 // change them at each start would undo an operator's tuning.
-func (c *connection) reportDifferences(cfg *config, cs *consumer) {
+func (c *connection) reportDifferences(cfg *config, cs *consumer, topic, queue string) {
 	if cfg.consumerConfig == nil {
 		return
 	}
@@ -315,6 +315,7 @@ func (c *connection) reportDifferences(cfg *config, cs *consumer) {
 	differ("BackOff", len(want.BackOff) != 0, want.BackOff, have.BackOff)
 	differ("DeliverPolicy", want.DeliverPolicy != jetstream.DeliverAllPolicy, want.DeliverPolicy, have.DeliverPolicy)
 	if len(diffs) > 0 {
-		c.log.Logf(logger.WarnLevel, "jetstream: consumer %s of stream %s exists and is used as it is: %s", cs.name, cs.stream.name, strings.Join(diffs, "; "))
+		c.log.Fields(fields{"topic": topic, "queue": queue, "stream": cs.stream.name, "consumer": cs.name}).
+			Logf(logger.WarnLevel, "jetstream: consumer %s of stream %s exists and is used as it is: %s", cs.name, cs.stream.name, strings.Join(diffs, "; "))
 	}
 }

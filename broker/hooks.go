@@ -2,7 +2,7 @@ package broker
 
 import (
 	"context"
-	"fmt"
+	"reflect"
 	"runtime/debug"
 	"time"
 
@@ -287,7 +287,8 @@ type dispatcher struct {
 	handled           []func(context.Context, Handled)
 	connectionChanged []func(context.Context, ConnectionChanged)
 
-	log logger.Logger
+	log   logger.Logger
+	lines limiter
 }
 
 func newDispatcher(hooks []Hooks, log logger.Logger) *dispatcher {
@@ -337,7 +338,7 @@ func start[E any](d *dispatcher, hooks []func(context.Context, E) context.Contex
 
 func startOne[E any](d *dispatcher, h func(context.Context, E) context.Context, ctx context.Context, e E) (next context.Context) {
 	next = ctx
-	defer d.recoverHook()
+	defer recoverHook[E](d)
 	if c := h(ctx, e); c != nil {
 		next = c
 	}
@@ -352,12 +353,19 @@ func emit[E any](d *dispatcher, hooks []func(context.Context, E), ctx context.Co
 }
 
 func emitOne[E any](d *dispatcher, h func(context.Context, E), ctx context.Context, e E) {
-	defer d.recoverHook()
+	defer recoverHook[E](d)
 	h(ctx, e)
 }
 
-func (d *dispatcher) recoverHook() {
-	if r := recover(); r != nil {
-		d.log.Log(logger.ErrorLevel, fmt.Sprintf("jetstream: a hook panicked: %v\n%s", r, debug.Stack()))
+// recoverHook keeps a hook's panic from going further. One that panics panics for
+// every message.
+func recoverHook[E any](d *dispatcher) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	event := reflect.TypeFor[E]().Name()
+	if more, ok := d.lines.allow(event); ok {
+		d.log.Fields(fields{"event": event}).Logf(logger.ErrorLevel, "jetstream: a hook panicked: %v\n%s%s", r, debug.Stack(), more)
 	}
 }

@@ -89,7 +89,7 @@ func (s *subscription) send(e *event, result Result, delay time.Duration, return
 	err := s.conn.nc.Publish(e.msg.Reply, body)
 	if err != nil {
 		err = fmt.Errorf("%s not sent, so the message is delivered again after AckWait: %w", result, err)
-		s.log(logger.WarnLevel, e, err.Error())
+		s.logSome(logger.WarnLevel, e, "%v", err)
 	}
 	if len(s.hooks.settled) > 0 {
 		emit(s.hooks, s.hooks.settled, e.ctx, Settled{Delivery: e.delivery(), Result: result, Delay: delay, Returned: returned, Err: err})
@@ -105,7 +105,7 @@ func (s *subscription) exhausted(e *event) (exhausted, byServer bool) {
 }
 
 func (s *subscription) reportExhausted(e *event, cause error) {
-	s.log(logger.ErrorLevel, e, fmt.Sprintf("the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", e.meta.numDelivered, cause))
+	s.logSome(logger.ErrorLevel, e, "the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", e.meta.numDelivered, cause)
 	emit(s.hooks, s.hooks.exhausted, e.ctx, Exhausted{Delivery: e.delivery(), Cause: cause})
 }
 
@@ -137,7 +137,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 		if err == nil {
 			return true
 		}
-		s.log(logger.ErrorLevel, e, fmt.Sprintf("dead letter not stored, the message is kept: %v", err))
+		s.logSome(logger.ErrorLevel, e, "dead letter not stored, the message is kept: %v", err)
 		if !persist || errors.Is(err, ErrMessageTooLarge) || e.ctx.Err() != nil {
 			return false
 		}

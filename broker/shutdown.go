@@ -122,15 +122,12 @@ func stopAll(subs []*subscription) {
 // close flushes what is still to be sent and closes the connection.
 func (c *connection) close() {
 	alreadyClosed := c.nc.IsClosed()
-	url := withoutCredentials(c.nc.ConnectedUrl())
-	if url == "" {
-		url = redacted(c.cfg.servers)
-	}
+	url := c.serverURL()
 	c.expected.Store(true)
 	if c.nc.IsConnected() {
 		// Acks first: a drain gives no word on whether they were sent.
 		if err := c.nc.FlushTimeout(closeTimeout); err != nil {
-			c.log.Logf(logger.WarnLevel, "jetstream: flush before closing: %v", err)
+			c.logf(logger.WarnLevel, "flush before closing: %v", err)
 		}
 		if err := c.nc.Drain(); err == nil {
 			wait := time.NewTimer(closeTimeout)
@@ -144,7 +141,7 @@ func (c *connection) close() {
 	c.nc.Close()
 	<-c.closed
 	if !alreadyClosed {
-		c.log.Logf(logger.InfoLevel, "jetstream: disconnected from %s", url)
+		c.logf(logger.InfoLevel, "disconnected from %s", url)
 		c.emitState(StateClosed, url, nil)
 	}
 }

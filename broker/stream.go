@@ -264,7 +264,8 @@ func (c *connection) createStream(ctx context.Context, cfg *config, topic string
 	}
 	info, err := c.requestStream(ctx, sc)
 	if err == nil {
-		c.log.Logf(logger.InfoLevel, "jetstream: created stream %s for %s", sc.Name, strings.Join(sc.Subjects, ", "))
+		c.log.Fields(fields{"topic": topic, "stream": sc.Name}).
+			Logf(logger.InfoLevel, "jetstream: created stream %s for %s", sc.Name, strings.Join(sc.Subjects, ", "))
 		return streamOf(info)
 	}
 	var api *jetstream.APIError

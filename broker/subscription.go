@@ -61,9 +61,9 @@ type subscription struct {
 	last      uint64    // the highest stream sequence handled, or before the first
 	known     time.Time // when the number of pending messages was last learned
 
-	failures   uint64 // fetches in a row; only the fetching worker uses it
-	lastLogged string
-	handlerLog limiter
+	failures uint64 // fetches in a row; only the fetching worker uses it and lastSaid
+	lastSaid string // what the log has last warned of in this streak
+	lines    limiter
 }
 
 // item is a message in hand, with the times that its ack deadline depends on.
@@ -186,7 +186,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	s.base = start(s.hooks, s.hooks.subscriptionStart, s.base, SubscriptionStart{Subscription: s.Subscription})
 	s.learned(info.NumPending, info.NumAckPending)
 	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
-	c.log.Logf(logger.InfoLevel, "jetstream: subscribed to %s (%s)", topic, s.describe())
+	s.log(logger.InfoLevel, nil, "subscribed to %s (%s)", topic, s.describe())
 	s.begin(headStart(handler))
 	return s, nil
 }
@@ -391,7 +391,7 @@ func (s *subscription) finish() {
 	s.giveUp()
 	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.Subscription})
 	s.conn.remove(s)
-	s.conn.log.Logf(logger.InfoLevel, "jetstream: unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
+	s.log(logger.InfoLevel, nil, "unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
 	close(s.done)
 }
 
@@ -421,7 +421,7 @@ func (s *subscription) deleteConsumer() {
 		return s.conn.js.DeleteConsumer(ctx, cs.stream.name, cs.name)
 	})
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		s.conn.log.Logf(logger.WarnLevel, "jetstream: delete consumer %s of stream %s: %v; the server removes it in %v", cs.name, cs.stream.name, err, inactiveThreshold)
+		s.log(logger.WarnLevel, nil, "delete consumer %s of stream %s: %v; the server removes it in %v", cs.name, cs.stream.name, err, inactiveThreshold)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -106,25 +107,38 @@ func quiet() broker.Option { return broker.Logger(newLog()) }
 type testLog struct {
 	logger.Logger
 	mu     *sync.Mutex
-	lines  *[]string
+	lines  *[]logLine
 	fields map[string]any
 }
+
+type logLine struct {
+	level  logger.Level
+	text   string
+	fields map[string]any
+}
+
+func (l logLine) String() string { return fmt.Sprintf("%s %s %v", l.level, l.text, l.fields) }
 
 func newLog() *testLog {
 	return &testLog{
 		Logger: logger.NewLogger(logger.WithOutput(io.Discard), logger.WithLevel(logger.Level(slog.LevelError))),
-		mu:     &sync.Mutex{}, lines: &[]string{},
+		mu:     &sync.Mutex{}, lines: &[]logLine{},
 	}
 }
 
 func (l *testLog) Fields(fields map[string]any) logger.Logger {
-	return &testLog{Logger: l.Logger, mu: l.mu, lines: l.lines, fields: fields}
+	all := maps.Clone(l.fields) // go-micro's loggers add to what they have
+	if all == nil {
+		all = map[string]any{}
+	}
+	maps.Copy(all, fields)
+	return &testLog{Logger: l.Logger, mu: l.mu, lines: l.lines, fields: all}
 }
 
 func (l *testLog) Log(level logger.Level, v ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	*l.lines = append(*l.lines, fmt.Sprintf("%s %s %v", level, fmt.Sprint(v...), l.fields))
+	*l.lines = append(*l.lines, logLine{level, fmt.Sprint(v...), l.fields})
 }
 
 func (l *testLog) Logf(level logger.Level, format string, v ...any) {
@@ -135,7 +149,23 @@ func (l *testLog) Logf(level logger.Level, format string, v ...any) {
 func (l *testLog) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]string(nil), *l.lines...)
+	var all []string
+	for _, line := range *l.lines {
+		all = append(all, line.String())
+	}
+	return all
+}
+
+// with returns the lines logged so far that contain a text.
+func (l *testLog) with(text string) (lines []logLine) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range *l.lines {
+		if strings.Contains(line.text, text) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // natsConn is a plain NATS client, for what users do beside the broker.

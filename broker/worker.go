@@ -25,7 +25,7 @@ func (s *subscription) work(slot int) {
 		// A panic of ours, or a handler that ended its goroutine: its message is
 		// settled already. The subscription must live on.
 		if r := recover(); r != nil {
-			s.log(logger.ErrorLevel, nil, fmt.Sprintf("worker panicked, restarting it: %v\n%s", r, debug.Stack()))
+			s.logSome(logger.ErrorLevel, nil, "worker panicked, restarting it: %v\n%s", r, debug.Stack())
 		}
 		go s.work(slot)
 	}()
@@ -60,7 +60,7 @@ func (s *subscription) next(slot int) *event {
 		e, expired := s.take(slot)
 		switch {
 		case expired:
-			s.log(logger.WarnLevel, e, "skipped a message whose ack deadline passed while it waited; it is delivered again")
+			s.logSome(logger.WarnLevel, e, "skipped a message whose ack deadline passed while it waited; it is delivered again")
 			emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
 			continue
 		case e != nil:
@@ -247,8 +247,12 @@ func (s *subscription) healthy() {
 	if s.failures == 0 {
 		return
 	}
-	s.log(logger.InfoLevel, nil, fmt.Sprintf("fetching again after %d failures", s.failures))
-	s.failures, s.lastLogged = 0, ""
+	level := logger.InfoLevel
+	if s.lastSaid == "" { // nobody has heard of them
+		level = logger.DebugLevel
+	}
+	s.log(level, nil, "fetching again after %d failures", s.failures)
+	s.failures, s.lastSaid = 0, ""
 	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription})
 }
 
@@ -330,7 +334,7 @@ func (s *subscription) heal(cause error) error {
 		return err
 	}
 	s.rebind(again)
-	s.log(logger.WarnLevel, nil, fmt.Sprintf("consumer %s of stream %s was deleted and has been made again", cs.name, cs.stream.name))
+	s.log(logger.WarnLevel, nil, "consumer %s of stream %s was deleted and has been made again", cs.name, cs.stream.name)
 	return nil
 }
 
@@ -387,14 +391,16 @@ func quietly(err error) bool {
 	return errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
 }
 
-// logFetchError logs each kind of failure once per streak.
+// logFetchError warns of each kind of failure once per streak.
 func (s *subscription) logFetchError(err error, delay time.Duration) {
-	level := logger.WarnLevel
-	if quietly(err) || err.Error() == s.lastLogged {
-		level = logger.DebugLevel
+	const text = "fetch failed, next try in %v: %v%s"
+	level, more := logger.DebugLevel, ""
+	if !quietly(err) && err.Error() != s.lastSaid {
+		if m, ok := s.lines.allow(text); ok { // or the next failure tells
+			level, more, s.lastSaid = logger.WarnLevel, m, err.Error()
+		}
 	}
-	s.lastLogged = err.Error()
-	s.log(level, nil, fmt.Sprintf("fetch failed, next try in %v: %v", delay, err))
+	s.log(level, nil, text, delay, err, more)
 }
 
 // outcome is what became of a handler's run.
@@ -409,7 +415,7 @@ type outcome struct {
 // handle runs the handler on a message and settles it.
 func (s *subscription) handle(slot int, e *event) {
 	if e.meta.streamSequence == 0 {
-		s.log(logger.WarnLevel, nil, fmt.Sprintf("delivery with the reply subject %q: %v", shorten(e.msg.Reply), errNotAckSubject))
+		s.logSome(logger.WarnLevel, nil, "delivery with the reply subject %q: %v", shorten(e.msg.Reply), errNotAckSubject)
 	}
 	e.message = broker.Message{Header: incomingHeader(e.msg.Header), Body: e.msg.Data}
 	var o outcome
@@ -470,27 +476,22 @@ func (s *subscription) conclude(slot int, e *event, o *outcome) {
 // reportFailure logs a handler's error and passes it to go-micro's
 // ErrorHandler.
 func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
-	if suppressed, ok := s.handlerLog.allow(); ok {
-		text := fmt.Sprintf("handler failed: %v", err)
-		if p != nil {
-			text = fmt.Sprintf("%v\n%s", err, p.Stack)
-		}
-		if suppressed > 0 {
-			text = fmt.Sprintf("%s (and %d failures since the last such line)", text, suppressed)
-		}
-		s.log(logger.ErrorLevel, e, text)
+	if p != nil {
+		s.logSome(logger.ErrorLevel, e, "%v\n%s", err, p.Stack)
+	} else {
+		s.logSome(logger.ErrorLevel, e, "handler failed: %v", err)
 	}
 	if s.cfg.errorHandler == nil {
 		return
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			s.log(logger.ErrorLevel, e, fmt.Sprintf("the broker's ErrorHandler panicked: %v", r))
+			s.logSome(logger.ErrorLevel, e, "the broker's ErrorHandler panicked: %v", r)
 		}
 	}()
 	e.err = err
 	if err := s.cfg.errorHandler(e); err != nil {
-		s.log(logger.WarnLevel, e, fmt.Sprintf("the broker's ErrorHandler failed: %v", err))
+		s.logSome(logger.WarnLevel, e, "the broker's ErrorHandler failed: %v", err)
 	}
 }
 

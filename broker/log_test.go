@@ -1,0 +1,309 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/tracing"
+)
+
+// wantLine waits for a line with this text and checks its level and fields.
+func wantLine(t *testing.T, log *testLog, level logger.Level, text string, fields map[string]any) {
+	t.Helper()
+	var lines []logLine
+	eventually(t, "the log says "+text, func() bool {
+		lines = log.with(text)
+		return len(lines) > 0
+	})
+	line := lines[0]
+	if line.level != level || !strings.HasPrefix(line.text, "jetstream: ") {
+		t.Errorf("got %s, want it at level %s", line, level)
+	}
+	got := map[string]any{}
+	for k, v := range line.fields {
+		got[k] = fmt.Sprint(v) // numbers of whatever type
+	}
+	if !maps.Equal(got, fields) {
+		t.Errorf("%q has the fields %v, want %v", text, got, fields)
+	}
+}
+
+func TestLinesAboutTheConnectionSayWhichOne(t *testing.T) {
+	t.Parallel()
+	log := newLog()
+	s := startRestartable(t)
+	address := s.Addr().String()
+	s.stop()
+	s.opts.Username, s.opts.Password = "user", "s3cret"
+	s.start(t)
+	b := jsbroker.NewBroker(broker.Addrs("user:s3cret@"+address), broker.Logger(log), jsbroker.WithClientName("payments-1"))
+	noErr(t, b.Connect())
+	about := map[string]any{"client": "payments-1", "server": "nats://" + address}
+	wantLine(t, log, logger.InfoLevel, "connected to", about)
+	s.stop()
+	wantLine(t, log, logger.WarnLevel, "connection lost, reconnecting", about)
+	s.start(t)
+	wantLine(t, log, logger.InfoLevel, "reconnected to", about)
+	noErr(t, b.Disconnect())
+	wantLine(t, log, logger.InfoLevel, "disconnected from", about)
+}
+
+func TestLineAboutAConnectionThatIsClosedForGood(t *testing.T) {
+	t.Parallel()
+	log := newLog()
+	s := startServer(t)
+	address := s.Addr().String()
+	b := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"), jsbroker.WithNATSOptions(nats.NoReconnect()))
+	stopServer(s)
+	wantLine(t, log, logger.ErrorLevel, "closed for good", map[string]any{"client": "payments-1", "server": "nats://" + address})
+	noErr(t, b.Disconnect())
+}
+
+func TestLinesAboutASubscription(t *testing.T) {
+	t.Parallel()
+	log := newLog()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"))
+	sub := subscribe(t, b, "orders.created", ignore, broker.Queue("q"))
+	wantLine(t, log, logger.InfoLevel, "created stream", map[string]any{"client": "payments-1", "topic": "orders.created", "stream": "ORDERS"})
+	about := map[string]any{"client": "payments-1", "topic": "orders.created", "queue": "q", "stream": "ORDERS", "consumer": "q"}
+	wantLine(t, log, logger.InfoLevel, "subscribed to", about)
+	noErr(t, js.DeleteConsumer(testContext(t), "ORDERS", "q"))
+	wantLine(t, log, logger.WarnLevel, "fetch failed, next try in", about)
+	wantLine(t, log, logger.WarnLevel, "was deleted and has been made again", about)
+	publish(t, b, "orders.created", "a sign of life")
+	wantLine(t, log, logger.InfoLevel, "fetching again", about)
+	noErr(t, sub.Unsubscribe())
+	wantLine(t, log, logger.InfoLevel, "unsubscribed from", about)
+
+	other := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxAckPending: 7}))
+	subscribe(t, other, "orders.created", ignore, broker.Queue("q"))
+	wantLine(t, log, logger.WarnLevel, "is used as it is", about)
+}
+
+func TestLinesAboutPermissionsSayWhichSubject(t *testing.T) {
+	t.Parallel()
+	log := newLog()
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Deny: []string{"orders.secret"}},
+		}}}
+	})
+	b, err := connectTo(t, as("limited:pw", s), broker.Logger(log), jsbroker.WithClientName("payments-1"))
+	noErr(t, err)
+	if err := b.Publish("orders.secret", message("x")); !errors.Is(err, jsbroker.ErrPermission) {
+		t.Fatal(err)
+	}
+	wantLine(t, log, logger.WarnLevel, `"orders.secret"`, map[string]any{"client": "payments-1", "server": "nats://" + s.Addr().String()})
+}
+
+// The broker does not know OpenTelemetry: the trace id is in the header of the
+// message, where the publisher or this process's hook has written it.
+func TestLinesAboutAMessageCarryItsTrace(t *testing.T) {
+	t.Parallel()
+	const (
+		id     = "0af7651916cd43dd8448eb211c80319c"
+		parent = "00-" + id + "-b7ad6b7169203331-01"
+	)
+	var begun string // by the hook, for a message without a trace
+	hook := tracing.New(tracing.WithTracerProvider(sdktrace.NewTracerProvider()), tracing.WithPropagator(propagation.TraceContext{}))
+	for name, test := range map[string]struct {
+		traced bool
+		header map[string]string
+		want   func() string
+	}{
+		"of a publisher, without a hook":      {false, map[string]string{"traceparent": parent}, func() string { return id }},
+		"of a publisher, in another spelling": {false, map[string]string{"TraceParent": parent}, func() string { return id }},
+		"of a publisher, with the hook":       {true, map[string]string{"traceparent": parent}, func() string { return id }},
+		"begun by the hook":                   {true, nil, func() string { return begun }},
+		"none":                                {false, nil, func() string { return "" }},
+		"malformed":                           {false, map[string]string{"traceparent": "00-zz-01"}, func() string { return "" }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t)
+			nc, js := natsConn(t, s)
+			_, err := js.CreateStream(testContext(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+			noErr(t, err)
+			log := newLog()
+			opts := []broker.Option{broker.Logger(log), jsbroker.WithClientName("payments-1")}
+			if test.traced {
+				opts = append(opts, jsbroker.WithHooks(hook))
+			}
+			b := newBroker(t, s, opts...)
+			subscribe(t, b, "orders.*", func(e broker.Event) error {
+				if tp := e.Message().Header["Traceparent"]; len(tp) == len(parent) {
+					begun = tp[3:35]
+				}
+				return jsbroker.Discard(errors.New("no"))
+			}, broker.Queue("q"))
+			m := &nats.Msg{Subject: "orders.created", Header: nats.Header{nats.MsgIdHdr: {"order-1"}}}
+			for k, v := range test.header {
+				m.Header[k] = []string{v}
+			}
+			noErr(t, nc.PublishMsg(m))
+			eventually(t, "the failure is logged", func() bool { return len(log.with("handler failed: no")) > 0 })
+			want := map[string]any{
+				"client": "payments-1", "topic": "orders.*", "queue": "q", "stream": "ORDERS", "consumer": "q",
+				"subject": "orders.created", "sequence": "1", "deliveries": "1", "message_id": "order-1",
+			}
+			if id := test.want(); id != "" {
+				want["trace_id"] = id
+			}
+			wantLine(t, log, logger.ErrorLevel, "handler failed: no", want)
+		})
+	}
+}
+
+// counted returns how many events the lines of one kind tell of: those that are
+// written, and those that they count.
+func counted(lines []logLine) int {
+	n := len(lines)
+	for _, line := range lines {
+		if _, rest, ok := strings.Cut(line.text, "(and "); ok {
+			more, _, _ := strings.Cut(rest, " more since")
+			i, _ := strconv.Atoi(more)
+			n += i
+		}
+	}
+	return n
+}
+
+// wantFew checks that a flood since then has left a line per second at most.
+func wantFew(t *testing.T, lines []logLine, since time.Time) {
+	t.Helper()
+	if most := int(time.Since(since)/time.Second) + 1; len(lines) == 0 || len(lines) > most {
+		t.Errorf("%d lines, want 1 to %d", len(lines), most)
+	}
+}
+
+func TestAFloodOfFailuresYieldsFewLines(t *testing.T) {
+	t.Parallel()
+	const n = 500
+	later := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2, BackOff: []time.Duration{time.Hour}})
+	for name, test := range map[string]struct {
+		handler broker.Handler
+		text    string
+		opts    []broker.Option
+	}{
+		"errors": {
+			func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, "handler failed", nil,
+		},
+		"panics": {
+			func(broker.Event) error { panic("no") }, "panic", []broker.Option{later},
+		},
+		"an ErrorHandler that fails": {
+			func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, "the broker's ErrorHandler failed",
+			[]broker.Option{broker.ErrorHandler(func(broker.Event) error { return errors.New("neither") })},
+		},
+		"an ErrorHandler that panics": {
+			func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, "the broker's ErrorHandler panicked",
+			[]broker.Option{broker.ErrorHandler(func(broker.Event) error { panic("neither") })},
+		},
+		"exhausted messages": {
+			func(broker.Event) error { return errors.New("no") }, "is not delivered again",
+			[]broker.Option{jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1})},
+		},
+		"a hook that panics": {
+			ignore, "a hook panicked", []broker.Option{jsbroker.WithHooks(jsbroker.Hooks{
+				HandleStart: func(context.Context, jsbroker.HandleStart) context.Context { panic("no") },
+			})},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := newLog()
+			handled, onHandled := hookChan[jsbroker.Handled]()
+			b := newBroker(t, startServer(t), append(test.opts, broker.Logger(log),
+				jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled}))...)
+			subscribe(t, b, "orders", test.handler, broker.Queue("q"))
+			begin := time.Now()
+			for range n {
+				publish(t, b, "orders", "x")
+			}
+			for range n {
+				receive(t, handled)
+			}
+			wantFew(t, log.with(test.text), begin)
+			// When the second is over, the next line accounts for all before it.
+			<-time.After(time.Second)
+			publish(t, b, "orders", "x")
+			receive(t, handled)
+			if lines := log.with(test.text); counted(lines) != n+1 {
+				t.Fatalf("%d of %d counted in %v", counted(lines), n+1, lines)
+			}
+		})
+	}
+}
+
+// A connection that comes and goes many times a second.
+func TestAFloodOfLossesYieldsFewLines(t *testing.T) {
+	t.Parallel()
+	p := startProxy(t, startServer(t))
+	log := newLog()
+	states, onChange := hookChan[jsbroker.ConnectionChanged]()
+	b := jsbroker.NewBroker(broker.Addrs(p.url()), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0)))
+	noErr(t, b.Connect())
+	defer func() { noErr(t, b.Disconnect()) }()
+	subscribe(t, b, "orders", ignore, broker.Queue("q"))
+	begin := time.Now()
+	const n = 50
+	for range n {
+		p.cut()
+		for receive(t, states).State != jsbroker.StateReconnected {
+			continue
+		}
+	}
+	for _, text := range []string{"connection lost, reconnecting", "reconnected to"} {
+		wantFew(t, log.with(text), begin)
+	}
+	var warned []logLine
+	for _, line := range log.with("fetch failed") {
+		if line.level != logger.DebugLevel {
+			warned = append(warned, line)
+		}
+	}
+	if len(warned) > 0 {
+		wantFew(t, warned, begin)
+	}
+}
+
+func TestAStreakOfFetchFailuresIsWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+	log := newLog()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	subscribe(t, b, "orders", ignore, broker.Queue("theirs"))
+	noErr(t, js.DeleteConsumer(testContext(t), "ORDERS", "theirs"))
+	for range 3 {
+		receive(t, failed)
+	}
+	levels := map[string]int{}
+	for _, line := range log.with("fetch failed")[:3] {
+		levels[line.level.String()]++
+	}
+	// That it was deleted, and that it stays so; then the same again.
+	if want := map[string]int{"warn": 2, "debug": 1}; !maps.Equal(levels, want) {
+		t.Errorf("levels %v, want %v", levels, want)
+	}
+}
