@@ -40,72 +40,46 @@ func charge(_ context.Context, order *Order) error {
 }
 
 func main() {
-	if err := run(); err != nil {
-		log.Fatal(err)
-	}
-}
-
-func run() error {
 	url, stop, err := natsserver.Open()
-	if err != nil {
-		return err
-	}
+	check(err)
 	defer stop()
 
-	var ready readiness
-	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(metrics.New(), ready.hooks()))
-	service := micro.NewService(
-		micro.Name("payments"),
-		micro.Address("127.0.0.1:0"),
-		micro.Broker(b),
-		micro.WrapSubscriber(wrapper.Subscriber(b)),
-		micro.AfterStop(b.Disconnect), // Stop then waits for running handlers
-	)
-	service.Init()
-	if err := micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")); err != nil {
-		return err
-	}
-
-	l, err := net.Listen("tcp", cmp.Or(os.Getenv("HTTP_ADDR"), "127.0.0.1:2112"))
-	if err != nil {
-		return err
-	}
-	http.Handle("/metrics", promhttp.Handler())
-	// An outage of NATS is no reason to be killed: the broker reconnects.
-	http.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	http.Handle("/readyz", &ready)
-	go func() { log.Print(http.Serve(l, nil)) }()
-	fmt.Printf("answering at http://%s\n", l.Addr())
-	return service.Run()
-}
-
-// readiness is a hook that knows whether the service gets its messages. go-micro
-// starts a service whose subscription has failed, and tries again later.
-type readiness struct {
-	connected  atomic.Bool
-	subscribed atomic.Int32
-}
-
-func (r *readiness) hooks() jsbroker.Hooks {
-	return jsbroker.Hooks{
+	// go-micro starts a service whose subscription has failed, and tries again
+	// later, so being connected is not enough to be ready.
+	var connected, subscribed atomic.Bool
+	probe := jsbroker.Hooks{
 		ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
-			r.connected.Store(e.State == jsbroker.StateConnected || e.State == jsbroker.StateReconnected)
+			connected.Store(e.State == jsbroker.StateConnected || e.State == jsbroker.StateReconnected)
 		},
 		SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context {
-			r.subscribed.Add(1)
+			subscribed.Store(true)
 			return ctx
 		},
-		SubscriptionEnd: func(context.Context, jsbroker.SubscriptionEnd) { r.subscribed.Add(-1) },
 	}
+	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(metrics.New(), probe))
+	service := micro.NewService(micro.Name("payments"), micro.Broker(b),
+		micro.WrapSubscriber(wrapper.Subscriber(b)), // for what handlers return, and their context
+		micro.AfterStop(b.Disconnect))               // waits for running handlers
+	service.Init()
+	check(micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")))
+
+	http.Handle("/metrics", promhttp.Handler())
+	// An outage of NATS is no reason to be killed: the broker reconnects.
+	http.HandleFunc("/livez", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !connected.Load() || !subscribed.Load() {
+			http.Error(w, "no connection to NATS, or no subscription", http.StatusServiceUnavailable)
+		}
+	})
+	l, err := net.Listen("tcp", cmp.Or(os.Getenv("HTTP_ADDR"), "127.0.0.1:2112"))
+	check(err)
+	go func() { log.Fatal(http.Serve(l, nil)) }()
+	fmt.Printf("answering at http://%s\n", l.Addr())
+	check(service.Run())
 }
 
-func (r *readiness) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	switch {
-	case !r.connected.Load():
-		http.Error(w, "not connected to NATS", http.StatusServiceUnavailable)
-	case r.subscribed.Load() == 0:
-		http.Error(w, "not subscribed", http.StatusServiceUnavailable)
-	default:
-		fmt.Fprintln(w, "ok")
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
 	}
 }

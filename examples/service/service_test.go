@@ -4,11 +4,13 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -45,15 +47,15 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stopped := false
-	defer func() {
-		if !stopped {
-			nats.Stop()
-		}
-	}()
+	defer func() { nats.Stop() }()
+	_, digits, _ := strings.Cut(strings.TrimPrefix(nats.URL(), "nats://"), ":")
+	port, err := strconv.Atoi(digits)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := proc.Start(t, binary, []string{"NATS_URL=" + nats.URL(), "HTTP_ADDR=127.0.0.1:0", "MICRO_REGISTRY=memory"})
 	_, url, _ := strings.Cut(p.Await("answering at "), "answering at ")
-	await(t, url+"/readyz", http.StatusOK, "ok")
+	await(t, url+"/readyz", http.StatusOK, "")
 
 	b := jsbroker.NewBroker(broker.Addrs(nats.URL()))
 	if err := b.Connect(); err != nil {
@@ -69,12 +71,40 @@ func TestService(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	stopped = true
+	// An outage: alive, and ready again when it is over.
 	nats.Stop()
-	await(t, url+"/readyz", http.StatusServiceUnavailable, "not connected")
-	await(t, url+"/livez", http.StatusOK, "ok")
+	await(t, url+"/readyz", http.StatusServiceUnavailable, "no connection")
+	await(t, url+"/livez", http.StatusOK, "")
+	if nats, err = natsserver.Start(func(o *server.Options) { o.Port = port }); err != nil {
+		t.Fatal(err)
+	}
+	await(t, url+"/readyz", http.StatusOK, "")
 	p.Signal(syscall.SIGTERM)
 	if code, out, stderr := p.Wait(); code != 0 {
 		t.Fatalf("exit %d\n%s%s", code, out, stderr)
 	}
+}
+
+// go-micro starts a service that cannot subscribe: it lives, and is not ready.
+func TestServiceWithoutItsSubscriptionIsNotReady(t *testing.T) {
+	t.Parallel()
+	nats, err := natsserver.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nats.Stop()
+	b := jsbroker.NewBroker(broker.Addrs(nats.URL()))
+	if err := b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.Disconnect() }()
+	// A WorkQueue stream has one queue for a subject.
+	if _, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("other")); err != nil {
+		t.Fatal(err)
+	}
+	p := proc.Start(t, binary, []string{"NATS_URL=" + nats.URL(), "HTTP_ADDR=127.0.0.1:0", "MICRO_REGISTRY=memory"})
+	_, url, _ := strings.Cut(p.Await("answering at "), "answering at ")
+	await(t, url+"/metrics", http.StatusOK, `micro_broker_subscribe_errors_total{reason="workqueue_conflict",topic="orders.created"} 1`)
+	await(t, url+"/livez", http.StatusOK, "")
+	await(t, url+"/readyz", http.StatusServiceUnavailable, "no subscription")
 }

@@ -57,7 +57,12 @@ func (c *collector) read(r *http.Request) (err error) {
 		return err
 	}
 	for _, rs := range req.ResourceSpans {
-		service := rs.Resource.Attributes[0].Value.GetStringValue()
+		service := ""
+		for _, a := range rs.Resource.Attributes {
+			if a.Key == "service.name" {
+				service = a.Value.GetStringValue()
+			}
+		}
 		for _, ss := range rs.ScopeSpans {
 			for _, s := range ss.Spans {
 				key := service + ": " + s.Name
