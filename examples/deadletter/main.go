@@ -2,7 +2,7 @@
 // go-micro service that retries some, gives up others, and looks at what it has
 // given up.
 //
-//	go run ./examples/deadletter
+//	go run ./examples/deadletter 2>/dev/null  # without go-micro's log
 //
 // NATS_URL names the server, else one is embedded.
 package main
@@ -34,27 +34,20 @@ type Order struct {
 }
 
 func charge(ctx context.Context, order *Order) error {
+	fmt.Printf("order %s over %d: delivery %d\n", order.ID, order.Amount, jsbroker.NumDelivered(wrapper.Event(ctx)))
 	switch {
 	case order.Amount < 0: // it will never get better
 		return jsbroker.Discard(errors.New("negative amount"))
 	case order.Amount > 1000: // until MaxDeliver
 		return jsbroker.RetryAfter(10*time.Millisecond, errors.New("limit exceeded"))
 	}
-	fmt.Printf("order %s charged, delivery %d\n", order.ID, jsbroker.NumDelivered(wrapper.Event(ctx)))
+	fmt.Printf("order %s charged\n", order.ID)
 	return nil
 }
 
 func main() {
-	if err := run(); err != nil {
-		log.Fatal(err)
-	}
-}
-
-func run() error {
 	url, stop, err := natsserver.Open()
-	if err != nil {
-		return err
-	}
+	check(err)
 	defer stop()
 
 	b := jsbroker.NewBroker(
@@ -75,24 +68,24 @@ func run() error {
 	dead := make(chan string)
 	bury := func(ctx context.Context, order *Order) error {
 		h, _ := metadata.FromContext(ctx)
-		dead <- fmt.Sprintf("order %s given up by %s after %s deliveries of %s: %s", order.ID, h["Micro-Dead-Letter-Queue"],
-			h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Reason"])
+		dead <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
+			h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Reason"])
 		return nil
 	}
-	if err := errors.Join(
-		micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")),
-		micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")),
-		service.Start(),
-	); err != nil {
-		return err
-	}
+	check(micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")))
+	check(micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")))
+	check(service.Start())
 	created := micro.NewEvent("orders.created", service.Client())
 	for _, order := range []*Order{{"1", 20}, {"2", -5}, {"3", 5000}} {
-		if err := created.Publish(context.Background(), order); err != nil {
-			return err
-		}
+		check(created.Publish(context.Background(), order))
 	}
 	fmt.Println(<-dead)
 	fmt.Println(<-dead)
-	return service.Stop()
+	check(service.Stop())
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
 }

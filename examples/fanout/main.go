@@ -2,7 +2,7 @@
 // Interest stream with a queue for each. (On the default WorkQueue stream a
 // message has one taker, and a second queue is refused.)
 //
-//	go run ./examples/fanout
+//	go run ./examples/fanout 2>/dev/null  # without go-micro's log
 //
 // NATS_URL names the server, else one is embedded.
 package main
@@ -20,16 +20,8 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
-		log.Fatal(err)
-	}
-}
-
-func run() error {
 	url, stop, err := natsserver.Open()
-	if err != nil {
-		return err
-	}
+	check(err)
 	defer stop()
 
 	// The template counts when the stream is created. An existing one stays as it
@@ -37,33 +29,33 @@ func run() error {
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithStreamConfig(jetstream.StreamConfig{
 		Retention: jetstream.InterestPolicy, // until every queue has acked it
 	}))
-	if err := b.Connect(); err != nil {
-		return err
-	}
-	defer func() { _ = b.Disconnect() }()
+	check(b.Connect())
 
 	// Subscribe before publishing: an Interest stream does not keep what nobody
 	// has asked for. Queues that have been there once are remembered.
 	got := make(chan string)
 	for _, queue := range []string{"billing", "shipping"} {
-		handler := func(e broker.Event) error {
-			got <- fmt.Sprintf("%s got order %s", queue, e.Message().Body)
-			return nil
-		}
-		for range 2 { // two replicas share the messages of their queue
-			if _, err := b.Subscribe("orders.created", handler, broker.Queue(queue)); err != nil {
-				return err
-			}
+		for replica := range 2 { // they share the messages of their queue
+			_, err := b.Subscribe("orders.created", func(e broker.Event) error {
+				got <- fmt.Sprintf("%s got order %s, in replica %d", queue, e.Message().Body, replica+1)
+				return nil
+			}, broker.Queue(queue))
+			check(err)
 		}
 	}
 	const orders = 3
+	fmt.Printf("%d orders for two queues of two replicas each: every queue gets every order, one of its replicas handles it\n", orders)
 	for n := range orders {
-		if err := b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
-			return err
-		}
+		check(b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}))
 	}
 	for range 2 * orders {
 		fmt.Println(<-got)
 	}
-	return b.Disconnect()
+	check(b.Disconnect())
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
 }

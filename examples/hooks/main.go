@@ -2,7 +2,10 @@
 // message that was published and for every delivery that was handled. It needs
 // nothing but the broker's public API, as metrics and tracing do.
 //
-//	go run ./examples/hooks
+//	go run ./examples/hooks 2>/dev/null  # without go-micro's log
+//
+// An order is handled twice, as the first time fails, and causes an invoice. A
+// message may be handled before its Publish has returned.
 //
 // NATS_URL names the server, else one is embedded.
 package main
@@ -59,23 +62,11 @@ func auditLog(w io.Writer) jsbroker.Hooks {
 }
 
 func main() {
-	if err := run(); err != nil {
-		log.Fatal(err)
-	}
-}
-
-func run() error {
 	url, stop, err := natsserver.Open()
-	if err != nil {
-		return err
-	}
+	check(err)
 	defer stop()
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(auditLog(os.Stdout)))
-	if err := b.Connect(); err != nil {
-		return err
-	}
-	defer func() { _ = b.Disconnect() }()
-
+	check(b.Connect())
 	done := make(chan struct{})
 	_, err = b.Subscribe("orders.created", func(e broker.Event) error {
 		if jsbroker.NumDelivered(e) == 1 {
@@ -85,13 +76,15 @@ func run() error {
 		// With the context, the actor goes on to what this handler causes.
 		return b.Publish("invoices.sent", &broker.Message{}, broker.PublishContext(jsbroker.EventContext(e)), jsbroker.MessageID("invoice-1"))
 	}, broker.Queue("payments"))
-	if err != nil {
-		return err
-	}
+	check(err)
 	alice := context.WithValue(context.Background(), actorKey{}, "alice")
-	if err := b.Publish("orders.created", &broker.Message{Body: []byte("1")}, broker.PublishContext(alice), jsbroker.MessageID("order-1")); err != nil {
-		return err
-	}
+	check(b.Publish("orders.created", &broker.Message{Body: []byte("1")}, broker.PublishContext(alice), jsbroker.MessageID("order-1")))
 	<-done
-	return b.Disconnect() // after the last line of the log
+	check(b.Disconnect()) // after the last line of the log
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
 }
