@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
 	"go-micro.dev/v5/logger"
@@ -32,7 +34,8 @@ func (s *Shop) Buy(ctx context.Context, _, _ *Order) error { return s.publish(ct
 // instruments are what a service is observed with.
 type instruments struct {
 	hooks bool // this broker's tracing
-	otel  bool // go-micro's OpenTelemetry wrappers
+	otel  bool // go-micro's OpenTelemetry wrappers of handlers and clients
+	subs  bool // and of subscribers
 	ours  bool // package wrapper
 }
 
@@ -65,12 +68,29 @@ func newParty(t *testing.T, name, url string, reg registry.Registry, tp *sdktrac
 	}
 	if with.otel {
 		serverOpts = append(serverOpts,
-			server.WrapHandler(otelwrapper.NewHandlerWrapper(otelwrapper.WithTraceProvider(tp))),
-			server.WrapSubscriber(otelwrapper.NewSubscriberWrapper(otelwrapper.WithTraceProvider(tp))))
+			server.WrapHandler(otelwrapper.NewHandlerWrapper(otelwrapper.WithTraceProvider(tp))))
 		p.client = otelwrapper.NewClientWrapper(otelwrapper.WithTraceProvider(tp))(p.client)
+	}
+	if with.subs {
+		serverOpts = append(serverOpts, server.WrapSubscriber(otelwrapper.NewSubscriberWrapper(otelwrapper.WithTraceProvider(tp))))
 	}
 	p.server = server.NewRPCServer(serverOpts...)
 	return p
+}
+
+// listen returns the messages of these subjects as they travel.
+func listen(t *testing.T, url string, subjects ...string) <-chan *nats.Msg {
+	t.Helper()
+	nc, err := nats.Connect(url)
+	noErr(t, err)
+	t.Cleanup(nc.Close)
+	ch := make(chan *nats.Msg, 100)
+	for _, s := range subjects {
+		_, err := nc.ChanSubscribe(s, ch)
+		noErr(t, err)
+	}
+	noErr(t, nc.Flush()) // the server knows
+	return ch
 }
 
 // A's RPC handler publishes, B's subscriber handles that and publishes, C's
@@ -92,6 +112,8 @@ func TestOneTraceAcrossServices(t *testing.T) {
 	)
 	ofHooks := []string{created, processing, paid, mailing}
 	ofWrappers := []string{call, serve, pubCreated, subCreated, pubPaid, subPaid}
+	ofRPC := []string{call, serve, pubCreated, pubPaid}
+	ofHooksAndRPC := []string{call, serve, pubCreated, created, processing, pubPaid, paid, mailing}
 	all := []string{call, serve, pubCreated, created, processing, subCreated, pubPaid, paid, mailing, subPaid}
 	for name, test := range map[string]struct {
 		with instruments
@@ -99,10 +121,13 @@ func TestOneTraceAcrossServices(t *testing.T) {
 	}{
 		"this broker's tracing":             {instruments{hooks: true}, ofHooks},
 		"this broker's, with its wrappers":  {instruments{hooks: true, ours: true}, ofHooks},
-		"go-micro's wrappers":               {instruments{otel: true}, ofWrappers},
-		"go-micro's wrappers and ours":      {instruments{otel: true, ours: true}, ofWrappers},
-		"both":                              {instruments{hooks: true, otel: true}, all},
-		"both, with this broker's wrappers": {instruments{hooks: true, otel: true, ours: true}, all},
+		"go-micro's wrappers":               {instruments{otel: true, subs: true}, ofWrappers},
+		"go-micro's, for RPC alone":         {instruments{otel: true}, ofRPC},
+		"go-micro's wrappers and ours":      {instruments{otel: true, subs: true, ours: true}, ofWrappers},
+		"both":                              {instruments{hooks: true, otel: true, subs: true}, all},
+		"both, go-micro's for RPC alone":    {instruments{hooks: true, otel: true}, ofHooksAndRPC},
+		"both, for RPC alone, with ours":    {instruments{hooks: true, otel: true, ours: true}, ofHooksAndRPC},
+		"both, with this broker's wrappers": {instruments{hooks: true, otel: true, subs: true, ours: true}, all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			url, reg := startServer(t), registry.NewMemoryRegistry()
@@ -118,6 +143,7 @@ func TestOneTraceAcrossServices(t *testing.T) {
 				mailed <- struct{}{}
 				return nil
 			}, server.SubscriberQueue("mail"))))
+			wire := listen(t, url, "orders.created", "invoices.paid")
 			parties := []*party{mail, payments, shop}
 			for _, p := range parties {
 				noErr(t, p.server.Start())
@@ -151,6 +177,26 @@ func TestOneTraceAcrossServices(t *testing.T) {
 			}
 			if n != len(test.want) {
 				t.Errorf("%d spans, want %d", n, len(test.want))
+			}
+			for _, publishes := range [][]string{{created, pubCreated}, {paid, pubPaid}} {
+				last := got[publishes[0]]
+				if last == nil { // no span of this broker's
+					last = got[publishes[1]]
+				}
+				m := receive(t, wire)
+				var keys []string
+				for k := range m.Header {
+					if strings.EqualFold(k, "traceparent") {
+						keys = append(keys, k)
+					}
+				}
+				want := []string{"00-" + upstreamTrace + "-" + last.SpanContext().SpanID().String() + "-01"}
+				if len(keys) != 1 || !slices.Equal(m.Header["traceparent"], want) {
+					t.Errorf("%s travels with %v, want one traceparent, %s", m.Subject, m.Header, want)
+				}
+			}
+			if len(wire) > 0 {
+				t.Errorf("also published: %v", <-wire)
 			}
 		})
 	}
