@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -219,6 +220,10 @@ func TestAFloodOfFailuresYieldsFewLines(t *testing.T) {
 			func(broker.Event) error { return errors.New("no") }, "is not delivered again",
 			[]broker.Option{jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1})},
 		},
+		"dead letters that are refused": {
+			func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, "dead letter not stored",
+			[]broker.Option{later, jsbroker.WithDeadLetter("graves"), jsbroker.WithStreamConfig(jetstream.StreamConfig{Subjects: []string{"orders"}})},
+		},
 		"a hook that panics": {
 			ignore, "a hook panicked", []broker.Option{jsbroker.WithHooks(jsbroker.Hooks{
 				HandleStart: func(context.Context, jsbroker.HandleStart) context.Context { panic("no") },
@@ -305,5 +310,56 @@ func TestAStreakOfFetchFailuresIsWarnedOfOnce(t *testing.T) {
 	// That it was deleted, and that it stays so; then the same again.
 	if want := map[string]int{"warn": 2, "debug": 1}; !maps.Equal(levels, want) {
 		t.Errorf("levels %v, want %v", levels, want)
+	}
+}
+
+func TestLineAboutAHookThatPanicsSaysWhichEvent(t *testing.T) {
+	t.Parallel()
+	log := newLog()
+	b := newBroker(t, startServer(t), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{
+		Published: func(context.Context, jsbroker.Published) { panic("no") },
+	}))
+	publish(t, b, "orders", "x")
+	wantLine(t, log, logger.ErrorLevel, "a hook panicked: no", map[string]any{"event": "Published"})
+}
+
+// lockedBuffer is a buffer that is written and read at a time.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// With go-micro's own logger: its level and its fields are heeded.
+func TestGoMicrosLoggerWritesTheFields(t *testing.T) {
+	t.Parallel()
+	var out lockedBuffer
+	log := logger.NewLogger(logger.WithOutput(&out), logger.WithLevel(logger.WarnLevel), logger.WithFields(map[string]any{"service": "payments"}))
+	b := newBroker(t, startServer(t), broker.Logger(log))
+	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, broker.Queue("q"))
+	if out.String() != "" {
+		t.Errorf("at level warn: %s", out.String())
+	}
+	m := &broker.Message{Header: map[string]string{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}
+	noErr(t, b.Publish("orders", m, jsbroker.MessageID("order-1")))
+	eventually(t, "the failure is logged", func() bool { return strings.HasSuffix(out.String(), "\n") })
+	for _, part := range []string{
+		"level=ERROR", `msg="jetstream: handler failed: no"`, "service=payments", "topic=orders", "queue=q", "stream=ORDERS",
+		"message_id=order-1", "trace_id=0af7651916cd43dd8448eb211c80319c",
+	} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("no %s in %s", part, out.String())
+		}
 	}
 }
