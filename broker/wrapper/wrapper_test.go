@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
@@ -24,6 +23,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
+	"go-micro-jetstream/internal/natsserver"
 	"go-micro-jetstream/tracing"
 )
 
@@ -69,19 +69,10 @@ func receive[T any](t *testing.T, c <-chan T) T {
 
 func startNATS(t *testing.T) string {
 	t.Helper()
-	s, err := natsserver.NewServer(&natsserver.Options{
-		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
-	})
+	s, err := natsserver.Start()
 	noErr(t, err)
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
-	return s.ClientURL()
+	t.Cleanup(s.Stop)
+	return s.URL()
 }
 
 // ended hands over spans as they end.

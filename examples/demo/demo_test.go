@@ -20,8 +20,8 @@ import (
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
-	"go-micro-jetstream/examples/internal/natsserver"
 	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/natsserver"
 )
 
 var binary string

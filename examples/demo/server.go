@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"go-micro-jetstream/examples/internal/natsserver"
 	"go-micro-jetstream/examples/internal/natsurl"
+	"go-micro-jetstream/internal/natsserver"
 )
 
 // mark is in the metadata of the streams that the demo makes.

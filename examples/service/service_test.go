@@ -14,8 +14,8 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/examples/internal/natsserver"
 	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/natsserver"
 )
 
 var binary string

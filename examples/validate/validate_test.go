@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"go-micro-jetstream/examples/internal/natsserver"
 	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/natsserver"
 )
 
 var binary string

@@ -1,5 +1,5 @@
-// Package natsserver runs a nats-server inside the process, so that the
-// examples and their tests need nothing but Go.
+// Package natsserver runs a nats-server inside the process, so that examples and
+// tests need nothing but Go.
 package natsserver
 
 import (
