@@ -279,8 +279,6 @@ func hookChan[E any]() (<-chan E, func(context.Context, E)) {
 	return ch, func(_ context.Context, e E) { ch <- e }
 }
 
-var _ = jsbroker.Hooks{}
-
 // runningServer is a server that can be stopped and started again at the same
 // address with the same store.
 type runningServer struct {

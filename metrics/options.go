@@ -10,11 +10,9 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// DefaultMaxTopics is how many topics get publish series of their own unless
-// [WithMaxTopics] says otherwise. A service publishes to a handful of topics by
-// name; a hundred leaves room, and bounds the cost of a mistake to a few
-// thousand series.
-const DefaultMaxTopics = 100
+// defaultMaxTopics: a service publishes to a handful of topics by name; a hundred
+// leaves room, and bounds the cost of a mistake to a few thousand series.
+const defaultMaxTopics = 100
 
 // Option configures [New].
 type Option func(*config)
@@ -30,7 +28,7 @@ type config struct {
 func newConfig(opts []Option) config {
 	cfg := config{
 		registerer: prometheus.DefaultRegisterer,
-		maxTopics:  DefaultMaxTopics,
+		maxTopics:  defaultMaxTopics,
 	}
 	for _, opt := range opts {
 		if opt != nil {
@@ -56,8 +54,8 @@ func WithRegisterer(r prometheus.Registerer) Option {
 }
 
 // WithMaxTopics sets how many different topics get publish series of their own;
-// the default is [DefaultMaxTopics]. Those that come later are counted together
-// under the topic "other". Raise it for a gateway that publishes to many known
+// the default is 100. Those that come later are counted together under the topic
+// "other". Raise it for a gateway that publishes to many known
 // topics; 0 counts everything under "other". A negative number is an error.
 //
 // The limit is one for the registry: brokers that share it share the topics.

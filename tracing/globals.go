@@ -10,7 +10,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// ScopeName is the instrumentation scope of all spans.
+// ScopeName is the instrumentation scope of all spans: for span processors and
+// tests to tell them from others by.
 const ScopeName = "go-micro-jetstream/tracing"
 
 // tracerSource gives the tracer of an explicit provider, or of the global one as
