@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"os"
+	"path/filepath"
 
 	"go-micro-jetstream/dashboards"
 )
@@ -17,4 +19,16 @@ func ExampleGrafana() {
 	}
 	fmt.Println(files)
 	// Output: [consumer.json overview.json publisher.json slo.json]
+}
+
+// The rules belong where rule_files of Prometheus looks.
+func ExampleRules() {
+	dir, err := os.MkdirTemp("", "rules")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := filepath.Join(dir, "go-micro-jetstream.yaml")
+	fmt.Println(os.WriteFile(path, []byte(dashboards.Rules()), 0o600))
+	// Output: <nil>
 }

@@ -1,42 +1,139 @@
 package metrics_test
 
 import (
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natsserver"
 	"go-micro-jetstream/metrics"
 )
 
-// A broker whose metrics are served for Prometheus, exemplars included.
+// connect is NewBroker with this hook and Connect, with a nats-server for this
+// example alone. What it returns second ends both.
+func connect(hook jsbroker.Hooks) (b broker.Broker, done func()) {
+	nats, err := natsserver.Start()
+	must(err)
+	b = jsbroker.NewBroker(
+		broker.Addrs(nats.URL()),
+		broker.Logger(logger.NewLogger(logger.WithOutput(io.Discard))),
+		jsbroker.WithClientName("shop"),
+		jsbroker.WithHooks(hook),
+	)
+	must(b.Connect()) // reports what New could not do, too
+	return b, func() {
+		must(b.Disconnect())
+		nats.Stop()
+	}
+}
+
+// must is for what does not fail here. Programs have something better to do.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// show prints the lines about a metric that Prometheus would get.
+func show(reg prometheus.Gatherer, name string) {
+	// EnableOpenMetrics: exemplars need it.
+	handler := promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	answer := httptest.NewRecorder()
+	handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	for line := range strings.Lines(answer.Body.String()) {
+		if strings.HasPrefix(line, name) {
+			fmt.Print(line)
+		}
+	}
+}
+
+// A broker whose metrics are kept in a registry, for promhttp to serve.
 func ExampleNew() {
 	reg := prometheus.NewRegistry()
-	b := jsbroker.NewBroker(
-		broker.Addrs("nats://localhost:4222"),
-		jsbroker.WithHooks(metrics.New(metrics.WithRegisterer(reg))),
-	)
-	if err := b.Connect(); err != nil { // reports what New could not do, too
-		return
-	}
-	defer b.Disconnect()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg)))
+	defer done()
 
-	http.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	_ = http.ListenAndServe(":9100", nil)
+	must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
+	show(reg, "micro_broker_published_total")
+	show(reg, "micro_broker_connected")
+	// Output:
+	// micro_broker_published_total{topic="orders.created"} 1
+	// micro_broker_connected{broker="shop"} 1
 }
 
 // Two brokers for two clusters in one process: a label tells them apart.
 func ExampleWithRegisterer() {
-	for cluster, url := range map[string]string{
-		"eu": "nats://eu.example.com:4222",
-		"us": "nats://us.example.com:4222",
-	} {
-		reg := prometheus.WrapRegistererWith(prometheus.Labels{"cluster": cluster}, prometheus.DefaultRegisterer)
-		_ = jsbroker.NewBroker(
-			broker.Addrs(url),
-			jsbroker.WithHooks(metrics.New(metrics.WithRegisterer(reg))),
-		)
+	reg := prometheus.NewRegistry()
+	for _, cluster := range []string{"eu", "us"} {
+		b, done := connect(metrics.New(metrics.WithRegisterer(
+			prometheus.WrapRegistererWith(prometheus.Labels{"cluster": cluster}, reg),
+		)))
+		defer done()
+		must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
 	}
+	show(reg, "micro_broker_published_total")
+	// Output:
+	// micro_broker_published_total{cluster="eu",topic="orders.created"} 1
+	// micro_broker_published_total{cluster="us",topic="orders.created"} 1
+}
+
+// Topics that are generated cannot fill the memory of Prometheus, as they share
+// a series from some number on.
+func ExampleWithMaxTopics() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg), metrics.WithMaxTopics(1)))
+	defer done()
+
+	for _, topic := range []string{"orders.created", "orders.4711.paid", "orders.4712.paid"} {
+		must(b.Publish(topic, &broker.Message{Body: []byte("a")}))
+	}
+	show(reg, "micro_broker_published_total")
+	// Output:
+	// micro_broker_published_total{topic="orders.created"} 1
+	// micro_broker_published_total{topic="other"} 2
+}
+
+// Topics with an id in them have one series for each kind.
+func ExampleWithTopicLabel() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg), metrics.WithTopicLabel(func(topic string) string {
+		if tokens := strings.Split(topic, "."); len(tokens) == 3 {
+			tokens[1] = "*" // the id
+			return strings.Join(tokens, ".")
+		}
+		return topic
+	})))
+	defer done()
+
+	for _, topic := range []string{"orders.created", "orders.4711.paid", "orders.4712.paid"} {
+		must(b.Publish(topic, &broker.Message{Body: []byte("a")}))
+	}
+	show(reg, "micro_broker_published_total")
+	// Output:
+	// micro_broker_published_total{topic="orders.*.paid"} 2
+	// micro_broker_published_total{topic="orders.created"} 1
+}
+
+// An objective of 250 ms is measured exactly where it is a bound.
+func ExampleWithDurationBuckets() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg), metrics.WithDurationBuckets(0.05, 0.25, 1)))
+	defer done()
+
+	_, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("payments"))
+	must(err)
+	show(reg, "micro_broker_handler_duration_seconds_bucket")
+	// Output:
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="0.05"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="0.25"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="1"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="+Inf"} 0
 }

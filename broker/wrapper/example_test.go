@@ -1,0 +1,96 @@
+package wrapper_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go-micro.dev/v5"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/client"
+	"go-micro.dev/v5/registry"
+	"go-micro.dev/v5/server"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/broker/wrapper"
+	"go-micro-jetstream/internal/natsserver"
+)
+
+// start is micro.NewService and Start of a service with both wrappers and one
+// subscriber, with a nats-server for this example alone. What it returns second
+// ends both.
+func start(handler any, hooks ...jsbroker.Hooks) (service micro.Service, done func()) {
+	nats, err := natsserver.Start()
+	must(err)
+	b := jsbroker.NewBroker(broker.Addrs(nats.URL()), broker.Logger(quiet()), jsbroker.WithHooks(hooks...))
+	reg := registry.NewMemoryRegistry()
+	service = micro.NewService(
+		micro.Name("payments"),
+		micro.Server(server.NewServer(server.Broker(b), server.Registry(reg), server.Address("127.0.0.1:0"), server.WithLogger(quiet()))),
+		micro.Client(client.NewClient(client.Broker(b), client.Registry(reg), client.ContentType("application/json"))),
+		micro.Registry(reg),
+		micro.HandleSignal(false),
+		micro.Broker(b),
+		micro.WrapSubscriber(wrapper.Subscriber(b)), // the first of several
+		micro.WrapClient(wrapper.Client()),          // the last of several
+		micro.AfterStop(b.Disconnect),
+	)
+	must(micro.RegisterSubscriber("orders.created", service.Server(), handler, server.SubscriberQueue("payments")))
+	must(service.Start())
+	return service, func() {
+		must(service.Stop())
+		nats.Stop()
+	}
+}
+
+// must is for what does not fail here. Programs have something better to do.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// In a handler of a go-micro service, Discard and RetryAfter mean what they mean
+// in a handler of the broker. Without the wrapper they are errors like others.
+func ExampleSubscriber() {
+	handled := make(chan jsbroker.Handled, 1)
+	service, done := start(func(context.Context, *Order) error {
+		return jsbroker.Discard(errors.New("no such customer"))
+	}, jsbroker.Hooks{
+		Handled: func(_ context.Context, e jsbroker.Handled) { handled <- e },
+	})
+	defer done()
+
+	must(micro.NewEvent("orders.created", service.Client()).Publish(context.Background(), &Order{ID: "4711"}))
+	e := <-handled
+	fmt.Println(e.Result, e.Err)
+	// Output: term no such customer
+}
+
+// What go-micro does not tell a handler stands in the broker's event.
+func ExampleEvent() {
+	seen := make(chan string)
+	service, done := start(func(ctx context.Context, o *Order) error {
+		e := wrapper.Event(ctx)
+		seen <- fmt.Sprintf("%s from %s, delivery %d", o.ID, e.Topic(), jsbroker.NumDelivered(e))
+		return nil
+	})
+	defer done()
+
+	must(micro.NewEvent("orders.created", service.Client()).Publish(context.Background(), &Order{ID: "4711"}))
+	fmt.Println(<-seen)
+	// Output: 4711 from orders.created, delivery 1
+}
+
+// The context of a publish reaches the broker: its deadline, its cancellation and
+// its span. Without the wrapper go-micro passes on the metadata alone.
+func ExampleClient() {
+	service, done := start(func(context.Context, *Order) error { return nil })
+	defer done()
+
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	err := micro.NewEvent("orders.created", service.Client()).Publish(cancelled, &Order{ID: "4711"})
+	fmt.Println(errors.Is(err, context.Canceled))
+	// Output: true
+}
