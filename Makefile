@@ -1,0 +1,61 @@
+# What there is to do here. Everything is a go command or a script that works
+# without make, too.
+FUZZTIME   ?= 1m
+SOAKTIME   ?= 10m
+SOAKFLAGS  ?=
+BENCH      ?= .
+BENCHFLAGS ?=
+DEMOFLAGS  ?=
+LINTFLAGS  ?=
+PROMETHEUS ?= http://localhost:9090
+PICTURES   ?= $(CURDIR)/dashboards
+
+.PHONY: help test short race bench fuzz soak demo lint fmt tidy golden pictures ci
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: ## all tests
+	go test ./...
+
+short: ## the tests without the cluster and the soak
+	go test -short ./...
+
+race: ## the short tests under the race detector; needs a C compiler
+	go test -race -short -count=1 ./...
+
+bench: ## the benchmarks; BENCH=Publish BENCHFLAGS='-count 10'
+	go test -run '^$$' -bench '$(BENCH)' $(BENCHFLAGS) ./...
+
+fuzz: ## each fuzz test for FUZZTIME=1m
+	@set -e; for f in $$(go test -list '^Fuzz' ./broker | grep '^Fuzz'); do \
+		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./broker; \
+	done
+
+soak: ## messages and trouble for SOAKTIME=10m, then a count of every message; SOAKFLAGS='-servers 1 -v'
+	go run ./examples/soak -d $(SOAKTIME) $(SOAKFLAGS)
+
+demo: ## three services until Ctrl-C; DEMOFLAGS='-n 1000' ends by itself
+	go run ./examples/demo $(DEMOFLAGS)
+
+lint: ## the linter, see .golangci.yml; LINTFLAGS=--fix mends what it can
+	bash .ci/lint $(LINTFLAGS)
+
+fmt: ## format the Go code
+	gofmt -w .
+
+tidy: ## bring go.mod and go.sum in order
+	go mod tidy
+
+golden: ## write again what tests compare: the exported API, the dashboards
+	go test ./api -run '^TestAPI$$' -update
+	go generate ./...
+
+pictures: ## draw the dashboards from the data of PROMETHEUS=http://localhost:9090; needs Node and Chromium
+	cd dashboards/picture && npm install --no-audit --no-fund
+	cd dashboards/picture && node draw.mjs ../grafana/overview.json $(PROMETHEUS) $(PICTURES)/overview.png
+	cd dashboards/picture && VARIABLES='{"topic": "payments.taken", "queue": "shipping"}' \
+		node draw.mjs ../grafana/consumer.json $(PROMETHEUS) $(PICTURES)/consumer.png
+
+ci: ## everything that has to hold before a change lands
+	bash .ci/run
