@@ -390,7 +390,7 @@ func rows(t *testing.T, header string) map[string][]string {
 	t.Helper()
 	table := map[string][]string{}
 	in := false
-	for _, line := range strings.Split(readme(t), "\n") {
+	for line := range strings.SplitSeq(readme(t), "\n") {
 		switch {
 		case strings.HasPrefix(line, header):
 			in = true

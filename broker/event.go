@@ -150,7 +150,7 @@ func parseMetadata(reply string) (metadata, error) {
 }
 
 func parseUint(s string) (n uint64, ok bool) {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		d := s[i] - '0'
 		if d > 9 {
 			return 0, false

@@ -76,8 +76,7 @@ func ExamplePublishError() {
 	cancelled, cancel := context.WithCancel(context.Background())
 	cancel()
 	err := b.Publish("orders.created", message("4711"), broker.PublishContext(cancelled))
-	var failed *jsbroker.PublishError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*jsbroker.PublishError](err); ok {
 		fmt.Println(failed.Topic, failed.Err)
 		err = b.Publish(failed.Topic, message("4711"), jsbroker.MessageID(failed.MessageID))
 	}

@@ -163,7 +163,7 @@ func checkHeader(key, value string, emptyBody bool) error {
 	if key == "" {
 		return invalid("the key is empty")
 	}
-	for i := 0; i < len(key); i++ {
+	for i := range len(key) {
 		if c := key[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(headerSeparators, c) >= 0 {
 			return invalid("a key is made of printable ASCII characters other than blank and " + headerSeparators)
 		}

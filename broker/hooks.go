@@ -331,7 +331,7 @@ func addFirst[F any](to *[]F, f F, set bool) {
 // start runs start hooks, each with the context that the one before returned.
 func start[E any](d *dispatcher, hooks []func(context.Context, E) context.Context, ctx context.Context, e E) context.Context {
 	for _, h := range hooks {
-		ctx = startOne(d, h, ctx, e)
+		ctx = startOne(d, h, ctx, e) //nolint:fatcontext // as many as there are hooks
 	}
 	return ctx
 }

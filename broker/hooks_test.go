@@ -230,7 +230,7 @@ func TestSubscribeFailureIsAnEvent(t *testing.T) {
 	failed, onFailed := hookChan[jsbroker.SubscribeFailed]()
 	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{SubscribeFailed: onFailed}))
 	_, err := b.Subscribe("orders", func(broker.Event) error { return nil }, broker.Queue("a.b"))
-	if e := receive(t, failed); e.Reason != "invalid_queue" || !errors.Is(err, jsbroker.ErrInvalidQueue) || e.Err != err {
+	if e := receive(t, failed); e.Reason != "invalid_queue" || !errors.Is(err, jsbroker.ErrInvalidQueue) || e.Err != err { //nolint:errorlint // the very same
 		t.Fatalf("event %+v, error %v", e, err)
 	}
 }
@@ -243,7 +243,7 @@ func TestCoreImportsNoTelemetryAndNoTestPackages(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v\n%s", err, out)
 	}
-	for _, pkg := range strings.Fields(string(out)) {
+	for pkg := range strings.FieldsSeq(string(out)) {
 		for _, banned := range []string{"prometheus", "opentelemetry", "nats-server", "testing", "goleak"} {
 			if strings.Contains(pkg, banned) && !strings.HasPrefix(pkg, "internal/") {
 				t.Errorf("broker depends on %s", pkg)

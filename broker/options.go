@@ -336,7 +336,7 @@ func defaultClientName() string {
 func serverURLs(addrs []string, secure bool) ([]string, error) {
 	var urls []string
 	for _, list := range addrs {
-		for _, a := range strings.Split(list, ",") {
+		for a := range strings.SplitSeq(list, ",") {
 			a = strings.TrimSpace(a)
 			if a == "" {
 				continue
@@ -456,7 +456,7 @@ func publishOptionsOf(opts []broker.PublishOption) publishOptions {
 			if own.async != nil {
 				p.async = own.async
 			}
-			p.ctx = own.Context
+			p.ctx = own.Context //nolint:fatcontext // as many as there are options
 		case o.Context != nil:
 			p.ctx = o.Context
 		}
@@ -490,7 +490,7 @@ func subscribeOptionsOf(opts []broker.SubscribeOption) (so broker.SubscribeOptio
 		if opt == nil {
 			continue
 		}
-		so.Context = ctx // as options of others leave it; a nil one does not stay
+		so.Context = ctx //nolint:fatcontext // as options of others leave it; a nil one does not stay
 		opt(&so)
 		if c, ok := so.Context.(*concurrencyContext); ok {
 			concurrency, set = c.n, true

@@ -384,7 +384,6 @@ func TestNATSOptionsOfTheUserWin(t *testing.T) {
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { failed <- err }),
 		), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}))
 	old := newBroker(t, s.Server, jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond),
-		//nolint:staticcheck // deprecated, and in use
 		nats.DisconnectHandler(func(*nats.Conn) { legacy <- true })))
 	publish(t, old, "orders", "x")
 
@@ -396,7 +395,7 @@ func TestNATSOptionsOfTheUserWin(t *testing.T) {
 	}
 	nc.Close()
 	s.stop()
-	receive(t, disconnected)
+	_ = receive(t, disconnected)
 	receive(t, legacy)
 	s.start(t)
 	if url := receive(t, reconnected); url == "" {
@@ -531,8 +530,7 @@ func TestTLS(t *testing.T) {
 		"tls:// alone":      {broker.Addrs("tls://" + hostPort)},
 	} {
 		_, err := connectTo(t, opts...)
-		var unknown x509.UnknownAuthorityError
-		if !errors.As(err, &unknown) {
+		if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 			t.Errorf("%s: got %v, want that the authority is unknown", name, err)
 		}
 	}
@@ -545,7 +543,7 @@ func TestSecureNeverFallsBackToPlainText(t *testing.T) {
 	})
 	hostPort := plain.Addr().String()
 	ws := strings.TrimPrefix(plain.WebsocketURL(), "ws://")
-	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} //nolint:gosec // the test is about plain text
 	secure, withConfig := broker.Secure(true), broker.TLSConfig(config)
 	for name, opts := range map[string][]broker.Option{
 		"Secure":               {secure, broker.Addrs(hostPort)},

@@ -50,8 +50,7 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 	if exhausted && byServer {
 		s.reportExhausted(e, err)
 	}
-	var retry *retryError
-	if errors.As(err, &retry) {
+	if retry, ok := errors.AsType[*retryError](err); ok {
 		return s.conclusion(e, ResultNak, retry.delay)
 	}
 	return s.conclusion(e, ResultNak, redeliveryDelay(e.meta.numDelivered, s.currentConsumer().cfg.BackOff))

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 func ourGoroutines() []string {
 	buf := make([]byte, 4<<20)
 	var ours []string
-	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		if strings.Contains(stack, "nats-io/nats.go") || strings.Contains(stack, "go-micro-jetstream/broker.(") {
 			ours = append(ours, stack)
 		}

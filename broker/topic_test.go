@@ -265,8 +265,8 @@ func FuzzHeader(f *testing.F) {
 		}
 		encoded += "\r\n"
 		// With padding, which the client trims, the estimate may be above.
-		if real := m.Size(); size < real || size > real+len(value) || real != len(encoded) {
-			t.Fatalf("%d bytes on the wire, %d by the check, %d by hand", real, size, len(encoded))
+		if actual := m.Size(); size < actual || size > actual+len(value) || actual != len(encoded) {
+			t.Fatalf("%d bytes on the wire, %d by the check, %d by hand", actual, size, len(encoded))
 		}
 		decoded, err := nats.DecodeHeadersMsg([]byte(encoded))
 		if err != nil {

@@ -41,7 +41,7 @@ func TestHandlerReturnDecides(t *testing.T) {
 		{"a wrapped RetryAfter does, too", func(broker.Event) error { return fmt.Errorf("x: %w", jsbroker.RetryAfter(time.Hour, nil)) }, jsbroker.ResultNak, false, time.Hour, time.Hour},
 		{"Discard terminates", func(broker.Event) error { return jsbroker.Discard(failure) }, jsbroker.ResultTerm, false, 0, 0},
 		{"a panic naks", func(broker.Event) error { panic(failure) }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond},
-		{"a nil panic naks", func(broker.Event) error { panic(nil) }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond},
+		{"a nil panic naks", func(broker.Event) error { panic(nil) }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond}, //nolint:govet // the nil is what is tested
 		{"Goexit naks", func(broker.Event) error { runtime.Goexit(); return nil }, jsbroker.ResultNak, true, time.Second, 1100 * time.Millisecond},
 		{"Ack by hand acks", func(e broker.Event) error { return e.Ack() }, jsbroker.ResultAck, false, 0, 0},
 		{"Ack by hand counts more than an error", func(e broker.Event) error { _ = e.Ack(); return failure }, jsbroker.ResultAck, false, 0, 0},

@@ -36,7 +36,7 @@ var rules string
 func Grafana() fs.FS {
 	sub, err := fs.Sub(grafana, "grafana")
 	if err != nil {
-		panic(err) // the path is a constant
+		panic(err) //nolint:forbidigo // cannot happen: the path is a constant
 	}
 	return sub
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -127,7 +128,7 @@ scrape_configs: [{job_name: shop, static_configs: [{targets: [%q]}]}]
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		log := ""
+		var log string
 		select {
 		case log = <-ended:
 		case <-time.After(patience):
@@ -312,9 +313,7 @@ func (u use) choices(selection map[string]string) (all []map[string]string) {
 		for _, values := range all {
 			for _, o := range options {
 				with := map[string]string{name: o}
-				for k, v := range values {
-					with[k] = v
-				}
+				maps.Copy(with, values)
 				more = append(more, with)
 			}
 		}

@@ -216,8 +216,8 @@ func (s *selector) names() ([]string, error) {
 
 // labels are those that the result has of the selector's series, which have own.
 func (s *selector) labels(own []string) ([]string, error) {
-	for i := len(s.calls) - 1; i >= 0; i-- {
-		c := s.calls[i]
+	for _, c := range slices.Backward(s.calls) {
+
 		if !slices.Contains(aggregators, c.name) {
 			if c.name == "histogram_quantile" {
 				own = slices.DeleteFunc(slices.Clone(own), func(l string) bool { return l == "le" })

@@ -38,9 +38,7 @@ func TestGoMicroWrapper(t *testing.T) {
 				process := trace.SpanFromContext(ctx)
 
 				md := make(metadata.Metadata)
-				for k, v := range header {
-					md[k] = v
-				}
+				maps.Copy(md, header)
 				handler, sub := wrapper.StartSpanFromContext(
 					metadata.NewContext(context.Background(), md), b.provider, "Sub from orders.created")
 				if got := parentOf(sub); got != process.SpanContext().SpanID() {

@@ -27,7 +27,7 @@ type natsServer struct {
 // openServer starts the embedded server, or makes the one at NATS_URL ready.
 func openServer() (*natsServer, error) {
 	if url := os.Getenv("NATS_URL"); url != "" {
-		if err := clear(url); err != nil {
+		if err := removeStreams(url); err != nil {
 			return nil, err
 		}
 		return &natsServer{url: url, describe: natsurl.Redact(url), close: func() {}}, nil
@@ -52,10 +52,10 @@ func streamTemplate() jetstream.StreamConfig {
 	}
 }
 
-// clear removes what an earlier run has left on a server, so that the count
+// removeStreams removes what an earlier run has left on a server, so that the count
 // begins at zero. Whoever else has streams for these topics has messages in
 // them that the demo would take away: then it does not start.
-func clear(url string) error {
+func removeStreams(url string) error {
 	nc, err := nats.Connect(url, nats.Name("demo-setup"))
 	if err != nil {
 		return natsurl.Explain(url, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -120,8 +121,8 @@ func openShop(url string, obs *observability, books *ledger, hooks func(service 
 // close stops the services, the first of the chain first.
 func (s *shop) close() error {
 	var errs []error
-	for i := len(s.services) - 1; i >= 0; i-- {
-		errs = append(errs, s.services[i].Stop())
+	for _, v := range slices.Backward(s.services) {
+		errs = append(errs, v.Stop())
 	}
 	return errors.Join(errs...)
 }

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go-micro.dev/v5"
@@ -73,7 +74,8 @@ func main() {
 	})
 	l, err := net.Listen("tcp", cmp.Or(os.Getenv("HTTP_ADDR"), "127.0.0.1:2112"))
 	check(err)
-	go func() { log.Fatal(http.Serve(l, nil)) }()
+	answers := &http.Server{ReadHeaderTimeout: 10 * time.Second}
+	go func() { log.Fatal(answers.Serve(l)) }()
 	fmt.Printf("answering at http://%s\n", l.Addr())
 	check(service.Run())
 }

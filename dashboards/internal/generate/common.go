@@ -89,7 +89,7 @@ func quantiles(histogram, matchers, by string) []target {
 // labels is a legend of the labels: "{{topic}} / {{queue}}".
 func labels(by string) string {
 	var parts []string
-	for _, l := range strings.Split(by, ", ") {
+	for l := range strings.SplitSeq(by, ", ") {
 		parts = append(parts, "{{"+l+"}}")
 	}
 	return strings.Join(parts, " / ")

@@ -220,7 +220,7 @@ var softMax = map[string]float64{"short": 1, "mps": .1, "cps": .1, "cpm": 1, "s"
 func timeseries(title, description, unit string, targets ...target) *panel {
 	p := newPanel("timeseries", title, description, unit, targets)
 	p.FieldConfig.Defaults.Color = object{"mode": "palette-classic"}
-	p.FieldConfig.Defaults.Min = ptr(0.0)
+	p.FieldConfig.Defaults.Min = new(0.0)
 	p.FieldConfig.Defaults.Custom = object{
 		"drawStyle":         "line",
 		"lineWidth":         1,
@@ -312,8 +312,6 @@ func table(title, description string, columns ...column) *panel {
 	}
 	return p
 }
-
-func ptr[T any](v T) *T { return &v }
 
 func (p *panel) size(w, h int) *panel {
 	p.GridPos.W, p.GridPos.H = w, h
@@ -407,7 +405,7 @@ func layOut(rows ...row) []*panel {
 	var out []*panel
 	id, y := 1, 0
 	for _, r := range rows {
-		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: width, H: 1, Y: y}, Collapsed: ptr(false), Panels: &[]*panel{}})
+		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: width, H: 1, Y: y}, Collapsed: new(false), Panels: &[]*panel{}})
 		id, y = id+1, y+1
 		x, height := 0, 0
 		for _, p := range r.panels {

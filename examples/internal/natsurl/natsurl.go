@@ -50,8 +50,7 @@ func Explain(urls string, err error) error {
 	case errors.Is(err, jsbroker.ErrInvalidConfig):
 		return err // it says all
 	}
-	var malformed *url.Error
-	if errors.As(err, &malformed) {
+	if _, ok := errors.AsType[*url.Error](err); ok {
 		return fmt.Errorf("the address %s is malformed; special characters in a user name or a password must be percent-encoded", where)
 	}
 	var network *net.OpError // names at most hosts
