@@ -92,6 +92,7 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 	var err error
 	for range attempts {
 		free := ""
+		var taken error
 		for _, name := range [...]string{queue, durableName(queue, topic)} {
 			var info *jetstream.ConsumerInfo
 			info, err = c.consumerInfo(ctx, st.name, name)
@@ -112,10 +113,17 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 				c.reportDifferences(cfg, cs, topic, queue)
 				return cs, info, nil
 			}
-			if !cs.ours {
-				return nil, nil, fmt.Errorf("%w: consumer %s of stream %s was not made by this broker and has the filter %s: choose another queue, or delete it",
+			if !cs.ours && taken == nil {
+				taken = fmt.Errorf("%w: consumer %s of stream %s was not made by this broker and has the filter %s: choose another queue, or delete it",
 					ErrConsumerConflict, name, st.name, describeFilter(info.Config))
 			}
+		}
+		if cfg.othersConsumers && free != "" {
+			return nil, nil, fmt.Errorf("%w, and with WithExistingConsumers the broker creates none: create the pull consumer %s on stream %s, with the filter %s and explicit acknowledgement",
+				ErrConsumerNotFound, free, st.name, topic)
+		}
+		if taken != nil {
+			return nil, nil, taken
 		}
 		if free == "" {
 			return nil, nil, fmt.Errorf("%w: consumers %s and %s of stream %s serve other topics: choose another queue", ErrConsumerConflict, queue, durableName(queue, topic), st.name)

@@ -49,8 +49,12 @@ var (
 	// that it did not make.
 	ErrStreamMismatch = errors.New("stream does not cover the topic")
 	// ErrStreamNotFound: there is no stream for the topic and the broker may not
-	// create one.
+	// create one: see [WithExistingStreams], or somebody deleted one that they had
+	// made.
 	ErrStreamNotFound = errors.New("no stream captures the topic")
+	// ErrConsumerNotFound: there is no consumer for queue and topic, and the broker
+	// may not create one: see [WithExistingConsumers].
+	ErrConsumerNotFound = errors.New("no consumer serves the queue")
 	// ErrPublishUnknown: the publish was sent but no answer came: the message is
 	// stored or not. Publishing again with the same [MessageID] is safe; see
 	// [PublishError].
@@ -118,6 +122,7 @@ var reasons = []struct {
 	{ErrStreamFull, "stream_full"},
 	{ErrWorkQueueConflict, "workqueue_conflict"},
 	{ErrConsumerConflict, "consumer_conflict"},
+	{ErrConsumerNotFound, "consumer_not_found"},
 	{ErrStreamMismatch, "stream_mismatch"},
 	{ErrPermission, "permission"},
 	{ErrPublishUnknown, "outcome_unknown"},

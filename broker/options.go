@@ -32,6 +32,8 @@ type settings struct {
 	streamConfig    *jetstream.StreamConfig
 	streamName      func(topic string) string
 	consumerConfig  *jetstream.ConsumerConfig
+	othersStreams   bool // made by others only
+	othersConsumers bool
 	deadLetter      string
 	window          int
 	concurrency     int
@@ -202,6 +204,34 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 	})
 }
 
+// WithExistingStreams leaves streams to others, such as Terraform or NACK: the
+// broker uses those that exist and never creates one. Publish and Subscribe
+// return [ErrStreamNotFound] for a topic without a stream, which goes for the
+// topic of [WithDeadLetter], too. A subscription whose stream is deleted waits
+// until somebody creates it again. It excludes [WithStreamConfig], the template
+// for streams that the broker creates.
+func WithExistingStreams() broker.Option {
+	return option(func(s *settings) error {
+		s.othersStreams = true
+		return nil
+	})
+}
+
+// WithExistingConsumers leaves consumers to others: the broker never creates
+// one. A queue needs a pull consumer with explicit acknowledgement whose name is
+// the queue's and whose only filter is the topic; Subscribe returns
+// [ErrConsumerNotFound], which says what to create, if there is none. For a
+// further topic of the same queue and stream it names the consumer to create.
+// A subscription whose consumer is deleted waits until somebody creates it
+// again. Subscribe needs a queue, and creates no stream either. It excludes
+// [WithConsumerConfig], the template for consumers that the broker creates.
+func WithExistingConsumers() broker.Option {
+	return option(func(s *settings) error {
+		s.othersConsumers = true
+		return nil
+	})
+}
+
 // WithDeadLetter publishes messages that are given up on to the topic: those
 // that failed on delivery MaxDeliver or later (set it with [WithConsumerConfig])
 // and those that the handler discarded with [Discard]. The original is
@@ -318,6 +348,12 @@ func newConfig(o broker.Options) (*config, error) {
 	}
 	for _, e := range c.errs {
 		return nil, fmt.Errorf("jetstream: %w", e)
+	}
+	switch {
+	case c.othersStreams && c.streamConfig != nil:
+		return nil, fmt.Errorf("jetstream: %w: WithStreamConfig is for streams that the broker creates, and WithExistingStreams has it create none: leave one of them out", ErrInvalidConfig)
+	case c.othersConsumers && c.consumerConfig != nil:
+		return nil, fmt.Errorf("jetstream: %w: WithConsumerConfig is for consumers that the broker creates, and WithExistingConsumers has it create none: leave one of them out", ErrInvalidConfig)
 	}
 	c.dispatch = newDispatcher(c.hooks, c.log)
 	return c, nil

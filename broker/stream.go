@@ -116,9 +116,41 @@ func (sc *streamCache) without(name string) *streamIndex {
 }
 
 // ensureStream returns the stream that captures the topic. If there is none it
-// creates one, unless a stream that was not ours used to do it: its owner will
-// want it back as it was.
+// creates one, unless that is left to others, or a stream that was not ours used
+// to do it: its owner will want it back as it was.
 func (c *connection) ensureStream(ctx context.Context, cfg *config, topic string) (*stream, error) {
+	return c.findStream(ctx, topic, func() (*stream, error) {
+		if cfg.othersStreams {
+			return nil, c.streamMissing(ctx, cfg, topic, "WithExistingStreams")
+		}
+		return c.createStream(ctx, cfg, topic)
+	})
+}
+
+// streamForConsumer is ensureStream for Subscribe: a stream made now would not
+// have the consumer that [WithExistingConsumers] asks for.
+func (c *connection) streamForConsumer(ctx context.Context, cfg *config, topic string) (*stream, error) {
+	if !cfg.othersConsumers {
+		return c.ensureStream(ctx, cfg, topic)
+	}
+	return c.findStream(ctx, topic, func() (*stream, error) {
+		return nil, c.streamMissing(ctx, cfg, topic, "WithExistingConsumers")
+	})
+}
+
+// streamMissing is what a topic without a stream gets where an option keeps the
+// broker from creating one.
+func (c *connection) streamMissing(ctx context.Context, cfg *config, topic, option string) error {
+	if err := c.checkLost(ctx, []string{topic}); err != nil {
+		return err
+	}
+	token := firstToken(topic)
+	return fmt.Errorf("%w, and with %s the broker creates none: create one that does, such as %s with the subjects %s and %s.>",
+		ErrStreamNotFound, option, cfg.streamName(topic), token, token)
+}
+
+// findStream returns the stream that captures the topic, or what missing says.
+func (c *connection) findStream(ctx context.Context, topic string, missing func() (*stream, error)) (*stream, error) {
 	if s := c.streams.find(topic); s != nil {
 		return s, nil
 	}
@@ -133,7 +165,7 @@ func (c *connection) ensureStream(ctx context.Context, cfg *config, topic string
 	}
 	s, err := c.lookUpStream(ctx, topic)
 	if errors.Is(err, ErrStreamNotFound) {
-		s, err = c.createStream(ctx, cfg, topic)
+		s, err = missing()
 	}
 	if err != nil {
 		return nil, err

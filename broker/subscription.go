@@ -81,9 +81,9 @@ type item struct {
 // broker.SubscribeContext ends the subscription as Unsubscribe does.
 //
 // Errors: [ErrNotConnected], [ErrInvalidTopic], [ErrInvalidQueue],
-// [ErrInvalidHandler], [ErrWorkQueueConflict], [ErrConsumerConflict],
-// [ErrStreamMismatch], [ErrStreamNotFound], [ErrJetStreamUnavailable],
-// [ErrPermission].
+// [ErrInvalidHandler], [ErrInvalidConfig], [ErrWorkQueueConflict],
+// [ErrConsumerConflict], [ErrConsumerNotFound], [ErrStreamMismatch],
+// [ErrStreamNotFound], [ErrJetStreamUnavailable], [ErrPermission].
 func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts ...broker.SubscribeOption) (broker.Subscriber, error) {
 	so, concurrency, set := subscribeOptionsOf(opts)
 	c, cfg := b.conn.Load(), b.cfg.Load()
@@ -123,13 +123,16 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	if c == nil {
 		return nil, errNoConnection
 	}
+	if so.Queue == "" && cfg.othersConsumers {
+		return nil, fmt.Errorf("%w: a subscriber without a queue has a consumer of its own, and with WithExistingConsumers the broker creates none: name a queue", ErrInvalidConfig)
+	}
 	if !set {
 		concurrency = cfg.concurrency
 	}
 
 	ctx, cancel := context.WithTimeout(so.Context, subscribeTimeout)
 	defer cancel()
-	st, err := c.ensureStream(ctx, cfg, topic)
+	st, err := c.streamForConsumer(ctx, cfg, topic)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +140,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		// Deleted since we saw it. Look once more.
 		if err = c.forgetStream(ctx, st); err == nil {
-			if st, err = c.ensureStream(ctx, cfg, topic); err == nil {
+			if st, err = c.streamForConsumer(ctx, cfg, topic); err == nil {
 				cons, info, err = c.bindConsumer(ctx, cfg, st, topic, so.Queue)
 			}
 		}

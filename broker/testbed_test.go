@@ -169,9 +169,9 @@ func (l *testLog) with(text string) (lines []logLine) {
 }
 
 // natsConn is a plain NATS client, for what users do beside the broker.
-func natsConn(t testing.TB, s *server.Server) (*nats.Conn, jetstream.JetStream) {
+func natsConn(t testing.TB, s *server.Server, opts ...nats.Option) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL())
+	nc, err := nats.Connect(s.ClientURL(), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -326,6 +326,8 @@ func (s *subscription) heal(cause error) error {
 		return err // a server that starts up says so, too
 	case !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound):
 		return err
+	case s.cfg.othersConsumers:
+		return fmt.Errorf("consumer %s of stream %s is gone, and with WithExistingConsumers the broker creates none: create it again: %w", cs.name, cs.stream.name, err)
 	case !cs.ours:
 		return fmt.Errorf("consumer %s of stream %s is gone and was not made by this broker: create it again: %w", cs.name, cs.stream.name, err)
 	}
@@ -342,6 +344,9 @@ func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, 
 	topic := s.Subscription.Topic
 	st, err := s.conn.streamInfo(ctx, cs.stream.name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if s.cfg.othersStreams {
+			return nil, fmt.Errorf("%w: stream %s is gone, and with WithExistingStreams the broker creates none: create it again", ErrStreamNotFound, cs.stream.name)
+		}
 		if !cs.stream.ours {
 			return nil, fmt.Errorf("%w: stream %s is gone and was not made by this broker: create it again", ErrStreamNotFound, cs.stream.name)
 		}
