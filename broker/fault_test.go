@@ -344,4 +344,5 @@ func TestFilterChangedUnderASubscriberIsAFailureAndNothingIsLost(t *testing.T) {
 	if info := streamInfo(t, js, "ORDERS"); info.State.Msgs == 0 {
 		t.Error("the other topic's message is gone")
 	}
+	atMost(t, 5, failed)
 }

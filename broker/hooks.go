@@ -77,8 +77,9 @@ type Hooks struct {
 	// it was not dead-lettered. The message stays in the stream, but the server
 	// does not deliver it again.
 	Exhausted func(ctx context.Context, e Exhausted)
-	// Skipped fires when a fetched message was not handled because its ack
-	// deadline had passed while it waited: the server delivers it again.
+	// Skipped fires when a fetched message was not handled: because its ack
+	// deadline had passed while it waited, so that the server delivers it again,
+	// or because it is a second delivery of one that is handled or being handled.
 	Skipped func(ctx context.Context, e Skipped)
 	// Handled ends HandleStart: once per delivery, after the settlement.
 	Handled func(ctx context.Context, e Handled)

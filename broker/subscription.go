@@ -58,6 +58,7 @@ type subscription struct {
 	keeper    *time.Timer
 	keeping   bool      // the keeper is armed
 	abandoned bool      // Disconnect has given up waiting
+	acked     acked     // to recognise second deliveries
 	last      uint64    // the highest stream sequence handled, or before the first
 	known     time.Time // when the number of pending messages was last learned
 

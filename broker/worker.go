@@ -57,14 +57,13 @@ func (s *subscription) leave() {
 // when the subscription is stopped.
 func (s *subscription) next(slot int) *event {
 	for {
-		e, expired := s.take(slot)
-		switch {
-		case expired:
-			s.logSome(logger.WarnLevel, e, "skipped a message whose ack deadline passed while it waited; it is delivered again")
-			emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
-			continue
-		case e != nil:
+		e, refused := s.take(slot)
+		if e != nil && refused == nil {
 			return e
+		}
+		if e != nil {
+			s.skip(e, refused)
+			continue
 		}
 		select {
 		case s.filling <- struct{}{}:
@@ -77,13 +76,20 @@ func (s *subscription) next(slot int) *event {
 	}
 }
 
-// take starts the first of the waiting messages, unless its ack deadline has
-// passed: then the server is delivering it to somebody else.
-func (s *subscription) take(slot int) (e *event, expired bool) {
+// Why a message that was fetched is not handled.
+var (
+	errExpired      = errors.New("its ack deadline passed while it waited, so it is delivered again")
+	errBeingHandled = errors.New("it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed")
+	errHandled      = errors.New("it is a second delivery of one that was handled: its ack was lost, or came too late")
+)
+
+// take starts the first of the waiting messages, or says why it is not to be
+// handled.
+func (s *subscription) take(slot int) (e *event, refused error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.waiting) == 0 || s.isStopped() {
-		return nil, false
+		return nil, nil
 	}
 	e = s.newEvent(s.waiting[0])
 	s.waiting[0] = item{} // let go of the message
@@ -94,12 +100,31 @@ func (s *subscription) take(slot int) (e *event, expired bool) {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting))
 	}
+	if e.meta.numDelivered > 1 {
+		if refused = s.repeated(e); refused != nil {
+			return e, refused
+		}
+	}
 	if time.Since(e.extended) > s.consumer.ackWait() {
-		return e, true
+		return e, errExpired // the server is delivering it to somebody else
 	}
 	s.running[slot] = e
 	s.last = max(s.last, e.meta.streamSequence)
-	return e, false
+	return e, nil
+}
+
+// skip is the end of a message that is not handled.
+func (s *subscription) skip(e *event, why error) {
+	if errors.Is(why, errHandled) {
+		_ = s.send(e, ResultAck, 0, false)
+	}
+	emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
+	if more, ok := s.lines.allow(why.Error()); ok {
+		s.log(logger.WarnLevel, e, "skipped a message: %v%s", why, more)
+		if !errors.Is(why, errExpired) {
+			s.refresh() // of an AckWait that has been shortened
+		}
+	}
 }
 
 // fill waits until messages have been fetched. It reports false when the
@@ -382,6 +407,22 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 	return cc
 }
 
+// adopt takes over what an operator has changed of the consumer, if that is
+// still the one in use.
+func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.consumer != cs {
+		return
+	}
+	changed := *cs
+	changed.cfg = cfg
+	s.consumer = &changed
+	if s.keeping && changed.ackWait() < cs.ackWait() {
+		s.keeper.Reset(changed.ackWait() / 3)
+	}
+}
+
 func (s *subscription) rebind(cs *consumer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -456,12 +497,15 @@ func (s *subscription) conclude(slot int, e *event, o *outcome) {
 		o.panicked = &PanicError{Value: value, Stack: debug.Stack(), Goexit: value == nil}
 		o.err = o.panicked
 	}
+	h := Handled{Lag: o.lag, Err: o.err, Panicked: o.panicked != nil}
 	defer func() {
 		s.mu.Lock()
 		s.running[slot] = nil
+		if h.Result == ResultAck {
+			s.acked.add(e.meta.identity())
+		}
 		s.mu.Unlock()
 	}()
-	h := Handled{Lag: o.lag, Err: o.err, Panicked: o.panicked != nil}
 	if !o.began.IsZero() {
 		h.Duration = time.Since(o.began)
 	}

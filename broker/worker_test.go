@@ -527,6 +527,7 @@ func TestDeletedStreamIsMadeAgain(t *testing.T) {
 	receive(t, failed)
 	publish(t, b, "orders", "1")
 	receive(t, got)
+	atMost(t, 5, failed)
 }
 
 func TestForeignConsumerIsNotMadeAgain(t *testing.T) {

@@ -44,7 +44,7 @@
 //	micro_broker_dead_lettered_total{topic,queue}            counter    published to the dead-letter topic
 //	micro_broker_dead_letter_errors_total{topic,queue}       counter    could not be published there, and kept
 //	micro_broker_exhausted_total{topic,queue}                counter    the last permitted delivery failed: stuck in the stream
-//	micro_broker_skipped_total{topic,queue}                  counter    fetched, but not handled in time; delivered again
+//	micro_broker_skipped_total{topic,queue}                  counter    fetched, not handled: too late, or a second delivery
 //	micro_broker_returned_total{topic,queue}                 counter    fetched, but given back when the subscription ended
 //	micro_broker_settle_errors_total{topic,queue,result}     counter    an ack, nak or term that did not get through
 //

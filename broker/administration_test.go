@@ -1,0 +1,225 @@
+package broker_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// Tests of what operators do to streams and consumers in use. Each counts every
+// message, and the errors: a handful, and nothing that does not end.
+
+// changeConsumer changes the consumer q of the stream ORDERS as an operator does.
+func changeConsumer(t *testing.T, js jetstream.JetStream, change func(*jetstream.ConsumerConfig)) {
+	t.Helper()
+	cc := consumerInfo(t, js, "ORDERS", "q").Config
+	change(&cc)
+	if _, err := js.UpdateConsumer(testContext(t), "ORDERS", cc); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// atMost checks how many failures there were.
+func atMost(t *testing.T, n int, failed <-chan jsbroker.FetchError) {
+	t.Helper()
+	count := len(failed)
+	if count > n {
+		t.Errorf("%d failed fetches, want at most %d; the first: %v", count, n, (<-failed).Err)
+	}
+	t.Logf("failed fetches: %d", count)
+}
+
+func TestPurgeTakesOnlyWhatWasStoredBefore(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	purged, l := newLedger(), newLedger()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, l.watch(), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	started, release := make(chan struct{}, 1), make(chan struct{})
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		select {
+		case started <- struct{}{}:
+		default:
+		}
+		<-release
+		return l.handler(e)
+	}, broker.Queue("q"))
+	purged.publish(t, b, "orders", 1, 50)
+	receive(t, started)
+	st, err := js.Stream(testContext(t), "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Purge(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	l.publish(t, b, "orders", 51, 100)
+	close(release)
+	l.settle(t)
+	eventually(t, "all is settled", func() bool {
+		return streamInfo(t, js, "ORDERS").State.Msgs == 0 && consumerInfo(t, js, "ORDERS", "q").NumAckPending == 0
+	})
+	if n := l.duplicates(); n > 0 {
+		t.Errorf("%d duplicates", n)
+	}
+	t.Logf("%d of 50 were in hand when the stream was purged, and were handled", len(l.handled)-50)
+	atMost(t, 0, failed)
+}
+
+func TestSubjectsOfTheStreamChangedUnderPublisherAndSubscriber(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	l := newLedger()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, l.watch(), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	for _, topic := range []string{"orders.a", "orders.b"} {
+		subscribe(t, b, topic, l.handler, broker.Queue("q"))
+	}
+	setSubjects := func(subjects ...string) {
+		t.Helper()
+		cfg := streamInfo(t, js, "ORDERS").Config
+		cfg.Subjects = subjects
+		if _, err := js.UpdateStream(testContext(t), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.publish(t, b, "orders.a", 1, 20)
+	l.publish(t, b, "orders.b", 1, 20)
+	setSubjects("orders.a")
+	l.publish(t, b, "orders.a", 21, 40)
+	wantError(t, b.Publish("orders.b", message("orders.b/21")), jsbroker.ErrStreamMismatch, "orders.b", "ORDERS", "orders.a")
+	setSubjects("orders.a", "orders.b", "orders.c")
+	l.publish(t, b, "orders.a", 41, 60)
+	l.publish(t, b, "orders.b", 22, 40)
+	subscribe(t, b, "orders.c", l.handler, broker.Queue("q"))
+	l.publish(t, b, "orders.c", 1, 20)
+	l.settle(t)
+	if n := l.handled["orders.b/21"]; n > 0 {
+		t.Error("a message that was not stored was handled")
+	}
+	atMost(t, 0, failed)
+}
+
+func TestMaxAckPendingChangedUnderSubscribers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	l := newLedger()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	subscribe(t, b, "orders", l.handler, broker.Queue("q"), jsbroker.Concurrency(4))
+	end := publishSteadily(t, b, l, "orders")
+	for _, n := range []int{1, 7, 1000, 2} {
+		changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxAckPending = n })
+		handled := l.count()
+		eventually(t, "100 more are handled", func() bool { return l.count() >= handled+100 })
+	}
+	end()
+	l.settleInAnyOrder(t)
+	if n := l.duplicates(); n > 0 {
+		t.Errorf("%d duplicates", n)
+	}
+	atMost(t, 0, failed)
+}
+
+// publishSteadily publishes until the function that it returns is called.
+func publishSteadily(t *testing.T, b broker.Broker, l *ledger, topic string) (end func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			body := fmt.Sprintf("%s/%d", topic, i)
+			err := b.Publish(topic, message(body))
+			if l.published(body, err); err != nil {
+				t.Errorf("%s: %v", body, err)
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-ended
+	}
+}
+
+func TestAckWaitShortenedUnderASlowHandler(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 2} {
+		t.Run(fmt.Sprintf("concurrency %d", concurrency), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			l := newLedger()
+			b := newBroker(t, s, jsbroker.WithConcurrency(concurrency)) // AckWait is 30s
+			started, release := make(chan struct{}, 100), make(chan struct{}, 100)
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				started <- struct{}{}
+				<-release
+				return l.handler(e)
+			}, broker.Queue("q"))
+			l.publish(t, b, "orders", 1, 1)
+			receive(t, started)
+			const ackWait = time.Second
+			changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.AckWait = ackWait })
+			eventually(t, "the server delivers it again", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumRedelivered == 1 })
+			release <- struct{}{}
+			l.publish(t, b, "orders", 2, 2)
+			receive(t, started) // the second message, not the first again
+			release <- struct{}{}
+			l.settleInAnyOrder(t)
+			eventually(t, "all is settled", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+
+			// It knows by now, and extends in time.
+			l.publish(t, b, "orders", 3, 3)
+			receive(t, started)
+			again := consumerInfo(t, js, "ORDERS", "q").Delivered.Consumer
+			timer := time.NewTimer(3 * ackWait) // the handler's work
+			<-timer.C
+			if n := consumerInfo(t, js, "ORDERS", "q").Delivered.Consumer; n != again {
+				t.Errorf("delivered %d times more while the handler worked", n-again)
+			}
+			close(release)
+			l.settleInAnyOrder(t)
+			if n := l.duplicates(); n > 0 {
+				t.Errorf("%d duplicates", n)
+			}
+		})
+	}
+}
+
+func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
+	t.Parallel()
+	// What refuses the ack of a first delivery stands for a connection that
+	// breaks with the ack on its way.
+	s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	l := newLedger()
+	skipped, onSkip := hookChan[jsbroker.Skipped]()
+	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkip}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second}))
+	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
+	const n = 3
+	l.publish(t, b, "orders", 1, n)
+	eventually(t, "all are acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	l.settle(t)
+	if d := l.duplicates(); d > 0 {
+		t.Errorf("%d duplicates", d)
+	}
+	for range n {
+		if e := receive(t, skipped); e.NumDelivered != 2 {
+			t.Errorf("skipped %+v, want second deliveries", e)
+		}
+	}
+}
