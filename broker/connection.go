@@ -37,13 +37,14 @@ type connection struct {
 	streams  streamCache
 	ensuring chan struct{} // held while a stream is looked up or created
 
-	changed   atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
-	server    atomic.Pointer[string]        // URL of the last one, without credentials
-	lines     limiter
-	lossSaid  bool          // in the log; only the client's callbacks use it
-	closed    chan struct{} // closed when nc is
-	expected  atomic.Bool   // the close is our own doing
-	publishes gate
+	changed    atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
+	server     atomic.Pointer[string]        // URL of the last one, without credentials
+	lines      limiter
+	lossSaid   bool          // in the log; only the client's callbacks use it
+	closed     chan struct{} // closed when nc is
+	expected   atomic.Bool   // the close is our own doing
+	publishes  gate
+	subscribes gate
 
 	mu     sync.Mutex
 	subs   map[*subscription]struct{}

@@ -161,5 +161,8 @@ func Reason(err error) string {
 // errNoConnection is what a broker without a connection says.
 var errNoConnection = fmt.Errorf("%w: call Connect first", ErrNotConnected)
 
+// errShuttingDown is what those get who come too late.
+var errShuttingDown = fmt.Errorf("%w: the broker is shutting down", ErrNotConnected)
+
 // errConnectionLost marks a fetch that found the connection down.
 var errConnectionLost = errors.New("connection to the server is down")

@@ -3,9 +3,12 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -309,61 +312,182 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	eventually(t, "our goroutines and the client's are gone", func() bool { return len(ourGoroutines()) == 0 })
 }
 
+var (
+	lifeFor  = flag.Duration("life", 2*time.Second, "how long TestLifeCycleInRandomOrder runs")
+	lifeSeed = flag.Uint64("seed", 0, "what TestLifeCycleInRandomOrder begins with, as a failed run has printed it; 0 for another one each time")
+)
+
+// A minute of it, and a run once more:
+//
+//	go test -race -run LifeCycleInRandomOrder ./broker -life 1m
+//	go test -race -run LifeCycleInRandomOrder ./broker -seed 42
 func TestLifeCycleInRandomOrder(t *testing.T) {
-	t.Parallel()
+	// Not parallel: it looks at all goroutines of the process.
+	seed := *lifeSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-seed %d", seed)
 	s := startServer(t)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), quiet(), jsbroker.WithShutdownTimeout(5*time.Second))
-	var published, handled atomic.Int64
-	h := func(broker.Event) error { handled.Add(1); return nil }
-	var wg sync.WaitGroup
+	l := &life{t: t, s: s, ledger: newLedger(), end: time.Now().Add(*lifeFor)}
+	l.b = jsbroker.NewBroker(broker.Addrs(s.ClientURL()), quiet())
+	var goroutines sync.WaitGroup
 	for g := range 8 {
-		wg.Go(func() {
-			rnd := rand.New(rand.NewPCG(seed, uint64(g)))
-			var subs []broker.Subscriber
-			for range 40 {
-				switch rnd.IntN(7) {
-				case 0, 1:
-					if err := b.Connect(); err != nil {
-						t.Errorf("Connect: %v", err)
-					}
-				case 2:
-					if err := b.Disconnect(); err != nil {
-						t.Errorf("Disconnect: %v", err)
-					}
-				case 3:
-					if sub, err := b.Subscribe("orders", h, broker.Queue("q")); err == nil {
-						subs = append(subs, sub)
-					} else if !errors.Is(err, jsbroker.ErrNotConnected) {
-						t.Errorf("Subscribe: %v", err)
-					}
-				case 4:
-					if len(subs) > 0 {
-						_ = subs[rnd.IntN(len(subs))].Unsubscribe()
-					}
-				case 5:
-					if err := b.Init(broker.Addrs(s.ClientURL())); err != nil {
-						t.Errorf("Init: %v", err)
-					}
-				case 6:
-					if err := b.Publish("orders", message("x")); err == nil {
-						published.Add(1)
-					} else if !errors.Is(err, jsbroker.ErrNotConnected) {
-						t.Errorf("Publish: %v", err)
-					}
-				}
-				_, _ = b.Address(), b.Options()
+		goroutines.Go(func() { l.live(g, rand.New(rand.NewPCG(seed, uint64(g)))) })
+	}
+	goroutines.Wait()
+
+	// Whatever has happened, the broker works, and nothing is lost.
+	l.quiet.Store(true)
+	if err := l.b.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	subscribe(t, l.b, "shared", l.handler(), broker.Queue("q"))
+	for g := range 8 {
+		subscribe(t, l.b, fmt.Sprintf("alone.t%d", g), l.handler())
+	}
+	l.ledger.settleInAnyOrder(t)
+	_, js := natsConn(t, s)
+	for _, stream := range []string{"SHARED", "ALONE"} {
+		eventually(t, "all is acked", func() bool { return streamInfo(t, js, stream).State.Msgs == 0 })
+	}
+	if err := l.b.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	if names := append(consumerNames(t, js, "ALONE"), consumerNames(t, js, "SHARED")...); !slices.Equal(names, []string{"q"}) {
+		t.Errorf("consumers are left: %v", names)
+	}
+	js.Conn().Close()
+	eventually(t, "the server has no connections", func() bool { return s.NumClients() == 0 })
+	eventually(t, "our goroutines and the client's are gone", func() bool { return len(ourGoroutines()) == 0 })
+	// A timer, or anything else that knew of a subscription, would keep its handler.
+	eventually(t, "the handlers are garbage", func() bool {
+		runtime.GC()
+		return l.handlers.Load() == 0
+	})
+	t.Logf("calls: %v", l.calls())
+}
+
+// life is a broker in the hands of many.
+type life struct {
+	t        *testing.T
+	s        *server.Server
+	b        broker.Broker
+	ledger   *ledger
+	end      time.Time
+	quiet    atomic.Bool  // handlers just count
+	handlers atomic.Int64 // that are not garbage
+	counts   [9]atomic.Int64
+}
+
+func (l *life) calls() string {
+	var all []string
+	for i, name := range []string{"Connect", "Disconnect", "Subscribe", "Subscribe alone", "Unsubscribe", "cancel", "Init", "Publish", "Async"} {
+		all = append(all, fmt.Sprintf("%s %d", name, l.counts[i].Load()))
+	}
+	return strings.Join(all, ", ")
+}
+
+// handler counts messages; some of them it answers with calls of its own.
+func (l *life) handler() broker.Handler {
+	l.handlers.Add(1)
+	witness := new([16]byte)
+	runtime.AddCleanup(witness, func(*life) { l.handlers.Add(-1) }, nil)
+	return func(e broker.Event) error {
+		runtime.KeepAlive(witness)
+		n := 0
+		_, _ = fmt.Sscanf(string(e.Message().Body), "%d", &n)
+		if !l.quiet.Load() && jsbroker.NumDelivered(e) == 1 {
+			switch n % 100 {
+			case 10:
+				return jsbroker.RetryAfter(0, errors.New("once more"))
+			case 20:
+				panic("on purpose")
+			case 30:
+				runtime.Goexit()
+			case 40:
+				_ = l.b.Publish("shared", message("from inside"), broker.PublishContext(jsbroker.EventContext(e)))
+			case 50:
+				_ = l.b.Disconnect()
 			}
-		})
+		}
+		return l.ledger.handler(e)
 	}
-	wg.Wait()
-	if err := b.Connect(); err != nil {
-		t.Fatal(err)
+}
+
+// live calls the broker at random until the end.
+func (l *life) live(g int, rnd *rand.Rand) {
+	alone := fmt.Sprintf("alone.t%d", g)
+	var ctx context.Context
+	var cancel context.CancelFunc
+	renew := func() { ctx, cancel = context.WithCancel(context.Background()) }
+	renew()
+	defer func() { cancel() }()
+	var subs []broker.Subscriber
+	subscribe := func(topic string, opts ...broker.SubscribeOption) {
+		sub, err := l.b.Subscribe(topic, l.handler(), append(opts, broker.SubscribeContext(ctx), jsbroker.Concurrency(1+rnd.IntN(3)))...)
+		switch {
+		case err == nil:
+			subs = append(subs, sub)
+		case errors.Is(err, jsbroker.ErrNotConnected):
+		case errors.Is(err, jsbroker.ErrWorkQueueConflict) && topic == alone: // one of ours is there
+		default:
+			l.t.Errorf("Subscribe: %v", err)
+		}
 	}
-	subscribe(t, b, "orders", h, broker.Queue("q"))
-	eventually(t, "every published message is handled", func() bool { return handled.Load() >= published.Load() })
-	if err := b.Disconnect(); err != nil {
-		t.Fatal(err)
+	for i := 0; time.Now().Before(l.end); i++ {
+		call := rnd.IntN(len(l.counts))
+		l.counts[call].Add(1)
+		switch call {
+		case 0:
+			if err := l.b.Connect(); err != nil {
+				l.t.Errorf("Connect: %v", err)
+			}
+		case 1:
+			if rnd.IntN(4) > 0 {
+				break // or it would be disconnected most of the time
+			}
+			if err := l.b.Disconnect(); err != nil {
+				l.t.Errorf("Disconnect: %v", err)
+			}
+		case 2:
+			subscribe("shared", broker.Queue("q"))
+		case 3:
+			subscribe(alone)
+		case 4:
+			if len(subs) > 0 {
+				_ = subs[rnd.IntN(len(subs))].Unsubscribe()
+			}
+		case 5:
+			cancel()
+			renew()
+		case 6:
+			if err := l.b.Init(broker.Addrs(l.s.ClientURL()), jsbroker.WithBatchSize(1+rnd.IntN(20))); err != nil {
+				l.t.Errorf("Init: %v", err)
+			}
+		case 7, 8:
+			topic := "shared"
+			if rnd.IntN(2) == 0 {
+				topic = alone
+			}
+			l.publish(topic, fmt.Sprintf("%d by %d", i, g), call == 8)
+		}
+		_, _ = l.b.Address(), l.b.Options()
+	}
+}
+
+func (l *life) publish(topic, body string, async bool) {
+	done := func(err error) {
+		if l.ledger.published(body, err); err != nil && !errors.Is(err, jsbroker.ErrNotConnected) {
+			l.t.Errorf("Publish: %v", err)
+		}
+	}
+	if !async {
+		done(l.b.Publish(topic, message(body)))
+	} else if err := l.b.Publish(topic, message(body), jsbroker.Async(done)); err != nil {
+		done(err)
 	}
 }

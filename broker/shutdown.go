@@ -91,11 +91,14 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 		running += s.runningHandlers()
 	}
 	// Handlers may have published until now.
-	published := c.publishes.close()
-	if !expired {
+	for _, ended := range [...]<-chan struct{}{c.subscribes.close(), c.publishes.close()} {
+		if expired {
+			break
+		}
 		select {
-		case <-published:
+		case <-ended:
 		case <-timeout.C:
+			expired = true
 		}
 	}
 	b.conn.Store(nil)

@@ -130,12 +130,30 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	if !set {
 		concurrency = cfg.concurrency
 	}
+	s, info, err := c.newSubscription(cfg, topic, handler, so, concurrency)
+	if err != nil {
+		return nil, err
+	}
+	s.base = start(s.hooks, s.hooks.subscriptionStart, s.base, SubscriptionStart{Subscription: s.Subscription})
+	s.learned(info.NumPending, info.NumAckPending)
+	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
+	s.log(logger.InfoLevel, nil, "subscribed to %s (%s)", topic, s.describe())
+	s.begin(headStart(handler))
+	return s, nil
+}
 
+// newSubscription makes all that a subscription needs, and registers it. Disconnect
+// waits for it: what has been made for one that comes too late is to be deleted.
+func (c *connection) newSubscription(cfg *config, topic string, handler broker.Handler, so broker.SubscribeOptions, concurrency int) (*subscription, *jetstream.ConsumerInfo, error) {
+	if !c.subscribes.enter() {
+		return nil, nil, errShuttingDown
+	}
+	defer c.subscribes.leave()
 	ctx, cancel := context.WithTimeout(so.Context, subscribeTimeout)
 	defer cancel()
 	st, err := c.streamForConsumer(ctx, cfg, topic)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cons, info, err := c.bindConsumer(ctx, cfg, st, topic, so.Queue)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -147,7 +165,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	s := &subscription{
@@ -170,7 +188,7 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	}
 	if s.pull, err = openPull(c.nc, cons, cfg); err != nil {
 		s.deleteConsumer()
-		return nil, fmt.Errorf("open the inbox: %w", apiError(err))
+		return nil, nil, fmt.Errorf("open the inbox: %w", apiError(err))
 	}
 	// A cancelled SubscribeContext stops the pulling; a handler that runs then
 	// goes on with its work, so its context must not end with it.
@@ -185,14 +203,9 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 		s.deleteConsumer()
 		s.end()
 		s.giveUp()
-		return nil, err
+		return nil, nil, err
 	}
-	s.base = start(s.hooks, s.hooks.subscriptionStart, s.base, SubscriptionStart{Subscription: s.Subscription})
-	s.learned(info.NumPending, info.NumAckPending)
-	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
-	s.log(logger.InfoLevel, nil, "subscribed to %s (%s)", topic, s.describe())
-	s.begin(headStart(handler))
-	return s, nil
+	return s, info, nil
 }
 
 // serverHeadStart is how long the worker of a go-micro server's subscription
@@ -237,7 +250,7 @@ func (c *connection) add(s *subscription) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.noSubs {
-		return fmt.Errorf("%w: the broker is shutting down", ErrNotConnected)
+		return errShuttingDown
 	}
 	c.subs[s] = struct{}{}
 	return nil
