@@ -19,12 +19,7 @@ import (
 
 // cluster is three servers in this process.
 type cluster struct {
-	nodes []*clusterNode
-}
-
-type clusterNode struct {
-	*runningServer
-	bounced bool
+	nodes []*runningServer
 }
 
 func startCluster(t testing.TB) *cluster {
@@ -37,12 +32,12 @@ func startCluster(t testing.TB) *cluster {
 	}
 	c := &cluster{}
 	for i := range size {
-		c.nodes = append(c.nodes, &clusterNode{runningServer: &runningServer{opts: &server.Options{
+		c.nodes = append(c.nodes, &runningServer{opts: &server.Options{
 			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: ports[size+i],
 			JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
 			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
 			Routes:  routes,
-		}}})
+		}})
 	}
 	var starting sync.WaitGroup
 	for _, n := range c.nodes {
@@ -92,9 +87,9 @@ func (c *cluster) addrs() broker.Option {
 	return broker.Addrs(urls...)
 }
 
-func (c *cluster) node(t testing.TB, what string, is func(*server.Server) bool) *clusterNode {
+func (c *cluster) node(t testing.TB, what string, is func(*server.Server) bool) *runningServer {
 	t.Helper()
-	var found *clusterNode
+	var found *runningServer
 	eventually(t, "there is a "+what, func() bool {
 		for _, n := range c.nodes {
 			if n.Running() && is(n.Server) {
@@ -107,11 +102,11 @@ func (c *cluster) node(t testing.TB, what string, is func(*server.Server) bool) 
 	return found
 }
 
-func (c *cluster) streamLeader(t testing.TB, stream string) *clusterNode {
+func (c *cluster) streamLeader(t testing.TB, stream string) *runningServer {
 	return c.node(t, "stream leader", func(s *server.Server) bool { return s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) })
 }
 
-func (c *cluster) consumerLeader(t testing.TB, stream, consumer string) *clusterNode {
+func (c *cluster) consumerLeader(t testing.TB, stream, consumer string) *runningServer {
 	return c.node(t, "consumer leader", func(s *server.Server) bool {
 		return s.JetStreamIsConsumerLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream, consumer)
 	})
@@ -119,9 +114,8 @@ func (c *cluster) consumerLeader(t testing.TB, stream, consumer string) *cluster
 
 // bounce stops a node, waits until traffic has gone on without it, starts it
 // again and waits for the cluster.
-func (c *cluster) bounce(t testing.TB, n *clusterNode, goesOn func()) {
+func (c *cluster) bounce(t testing.TB, n *runningServer, goesOn func()) {
 	t.Helper()
-	n.bounced = true
 	n.stop()
 	goesOn()
 	n.start(t)
@@ -159,10 +153,8 @@ func TestClusterLosesNothing(t *testing.T) {
 	c.bounce(t, c.consumerLeader(t, "ORDERS", "q"), goesOn)
 	address := publisher.Address()
 	c.bounce(t, c.node(t, "node of the client", func(s *server.Server) bool { return s.ClientURL() == address }), goesOn)
-	for _, n := range c.nodes { // what is left of a rolling restart
-		if !n.bounced {
-			c.bounce(t, n, goesOn)
-		}
+	for _, n := range c.nodes { // a rolling restart, as an upgrade is
+		c.bounce(t, n, goesOn)
 	}
 	end()
 	l.settle(t)
