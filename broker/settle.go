@@ -154,7 +154,7 @@ func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 			delete(h, k) // from a client that minds less than ours
 		}
 	}
-	h[deadLetterReason] = headerText(cause.Error())
+	h[deadLetterReason] = headerText(fmt.Sprint(cause)) // which survives an Error method that panics
 	h[deadLetterTopic] = e.msg.Subject
 	h[deadLetterStream] = s.Stream
 	h[deadLetterQueue] = s.Queue

@@ -1,0 +1,187 @@
+package broker_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// Handlers that do what handlers should not. See worker_test.go for those that
+// fail, panic or are slow, and lifecycle_test.go for those that hang, or that
+// call Disconnect.
+
+// treacherous is an error and a Stringer whose methods panic, as those of a nil
+// pointer often do.
+type treacherous struct{ text string }
+
+func (e *treacherous) Error() string  { return e.text }
+func (e *treacherous) String() string { return e.text }
+
+func TestErrorsAndPanicValuesThatPanicThemselvesEndAsDeadLetters(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	var none *treacherous
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}),
+		broker.ErrorHandler(func(e broker.Event) error { panic(none) }))
+	fail := map[string]func() error{
+		"returned":           func() error { return none },
+		"wrapped":            func() error { return fmt.Errorf("wrapped: %w", none) },
+		"discarded":          func() error { return jsbroker.Discard(none) },
+		"again":              func() error { return jsbroker.RetryAfter(0, none) },
+		"panic":              func() error { panic(none) },
+		"panic with a value": func() error { panic([]any{none, 1, "x"}) },
+		"panic with nil":     func() error { panic(nil) },
+		"panic with a func":  func() error { panic(func() {}) },
+	}
+	subscribe(t, b, "orders", func(e broker.Event) error { return fail[string(e.Message().Body)]() }, broker.Queue("q"))
+	for body := range fail {
+		publish(t, b, "orders", body)
+	}
+	letters := make(chan *broker.Message, 100)
+	subscribe(t, b, "graves", func(e broker.Event) error {
+		letters <- e.Message()
+		return nil
+	}, broker.Queue("q"))
+	got := map[string]bool{}
+	for range fail {
+		m := receive(t, letters)
+		if m.Header["Micro-Dead-Letter-Reason"] == "" {
+			t.Errorf("%s: no reason: %v", m.Body, m.Header)
+		}
+		got[string(m.Body)] = true
+	}
+	if len(got) != len(fail) {
+		t.Errorf("dead letters of %v only", got)
+	}
+	eventually(t, "the originals are gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+func TestHandlerThatAcksTwiceSettlesOnce(t *testing.T) {
+	t.Parallel()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Settled: onSettled, Handled: onHandled}))
+	acks := make(chan error, 10)
+	h := func(e broker.Event) error {
+		acks <- e.Ack()
+		acks <- e.Ack()
+		return nil
+	}
+	subscribe(t, b, "auto", h, broker.Queue("q"))
+	subscribe(t, b, "manual", h, broker.Queue("q"), broker.DisableAutoAck())
+	for _, topic := range []string{"auto", "manual"} {
+		publish(t, b, topic, "x")
+		if err := receive(t, acks); err != nil {
+			t.Errorf("%s: the first: %v", topic, err)
+		}
+		wantError(t, receive(t, acks), jsbroker.ErrAlreadySettled)
+		if e := receive(t, handled); e.Result != jsbroker.ResultAck {
+			t.Errorf("%s: %+v", topic, e)
+		}
+	}
+	if n := len(settled); n != 2 {
+		t.Errorf("%d acks were sent for 2 messages", n)
+	}
+}
+
+func TestHandlerMayUnsubscribeSubscribeAndPublishFromInside(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	l := newLedger()
+	b := newBroker(t, s, l.watch())
+	l.publish(t, b, "orders", 1, 30)
+	var h broker.Handler
+	subs := make(chan broker.Subscriber, 40)
+	h = func(e broker.Event) error { // each handles one message and hands over
+		if err := (<-subs).Unsubscribe(); err != nil {
+			t.Error(err)
+		}
+		sub, err := b.Subscribe("orders", h, broker.Queue("q"))
+		if err != nil {
+			t.Error(err)
+		}
+		subs <- sub
+		if err := b.Publish("copies", e.Message(), broker.PublishContext(jsbroker.EventContext(e))); err != nil {
+			t.Error(err)
+		}
+		return l.handler(e)
+	}
+	subs <- subscribe(t, b, "orders", h, broker.Queue("q"))
+	l.settleInAnyOrder(t)
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := streamInfo(t, js, "COPIES").State.Msgs; n != uint64(len(l.handled)+l.duplicates()) {
+		t.Errorf("%d copies of %d messages handled, %d of them again", n, len(l.handled), l.duplicates())
+	}
+}
+
+func TestHandlerMayKeepAndSpoilItsMessage(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	kept := make(chan broker.Event, 200)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if jsbroker.NumDelivered(e) == 1 {
+			clear(e.Message().Body)
+			clear(e.Message().Header)
+			return jsbroker.RetryAfter(0, errors.New("spoilt"))
+		}
+		kept <- e
+		return nil
+	}, broker.Queue("q"))
+	const n = 100
+	for i := range n {
+		if err := b.Publish("orders", &broker.Message{Header: map[string]string{"N": fmt.Sprint(i)}, Body: fmt.Appendf(nil, "body %d", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[string]bool{}
+	for range n {
+		e := receive(t, kept)
+		m := e.Message()
+		if want := "body " + m.Header["N"]; string(m.Body) != want || e.Topic() != "orders" || jsbroker.EventContext(e).Err() != nil {
+			t.Errorf("kept %q with %v, want %q", m.Body, m.Header, want)
+		}
+		seen[m.Header["N"]] = true
+	}
+	if len(seen) != n {
+		t.Errorf("%d different ones, want %d", len(seen), n)
+	}
+}
+
+func TestDeadLetterWhoseOriginalIsNotTerminatedIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	// What refuses the term of a first delivery stands for a crash at that moment.
+	s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	deliveries := make(chan uint64, 10)
+	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithDeadLetter("graves"),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second}))
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		deliveries <- jsbroker.NumDelivered(e)
+		return jsbroker.Discard(errors.New("malformed"))
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "x")
+	for _, want := range []uint64{1, 2} {
+		if n := receive(t, deliveries); n != want {
+			t.Fatalf("delivery %d, want %d", n, want)
+		}
+	}
+	eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if n := streamInfo(t, js, "GRAVES").State.LastSeq; n != 1 {
+		t.Errorf("%d dead letters, want 1", n)
+	}
+	if h := storedMessage(t, js, "GRAVES", "graves").Header; !strings.Contains(h.Get("Micro-Dead-Letter-Reason"), "malformed") {
+		t.Errorf("dead letter %v", h)
+	}
+}
