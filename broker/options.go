@@ -17,6 +17,7 @@ import (
 
 const (
 	defaultAckWait         = 30 * time.Second
+	minAckWait             = 10 * time.Millisecond // who has less has forgotten the unit
 	defaultShutdownTimeout = 20 * time.Second
 	defaultMaxAckExtension = 15 * time.Minute
 )
@@ -179,8 +180,9 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // WithConsumerConfig is the template for consumers that the broker creates:
 // AckWait, MaxDeliver, MaxAckPending, BackOff, DeliverPolicy and so on. The
 // broker fills in names and filters, and acknowledgement is always explicit.
-// Default: AckWait 30s, no limit of deliveries. Consumers that exist are used
-// as they are; a difference is logged.
+// Default: AckWait 30s, no limit of deliveries. AckWait, and each entry of
+// BackOff, is at least 10ms. Consumers that exist are used as they are; a
+// difference is logged.
 func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 	return option(func(s *settings) error {
 		switch {
@@ -196,8 +198,10 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 			return fmt.Errorf("WithConsumerConfig: priority groups are not supported")
 		case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
 			return fmt.Errorf("WithConsumerConfig: BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
-		case cfg.AckWait < 0:
-			return fmt.Errorf("WithConsumerConfig: AckWait is negative")
+		case cfg.AckWait != 0 && cfg.AckWait < minAckWait:
+			return fmt.Errorf("WithConsumerConfig: AckWait is %v, want at least %v: no handler could be in time", cfg.AckWait, minAckWait)
+		case slices.ContainsFunc(cfg.BackOff, func(d time.Duration) bool { return d < minAckWait }):
+			return fmt.Errorf("WithConsumerConfig: BackOff is %v, want at least %v each: they replace AckWait, and no handler could be in time", cfg.BackOff, minAckWait)
 		}
 		s.consumerConfig = &cfg
 		return nil
