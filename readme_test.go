@@ -586,6 +586,27 @@ func TestTheLinks(t *testing.T) {
 	}
 }
 
+// The server configurations that promise durability are valid, and keep it.
+func TestTheServerConfigurations(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	for _, b := range blocksOf(t, "text") {
+		if strings.HasPrefix(b.text, "jetstream {") {
+			if err := os.WriteFile(file, []byte(b.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, file := range []string{file, "examples/stack/nats.conf"} {
+		o, err := server.ProcessConfigFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !o.JetStream || !o.SyncAlways {
+			t.Errorf("%s: JetStream %v, sync always %v", file, o.JetStream, o.SyncAlways)
+		}
+	}
+}
+
 // The permissions in the README are enough for everything that it says.
 func TestThePermissions(t *testing.T) {
 	var conf string

@@ -44,7 +44,10 @@ type bench struct {
 	js  jetstream.JetStream
 }
 
-const serverVariable = "JSBROKER_BENCH_SERVER_DIR"
+const (
+	serverVariable = "JSBROKER_BENCH_SERVER_DIR"
+	syncVariable   = "JSBROKER_BENCH_SYNC_ALWAYS"
+)
 
 // runAsServer turns this process into a server if a benchmark has started it as
 // one: it prints its URL and ends with its input.
@@ -53,7 +56,7 @@ func runAsServer() bool {
 	if dir == "" {
 		return false
 	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true})
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true, SyncAlways: os.Getenv(syncVariable) != ""})
 	if err != nil {
 		panic(err)
 	}

@@ -34,10 +34,6 @@ func Open() (url string, stop func(), err error) {
 
 // Start runs a server with JetStream on a free loopback port. Its data is in a
 // temporary directory that Stop removes. Each change may alter the options.
-//
-// Like any nats-server it acknowledges what it has written, not what it has
-// synced to disk, which it does every SyncInterval, two minutes. Where losing
-// power must lose nothing, set SyncAlways, or have replicas.
 func Start(changes ...func(*server.Options)) (*Server, error) {
 	dir, err := os.MkdirTemp("", "nats-server-*")
 	if err != nil {
@@ -48,8 +44,12 @@ func Start(changes ...func(*server.Options)) (*Server, error) {
 		Port:      server.RANDOM_PORT,
 		JetStream: true,
 		StoreDir:  dir,
-		NoLog:     true,
-		NoSigs:    true, // signals are for the program
+		// An ack means written, not synced to disk: that comes every two minutes,
+		// as with any nats-server. Where the power may fail, say true
+		// (sync_interval: always), or have replicas. It costs speed.
+		SyncAlways: false,
+		NoLog:      true,
+		NoSigs:     true, // signals are for the program
 	}
 	for _, change := range changes {
 		change(o)
