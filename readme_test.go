@@ -586,6 +586,30 @@ func TestTheLinks(t *testing.T) {
 	}
 }
 
+// What the README names as proof exists: [TestX](file) is a function of the file.
+func TestTheTests(t *testing.T) {
+	links := regexp.MustCompile(`\[((?:Test|Fuzz|Benchmark)\w*)\]\(([^)]+)\)`).FindAllStringSubmatch(readme(t), -1)
+	if len(links) == 0 {
+		t.Fatal("README.md names no tests")
+	}
+	for _, link := range links {
+		src, err := os.ReadFile(link[2])
+		if err != nil {
+			t.Error(err)
+		} else if !strings.Contains(string(src), "\nfunc "+link[1]+"(") {
+			t.Errorf("%s has no %s", link[2], link[1])
+		}
+	}
+	// And each row of these tables has one, or says why not.
+	for _, header := range []string{"| Promise | Test |", "| The crash hits | Afterwards | Test |"} {
+		for row, cells := range rows(t, header) {
+			if proof := cells[len(cells)-1]; !strings.Contains(proof, "[Test") && !strings.HasPrefix(proof, "none: ") {
+				t.Errorf("%q has no test", row)
+			}
+		}
+	}
+}
+
 // The server configurations that promise durability are valid, and keep it.
 func TestTheServerConfigurations(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "nats.conf")

@@ -161,27 +161,33 @@ func TestHandlerMayKeepAndSpoilItsMessage(t *testing.T) {
 
 func TestDeadLetterWhoseOriginalIsNotTerminatedIsStoredOnce(t *testing.T) {
 	t.Parallel()
-	// What refuses the term of a first delivery stands for a crash at that moment.
-	s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
-	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
-	deliveries := make(chan uint64, 10)
-	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithDeadLetter("graves"),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second}))
-	subscribe(t, b, "orders", func(e broker.Event) error {
-		deliveries <- jsbroker.NumDelivered(e)
-		return jsbroker.Discard(errors.New("malformed"))
-	}, broker.Queue("q"))
-	publish(t, b, "orders", "x")
-	for _, want := range []uint64{1, 2} {
-		if n := receive(t, deliveries); n != want {
-			t.Fatalf("delivery %d, want %d", n, want)
-		}
-	}
-	eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
-	if n := streamInfo(t, js, "GRAVES").State.LastSeq; n != 1 {
-		t.Errorf("%d dead letters, want 1", n)
-	}
-	if h := storedMessage(t, js, "GRAVES", "graves").Header; !strings.Contains(h.Get("Micro-Dead-Letter-Reason"), "malformed") {
-		t.Errorf("dead letter %v", h)
+	malformed := errors.New("malformed")
+	for name, failure := range map[string]error{"discarded": jsbroker.Discard(malformed), "exhausted": malformed} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// What refuses the term of a first delivery stands for a crash at that moment.
+			s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
+			_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+			deliveries := make(chan uint64, 10)
+			b := newBroker(t, s, as("limited:pw", s), jsbroker.WithDeadLetter("graves"),
+				jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second, MaxDeliver: 1}))
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				deliveries <- jsbroker.NumDelivered(e)
+				return failure
+			}, broker.Queue("q"))
+			publish(t, b, "orders", "x")
+			for _, want := range []uint64{1, 2} {
+				if n := receive(t, deliveries); n != want {
+					t.Fatalf("delivery %d, want %d", n, want)
+				}
+			}
+			eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			if n := streamInfo(t, js, "GRAVES").State.LastSeq; n != 1 {
+				t.Errorf("%d dead letters, want 1", n)
+			}
+			if h := storedMessage(t, js, "GRAVES", "graves").Header; !strings.Contains(h.Get("Micro-Dead-Letter-Reason"), "malformed") {
+				t.Errorf("dead letter %v", h)
+			}
+		})
 	}
 }

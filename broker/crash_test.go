@@ -1,0 +1,246 @@
+package broker_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// Tests of what a crash means. The processes are real, and kill -9 ends them.
+
+// doomed is what a process is to do that is going to be killed.
+type doomed struct {
+	URL        string
+	Consumer   jetstream.ConsumerConfig
+	DeadLetter string
+	Hang       bool // in the handler; else it returns nil
+}
+
+const doomedVariable = "JSBROKER_DOOMED"
+
+// runAsDoomed turns this process into a subscriber of the topic orders and the
+// queue q if a test has started it as one. It says what happens, until it is
+// killed.
+func runAsDoomed() bool {
+	text := os.Getenv(doomedVariable)
+	if text == "" {
+		return false
+	}
+	var d doomed
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
+		panic(err)
+	}
+	opts := []broker.Option{broker.Addrs(d.URL), quiet(), jsbroker.WithConsumerConfig(d.Consumer), jsbroker.WithHooks(jsbroker.Hooks{
+		Handled: func(context.Context, jsbroker.Handled) { fmt.Println("handled") },
+	})}
+	if d.DeadLetter != "" {
+		opts = append(opts, jsbroker.WithDeadLetter(d.DeadLetter))
+	}
+	b := jsbroker.NewBroker(opts...)
+	if err := b.Connect(); err != nil {
+		panic(err)
+	}
+	_, err := b.Subscribe("orders", func(e broker.Event) error {
+		fmt.Printf("started %s\n", e.Message().Body)
+		if d.Hang {
+			select {}
+		}
+		return nil
+	}, broker.Queue("q"))
+	if err != nil {
+		panic(err)
+	}
+	select {}
+}
+
+// process is another process of this test binary.
+type process struct {
+	cmd   *exec.Cmd
+	lines chan string
+}
+
+func startProcess(t *testing.T, variable, value string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(os.Args[0]), lines: make(chan string, 100)}
+	p.cmd.Env = append(os.Environ(), variable+"="+value)
+	p.cmd.Stderr = os.Stderr
+	if _, err := p.cmd.StdinPipe(); err != nil { // a server ends with it
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.kill)
+	go func() {
+		for scanner := bufio.NewScanner(out); scanner.Scan(); {
+			p.lines <- scanner.Text()
+		}
+	}()
+	return p
+}
+
+// await returns the next line that begins so.
+func (p *process) await(t *testing.T, begins string) string {
+	t.Helper()
+	for {
+		if line := receive(t, p.lines); strings.HasPrefix(line, begins) {
+			return line
+		}
+	}
+}
+
+// kill is kill -9.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+func startDoomed(t *testing.T, d doomed) *process {
+	t.Helper()
+	text, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return startProcess(t, doomedVariable, string(text))
+}
+
+// ackWait is how long a killed process keeps its messages.
+const ackWait = time.Second
+
+// deliveries is a handler that tells of each message and of its deliveries.
+func deliveries() (broker.Handler, <-chan string) {
+	ch := make(chan string, 100)
+	return func(e broker.Event) error {
+		ch <- fmt.Sprintf("%s, delivery %d", e.Message().Body, jsbroker.NumDelivered(e))
+		return nil
+	}, ch
+}
+
+func TestSubscriberKilledInItsHandlerLosesNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	const n = 5 // one in the handler, the others fetched and not started
+	for i := range n {
+		publish(t, b, "orders", fmt.Sprint(i))
+	}
+	victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: jetstream.ConsumerConfig{AckWait: ackWait}})
+	victim.await(t, "started 0")
+	eventually(t, "the others are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+	victim.kill()
+	h, got := deliveries()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	again := map[string]bool{}
+	for range n {
+		again[receive(t, got)] = true
+	}
+	for i := range n {
+		// More than 2 where the killed process was slow to extend.
+		if !again[fmt.Sprintf("%d, delivery 2", i)] && !again[fmt.Sprintf("%d, delivery 3", i)] {
+			t.Errorf("message %d is not among %v", i, again)
+		}
+	}
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+func TestSubscriberKilledBeforeItsAckIsOutHandlesTwice(t *testing.T) {
+	t.Parallel()
+	// What refuses the ack holds it back until the process is dead.
+	s := limitedUser(t, "$JS.ACK.>")
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	b := newBroker(t, s, as("admin:admin", s))
+	publish(t, b, "orders", "x")
+	victim := startDoomed(t, doomed{URL: strings.Replace(s.ClientURL(), "nats://", "nats://limited:pw@", 1), Consumer: jetstream.ConsumerConfig{AckWait: ackWait}})
+	victim.await(t, "handled")
+	victim.kill()
+	h, got := deliveries()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	if again := receive(t, got); again != "x, delivery 2" {
+		t.Errorf("got %q", again)
+	}
+	eventually(t, "it is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+func TestSubscriberKilledInItsLastDelivery(t *testing.T) {
+	t.Parallel()
+	t.Run("with a dead-letter topic it is delivered again", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		_, js := natsConn(t, s)
+		b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
+		publish(t, b, "orders", "x")
+		victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, DeadLetter: "graves", Consumer: jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}})
+		victim.await(t, "started x")
+		victim.kill()
+		h, got := deliveries()
+		subscribe(t, b, "orders", h, broker.Queue("q"))
+		if again := receive(t, got); again != "x, delivery 2" {
+			t.Errorf("got %q", again)
+		}
+		eventually(t, "it is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	})
+	t.Run("without one it stays in the stream", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		nc, js := natsConn(t, s)
+		given := make(chan *nats.Msg, 10)
+		if _, err := nc.ChanSubscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q", given); err != nil {
+			t.Fatal(err)
+		}
+		exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+		b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}))
+		publish(t, b, "orders", "x")
+		victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}})
+		victim.await(t, "started x")
+		victim.kill()
+		h, got := deliveries()
+		subscribe(t, b, "orders", h, broker.Queue("q"))
+		receive(t, given) // the server gives it up, and says so
+		publish(t, b, "orders", "y")
+		if next := receive(t, got); next != "y, delivery 1" {
+			t.Errorf("got %q", next)
+		}
+		eventually(t, "the other is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 1 })
+		if len(exhausted) > 0 {
+			t.Error("there is an event; README.md says that there is none")
+		}
+	})
+}
+
+func TestKilledServerHasWhatItAcked(t *testing.T) {
+	t.Parallel()
+	dir, l := t.TempDir(), newLedger()
+	connect := func() (*process, broker.Broker) {
+		t.Helper()
+		p := startProcess(t, serverVariable, dir)
+		b := jsbroker.NewBroker(broker.Addrs(p.await(t, "nats://")), quiet(), l.watch())
+		if err := b.Connect(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Disconnect() })
+		return p, b
+	}
+	p, b := connect()
+	l.publish(t, b, "orders", 1, 200)
+	p.kill()
+	_, b = connect()
+	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
+	l.settle(t)
+}
