@@ -1,0 +1,183 @@
+// Command compare puts this broker beside others that a go-micro service could
+// use: what becomes of a message when something goes wrong, and how fast each
+// is relative to nats.go itself. It prints the tables of the README:
+//
+//	cd examples/compare && go run .
+//
+// It is a module of its own, so that the libraries it compares with are no
+// dependencies of the broker.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/logger"
+
+	_ "go-micro-jetstream/examples/internal/microtls"
+	"go-micro-jetstream/examples/internal/natsserver"
+)
+
+// serverVariable, if set, makes this process the server.
+const serverVariable = "COMPARE_SERVER"
+
+func main() {
+	if os.Getenv(serverVariable) != "" {
+		if err := serve(); err != nil {
+			fmt.Fprintln(os.Stderr, "compare: server:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	rounds := flag.Int("rounds", 5, "measure every library this often, in turns")
+	n := flag.Int("n", 10_000, "`messages` of a backlog; fewer for the other measurements")
+	readme := flag.String("readme", "", "fail if this `file` lacks a row of the table of failures")
+	flag.Parse()
+	if *rounds < 1 || *n < 100 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "compare: at least one round of 100 messages, and no arguments but flags")
+		os.Exit(2)
+	}
+	// The failures that the libraries would log are provoked.
+	_ = logger.DefaultLogger.Init(logger.WithOutput(io.Discard))
+	if err := run(*rounds, *n, *readme); err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+func run(rounds, n int, readme string) error {
+	url, stop, err := startServer()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	w := &world{url: url, js: js}
+
+	failures, err := w.failures()
+	if err != nil {
+		return err
+	}
+	fmt.Println(strings.Join(failures, "\n"))
+	if readme != "" {
+		text, err := os.ReadFile(readme)
+		if err != nil {
+			return err
+		}
+		for _, row := range failures {
+			if !strings.Contains(string(text), row+"\n") {
+				return fmt.Errorf("%s does not have the row\n%s", readme, row)
+			}
+		}
+	}
+	speed, err := w.speed(rounds, n)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s\n\n", strings.Join(speed, "\n"))
+	fmt.Printf("%d rounds, %s, %d cores, %s, nats-server %s as a process of its own, file storage.\n",
+		rounds, processor(), runtime.NumCPU(), runtime.Version(), natsserver.Version)
+	return nil
+}
+
+// world is the server that all use.
+type world struct {
+	url string
+	js  jetstream.JetStream
+}
+
+// prepare makes the stream of a topic, empty, for a library that needs one.
+func (w *world) prepare(p peer, topic string) error {
+	if !p.stored {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	st, err := w.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: topic, Subjects: []string{topic}, Retention: p.retention, Storage: jetstream.FileStorage,
+	})
+	if err != nil {
+		return fmt.Errorf("%s: create stream %s: %w", p.name, topic, err)
+	}
+	return st.Purge(ctx)
+}
+
+// startServer starts a nats-server in a process of its own: in this one it
+// would share a garbage collector with what is measured.
+func startServer() (url string, stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), serverVariable+"=1")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	}
+	url, err = bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		stop()
+		return "", nil, errors.New("the server has not started")
+	}
+	return strings.TrimSpace(url), stop, nil
+}
+
+// serve is the server's process: it ends with its input.
+func serve() error {
+	s, err := natsserver.Start()
+	if err != nil {
+		return err
+	}
+	defer s.Stop()
+	fmt.Println(s.URL())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return nil
+}
+
+// processor names the machine's processor where Linux tells.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil {
+		for line := range strings.Lines(string(info)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				return strings.TrimSpace(value)
+			}
+		}
+	}
+	return runtime.GOARCH
+}
+
+// patience ends the wait for what never comes. It is no measure of speed.
+const patience = time.Minute
