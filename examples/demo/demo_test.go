@@ -2,12 +2,14 @@ package main
 
 import (
 	"compress/gzip"
+	"encoding/xml"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -90,6 +92,62 @@ func TestTrace(t *testing.T) {
 	// Where none fails, any will do.
 	mustMatch(t, mustSucceed(t, start(t, nil, "-n", "3")),
 		`^  publish orders\.created +orders`, `^              └─ process shipping\.sent +orders`)
+}
+
+// What a run draws, and the picture in the documentation.
+func TestTracePicture(t *testing.T) {
+	t.Parallel()
+	drawn := filepath.Join(t.TempDir(), "trace.svg")
+	out := mustSucceed(t, start(t, nil, "-n", "10", "-trace-svg", drawn))
+	if !strings.Contains(svgText(t, drawn), regexp.MustCompile(`trace [0-9a-f]{32}`).FindString(out)) {
+		t.Error("the picture is not of the trace that was printed")
+	}
+	for _, file := range []string{drawn, "../../dashboards/trace.svg"} {
+		text := svgText(t, file)
+		mustMatch(t, text,
+			`^publish orders\.created\n[\d.]+ m?s$`,
+			`^process orders\.created\n[\d.]+ m?s · failed: card service timed out; again in 1\.\d+ s$`,
+			`^process orders\.created\n[\d.]+ m?s · delivery 2$`,
+			`^publish payments\.taken\n[\d.]+ m?s$`,
+			`^process payments\.taken\n[\d.]+ m?s$`,
+			`^publish shipping\.sent\n[\d.]+ m?s$`,
+			`^process shipping\.sent\n[\d.]+ m?s$`,
+			`^orders\npayments\nshipping$`,
+			`^\+1\.\d+ s$`, // where the second try begins, after the pause that is cut out
+		)
+		if n := strings.Count(text, "publish ") + strings.Count(text, "process "); n != 7 {
+			t.Errorf("%s shows %d spans, want 7", file, n)
+		}
+	}
+	mustFail(t, start(t, nil, "-n", "3", "-trace-svg", filepath.Join(t.TempDir(), "no", "trace.svg")), "no such file")
+}
+
+// svgText returns the texts of a picture, a line each, if it is well-formed.
+func svgText(t *testing.T, file string) string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var text strings.Builder
+	for d := xml.NewDecoder(f); ; {
+		switch token, err := d.Token(); token := token.(type) {
+		case nil:
+			if err != io.EOF {
+				t.Fatalf("%s: %v", file, err)
+			}
+			return text.String()
+		case xml.CharData:
+			if s := strings.TrimSpace(string(token)); s != "" {
+				text.WriteString(s + "\n")
+			}
+		case xml.StartElement:
+			if text.Len() == 0 && (token.Name.Local != "svg" && token.Name.Local != "title") {
+				t.Fatalf("%s begins with %s", file, token.Name.Local)
+			}
+		}
+	}
 }
 
 // The metrics of the contract.

@@ -10,6 +10,10 @@
 //	go run ./examples/demo           until Ctrl-C
 //	go run ./examples/demo -n 1000   that many; exits 0 if every order arrived
 //
+// The picture of a trace in the README is drawn by
+//
+//	go run ./examples/demo -n 1000 -trace-svg dashboards/trace.svg
+//
 // It needs nothing but Go: the nats-server is embedded. With NATS_URL it uses
 // that one, and makes streams there that carry its mark; it refuses to touch
 // others. With OTEL_EXPORTER_OTLP_ENDPOINT it also exports its spans there, by
@@ -44,6 +48,7 @@ type settings struct {
 	orders      int // 0: until stopped
 	rate        float64
 	timeout     time.Duration
+	traceSVG    string // file; empty: none
 	metricsAddr string
 	fixedAddr   bool // the user asked for this address and no other
 	verbose     bool
@@ -71,6 +76,7 @@ func parseFlags() settings {
 	flag.Float64Var(&cfg.rate, "rate", 0, "`orders` per second (default 50, with -n 500)")
 	flag.DurationVar(&cfg.timeout, "timeout", 0, "with -n, bounds the whole run (default 1m more than publishing takes);\nwithout, the wait for orders on their way after Ctrl-C (default 1m)")
 	flag.StringVar(&cfg.metricsAddr, "metrics-addr", defaultMetricsAddr, "`address` that serves /metrics")
+	flag.StringVar(&cfg.traceSVG, "trace-svg", "", "also draw the trace that is shown, as an SVG in this `file`")
 	flag.BoolVar(&cfg.verbose, "v", false, "show the log of go-micro and the brokers on stderr")
 	flag.Parse()
 	flag.Visit(func(f *flag.Flag) { cfg.fixedAddr = cfg.fixedAddr || f.Name == "metrics-addr" })
@@ -140,6 +146,13 @@ func run(cfg settings, out io.Writer) (err error) {
 	if cfg.orders > 0 {
 		limit()
 	}
+	var drawErr error
+	show := func(trace *tree) {
+		live.block(trace.String())
+		if cfg.traceSVG != "" {
+			drawErr = os.WriteFile(cfg.traceSVG, []byte(trace.waterfall()), 0o644)
+		}
+	}
 	gaveUp, stopped := running.Done(), false
 	for done := false; !done; {
 		select {
@@ -147,8 +160,8 @@ func run(cfg settings, out io.Writer) (err error) {
 			done = true
 		case <-live.tick():
 			live.update()
-		case tree := <-obs.spans.picked:
-			live.block(tree.String())
+		case trace := <-obs.spans.picked:
+			show(trace)
 		case text := <-notices:
 			live.note(text)
 		case <-gaveUp:
@@ -176,15 +189,15 @@ func run(cfg settings, out io.Writer) (err error) {
 		err = closeErr
 	}
 	live.finish(pending)
-	if tree := obs.spans.fallback(); tree != nil {
-		live.block(tree.String())
+	if trace := obs.spans.fallback(); trace != nil {
+		show(trace)
 	}
 	sum := books.summary()
 	fmt.Fprint(out, sum.String(live.last, time.Since(began)))
 	if err == nil && !sum.holds() {
 		err = errCount
 	}
-	return err
+	return errors.Join(err, drawErr)
 }
 
 // onceOf makes a function that runs once and remembers its error.

@@ -117,21 +117,34 @@ func (t *tree) retried() bool {
 	})
 }
 
-// String draws the tree.
-func (t *tree) String() string {
-	type line struct {
-		name string
-		span sdktrace.ReadOnlySpan
-	}
+// line is a span and its place in the tree.
+type line struct {
+	branch string // what is drawn before its name
+	depth  int
+	span   sdktrace.ReadOnlySpan
+}
+
+func (l line) start(of *tree) time.Duration { return l.span.StartTime().Sub(of.begin()) }
+func (l line) duration() time.Duration      { return l.span.EndTime().Sub(l.span.StartTime()) }
+
+// begin is the start of the first span.
+func (t *tree) begin() time.Time {
+	return slices.MinFunc(t.spans, byStart).StartTime()
+}
+
+func byStart(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) }
+
+// lines returns each span below its parent, siblings by their start.
+func (t *tree) lines() []line {
 	children := map[trace.SpanID][]sdktrace.ReadOnlySpan{}
 	for _, s := range t.spans {
 		children[s.Parent().SpanID()] = append(children[s.Parent().SpanID()], s)
 	}
 	var lines []line
-	var walk func(parent trace.SpanID, indent string)
-	walk = func(parent trace.SpanID, indent string) {
+	var walk func(parent trace.SpanID, indent string, depth int)
+	walk = func(parent trace.SpanID, indent string, depth int) {
 		spans := children[parent]
-		slices.SortFunc(spans, func(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) })
+		slices.SortFunc(spans, byStart)
 		for i, s := range spans {
 			branch, below := "├─ ", "│  "
 			switch {
@@ -140,23 +153,27 @@ func (t *tree) String() string {
 			case i == len(spans)-1:
 				branch, below = "└─ ", "   "
 			}
-			lines = append(lines, line{indent + branch + s.Name(), s})
-			walk(s.SpanContext().SpanID(), indent+below)
+			lines = append(lines, line{indent + branch, depth, s})
+			walk(s.SpanContext().SpanID(), indent+below, depth+1)
 		}
 	}
-	walk(trace.SpanID{}, "")
+	walk(trace.SpanID{}, "", 0)
+	return lines
+}
 
+// String draws the tree.
+func (t *tree) String() string {
+	lines := t.lines()
 	width := 0
 	for _, l := range lines {
-		width = max(width, utf8.RuneCountInString(l.name))
+		width = max(width, utf8.RuneCountInString(l.branch+l.span.Name()))
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "One order through all services, trace %s\n\n", t.id)
 	fmt.Fprintf(&b, "  %-*s  %-8s  %10s  %10s\n", width, "span", "service", "start", "duration")
-	begin := lines[0].span.StartTime()
 	for _, l := range lines {
-		text := fmt.Sprintf("  %-*s  %-8s  %10s  %10s  %s", width, l.name, serviceOf(l.span),
-			"+"+round(l.span.StartTime().Sub(begin)), round(l.span.EndTime().Sub(l.span.StartTime())), remark(l.span))
+		text := fmt.Sprintf("  %-*s  %-8s  %10s  %10s  %s", width, l.branch+l.span.Name(), serviceOf(l.span),
+			"+"+round(l.start(t)), round(l.duration()), remark(l.span))
 		b.WriteString(strings.TrimRight(text, " ") + "\n")
 	}
 	return b.String()
