@@ -60,16 +60,14 @@ func await[T any](t *testing.T, c <-chan T) (v T) {
 func subscribed(t *testing.T, s *server.Server, account, subject string, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		conns, err := s.Connz(&server.ConnzOptions{Account: account, Subscriptions: true, Username: true})
+		subs, err := s.Subsz(&server.SubszOptions{Account: account, Subscriptions: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		found := 0
-		for _, c := range conns.Conns {
-			for _, sub := range c.Subs {
-				if sub == subject {
-					found++
-				}
+		for _, sub := range subs.Subs {
+			if sub.Subject == subject {
+				found++
 			}
 		}
 		if found == n {
@@ -150,9 +148,8 @@ func TestNewPublisherOldSubscriber(t *testing.T) {
 		"protobuf": func(_ context.Context, v *wrapperspb.StringValue) error { handled <- v.Value; return nil },
 		"JSON":     func(context.Context, *Order) error { t.Error("the handler for JSON was called"); return nil },
 	} {
-		b := natsbroker.NewNatsBroker(broker.Addrs(s.ClientURL()), quiet())
-		t.Cleanup(func() { _ = b.Disconnect() })
-		service(t, b, queue, handler)
+		// The service disconnects it.
+		service(t, natsbroker.NewNatsBroker(broker.Addrs(s.ClientURL()), quiet()), queue, handler)
 	}
 	subscribed(t, s, "$G", "orders.*", 1)
 	subscribed(t, s, "$G", "orders.created", 2)

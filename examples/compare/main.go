@@ -41,7 +41,7 @@ func main() {
 		return
 	}
 	rounds := flag.Int("rounds", 5, "measure every library this often, in turns")
-	n := flag.Int("n", 10_000, "`messages` of a backlog; fewer for the other measurements")
+	n := flag.Int("n", 30_000, "`messages` of a backlog; fewer for the other measurements")
 	readme := flag.String("readme", "", "fail if this `file` lacks a row of the table of failures")
 	flag.Parse()
 	if *rounds < 1 || *n < 100 || flag.NArg() > 0 {
