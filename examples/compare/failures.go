@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 // grace is the wait for a message after which it will not come. The longest
 // that one takes here is this broker's first pause before a retry, 1.1 s at most.
-const grace = 3 * time.Second
+const grace = 5 * time.Second
 
 // failures provokes the failures with each library, side by side, and returns a
 // table of what became of the message.
@@ -93,6 +94,9 @@ func (w *world) restart(p peer, topic string) (string, error) {
 		return "", err
 	}
 	before.close()
+	if err := w.idle(p, topic); err != nil {
+		return "", err
+	}
 	_ = publisher.publish(topic) // what it says does not matter here
 	after, err := subscriber()
 	if err != nil {
@@ -138,7 +142,7 @@ func (w *world) failing(p peer, topic string) (string, error) {
 	switch {
 	case !came(arrived):
 		return "does not come again", nil
-	case time.Since(began) < time.Second/2:
+	case time.Since(began) < time.Second*9/10:
 		return "comes again at once", nil
 	default:
 		return "comes again after 1, 2, 4 ... 30 s", nil
@@ -186,20 +190,48 @@ func (w *world) dying(p peer, topic string) (string, error) {
 	return "comes again after AckWait", nil
 }
 
-// unsettled counts what the consumers of a stream have not acknowledged.
-func (w *world) unsettled(topic string) (int, error) {
+// consumers returns the consumers of a topic's stream.
+func (w *world) consumers(topic string) ([]*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	st, err := w.js.Stream(ctx, topic)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	n := 0
+	var all []*jetstream.ConsumerInfo
 	list := st.ListConsumers(ctx)
 	for c := range list.Info() {
+		all = append(all, c)
+	}
+	return all, list.Err()
+}
+
+// unsettled counts what the consumers of a stream have not acknowledged.
+func (w *world) unsettled(topic string) (int, error) {
+	n := 0
+	all, err := w.consumers(topic)
+	for _, c := range all {
 		n += int(c.NumPending) + c.NumAckPending
 	}
-	return n, list.Err()
+	return n, err
+}
+
+// idle waits until the server knows that a subscriber has gone. Until then it
+// would send messages after it, which come again only after AckWait.
+func (w *world) idle(p peer, topic string) error {
+	if !p.stored {
+		return nil
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		all, err := w.consumers(topic)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(c *jetstream.ConsumerInfo) bool { return c.PushBound || c.NumWaiting > 0 }) {
+			return nil
+		}
+	}
+	return errors.New("the subscriber does not go")
 }
 
 // came reports whether a message arrives.
