@@ -631,6 +631,24 @@ func TestTheServerConfigurations(t *testing.T) {
 	}
 }
 
+// Each section is in the contents, in its order, from there on.
+func TestTheContents(t *testing.T) {
+	_, rest, ok := strings.Cut(readme(t), "\n## Contents\n")
+	if !ok {
+		t.Fatal("README.md has no contents")
+	}
+	var listed, there []string
+	for _, m := range regexp.MustCompile(`(?m)^- \[(.+)\]\(#`).FindAllStringSubmatch(rest[:strings.Index(rest, "\n## ")], -1) {
+		listed = append(listed, m[1])
+	}
+	for _, m := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatch(rest, -1) {
+		there = append(there, m[1])
+	}
+	if !slices.Equal(listed, there) {
+		t.Errorf("the contents are %q, and the sections %q", listed, there)
+	}
+}
+
 // The permissions in the README are enough for everything that it says.
 func TestThePermissions(t *testing.T) {
 	var conf string
