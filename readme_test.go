@@ -107,7 +107,7 @@ var programs = []struct {
 	{contains: "orders <- string(", output: "charging order 4711\n"},
 	{contains: "micro.NewService(", output: "charging order 4711\n", stop: true},
 	{contains: "jsbroker.RetryAfter(", output: "parcels.packed 4711\n"},
-	{contains: "http.ListenAndServe(", output: "connected to ", stop: true},
+	{contains: "http.ListenAndServe(", output: "charging order 4711\n", stop: true},
 }
 
 func readme(t *testing.T) string {
@@ -336,7 +336,7 @@ func TestTheCommandsAreThere(t *testing.T) {
 	for _, b := range blocksOf(t, "sh") {
 		commands += "\n" + b.text
 	}
-	for _, command := range []string{"go run ./examples/demo", "go test ./..."} {
+	for _, command := range []string{"go run ./examples/demo", "go test ./...", "go run github.com/nats-io/nats-server/v2@v" + server.VERSION} {
 		if !strings.Contains(commands, "\n"+command) {
 			t.Errorf("no shell block has %q", command)
 		}
