@@ -39,7 +39,7 @@ func TestErrorsAndPanicValuesThatPanicThemselvesEndAsDeadLetters(t *testing.T) {
 		"again":              func() error { return jsbroker.RetryAfter(0, none) },
 		"panic":              func() error { panic(none) },
 		"panic with a value": func() error { panic([]any{none, 1, "x"}) },
-		"panic with nil":     func() error { panic(nil) },
+		"panic with nil":     func() error { panic(nil) }, //nolint:govet // what a handler from hell does
 		"panic with a func":  func() error { panic(func() {}) },
 	}
 	subscribe(t, b, "orders", func(e broker.Event) error { return fail[string(e.Message().Body)]() }, broker.Queue("q"))

@@ -423,7 +423,7 @@ func (l *life) live(g int, rnd *rand.Rand) {
 	alone := fmt.Sprintf("alone.t%d", g)
 	var ctx context.Context
 	var cancel context.CancelFunc
-	renew := func() { ctx, cancel = context.WithCancel(context.Background()) }
+	renew := func() { ctx, cancel = context.WithCancel(context.Background()) } //nolint:fatcontext // each begins anew, none is within another
 	renew()
 	defer func() { cancel() }()
 	var subs []broker.Subscriber

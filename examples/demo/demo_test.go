@@ -134,7 +134,7 @@ func svgText(t *testing.T, file string) string {
 	for d := xml.NewDecoder(f); ; {
 		switch token, err := d.Token(); token := token.(type) {
 		case nil:
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				t.Fatalf("%s: %v", file, err)
 			}
 			return text.String()
