@@ -48,7 +48,7 @@ tidy: ## bring go.mod and go.sum in order
 	go mod tidy
 
 golden: ## write again what tests compare: the exported API, the dashboards
-	go test ./api -run '^TestAPI$$' -update
+	go test . -run '^TestAPI$$' -update
 	go generate ./...
 
 pictures: ## draw the dashboards from the data of PROMETHEUS=http://localhost:9090; needs Node and Chromium

@@ -1,6 +1,6 @@
-// Package readme_test holds README.md to the code: its programs compile and
-// run, and its tables are complete.
-package readme_test
+// Package module_test holds what stands beside the code to it: README.md, whose
+// programs compile and run, and whose tables are complete, and api.txt.
+package module_test
 
 import (
 	"bytes"

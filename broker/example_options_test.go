@@ -14,7 +14,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 // With slow and uneven handlers, a replica takes one message at a time and leaves
@@ -319,4 +319,26 @@ func ExampleWithHooks() {
 	must(b.Publish("orders.created", message("4711")))
 	fmt.Println(<-size)
 	// Output: 4 bytes for acme
+}
+
+// Streams are made by others: a topic that they have forgotten is an error, not a
+// stream that nobody knows of.
+func ExampleWithExistingStreams() {
+	b, done := connect(jsbroker.WithExistingStreams())
+	defer done()
+
+	err := b.Publish("invoices.sent", message("4711"))
+	fmt.Println(errors.Is(err, jsbroker.ErrStreamNotFound))
+	// Output: true
+}
+
+// Consumers are made by others, too, each with the name of its queue.
+func ExampleWithExistingConsumers() {
+	b, done := connect(jsbroker.WithExistingConsumers())
+	defer done()
+
+	must(b.Publish("invoices.sent", message("4711")))
+	_, err := b.Subscribe("invoices.sent", ignore, broker.Queue("archive"))
+	fmt.Println(errors.Is(err, jsbroker.ErrConsumerNotFound))
+	// Output: true
 }

@@ -13,7 +13,7 @@ import (
 	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/metrics"
 )
 

@@ -14,7 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/tracing"
 )
 

@@ -13,7 +13,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 // start is micro.NewService and Start of a service with both wrappers and one

@@ -23,7 +23,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/tracing"
 )
 

@@ -26,7 +26,7 @@ import (
 	"go-micro.dev/v5/logger"
 
 	_ "go-micro-jetstream/examples/internal/microtls"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 // serverVariable, if set, makes this process the server.

@@ -23,7 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 var binary string

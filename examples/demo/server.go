@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/examples/internal/natsurl"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 // mark is in the metadata of the streams that the demo makes.

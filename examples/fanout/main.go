@@ -16,7 +16,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	_ "go-micro-jetstream/examples/internal/microtls"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 func main() {

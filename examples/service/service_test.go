@@ -15,7 +15,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 var binary string

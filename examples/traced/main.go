@@ -32,7 +32,7 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
 	_ "go-micro-jetstream/examples/internal/microtls"
-	"go-micro-jetstream/internal/natsserver"
+	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/tracing"
 )
 

@@ -1,6 +1,4 @@
-// Package api_test holds what the module promises to those who import it: its
-// exported API stands in api.txt, and each exported function has an example.
-package api_test
+package module_test
 
 import (
 	"bytes"
@@ -64,7 +62,7 @@ func TestAPI(t *testing.T) {
 			t.Errorf("+ %s", line)
 		}
 	}
-	t.Errorf("the exported API is not what %s says. If that is what you want, run: go test ./api -update", golden)
+	t.Errorf("the exported API is not what %s says. If that is what you want, run: go test . -update", golden)
 }
 
 // TestEveryFunctionHasAnExample asks the same of types that have methods.
@@ -153,7 +151,7 @@ func describe(t *testing.T) []byte {
 		return os.Open(exports[path])
 	})
 	var out bytes.Buffer
-	fmt.Fprintln(&out, "The exported API. A test compares it; `go test ./api -update` writes it.")
+	fmt.Fprintln(&out, "The exported API. A test compares it; `go test . -update` writes it.")
 	for _, p := range slices.SortedFunc(slices.Values(public(all)), func(a, b pkg) int { return strings.Compare(a.ImportPath, b.ImportPath) }) {
 		typed, err := imp.Import(p.ImportPath)
 		if err != nil {
