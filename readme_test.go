@@ -1,5 +1,6 @@
 // Package module_test holds what stands beside the code to it: README.md, whose
-// programs compile and run, and whose tables are complete, and api.txt.
+// programs compile and run, and whose tables are complete, its translation, and
+// api.txt.
 package module_test
 
 import (
@@ -112,7 +113,12 @@ var programs = []struct {
 
 func readme(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
+	return read(t, "README.md")
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -565,12 +571,18 @@ func TestTheDeadLetterHeaders(t *testing.T) {
 	same(t, "the header", keys(rows(t, "| Header |")), headers)
 }
 
+var punctuation = regexp.MustCompile(`[^\p{L}\p{M}\p{N}\p{Pc} -]`)
+
+// anchor is what GitHub makes of a heading.
+func anchor(heading string) string {
+	return strings.ReplaceAll(punctuation.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
+}
+
 func TestTheLinks(t *testing.T) {
 	text := readme(t)
 	anchors := map[string]bool{}
-	punctuation := regexp.MustCompile(`[^a-z0-9 _-]`)
 	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
-		anchors[strings.ReplaceAll(punctuation.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+		anchors[anchor(m[1])] = true
 	}
 	for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(text, -1) {
 		target := m[1]
