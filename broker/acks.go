@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,14 +29,36 @@ type acks struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]*waiter
+	outbox  []outgoing // of publishes that wait
+	sending bool       // one of them is sending it
+
+	writing sync.Mutex // held while messages are taken from the outbox and sent
+	spare   []outgoing // room for the outbox
+
+	// Of the publishes that do not wait, guarded by mu.
+	timer  *time.Timer // expires them
+	expiry time.Time   // when it fires; zero: never
+}
+
+// outgoing is a message of a publish that waits for its answer.
+type outgoing struct {
+	msg *nats.Msg
+	id  uint64
+	w   *waiter
 }
 
 // waiter is a publish that has no answer yet.
 type waiter struct {
 	subject string
-	timer   *time.Timer
-	answer  chan answer  // holds one; for a publish that waits
-	done    func(answer) // for one that does not
+
+	// Of a publish that waits.
+	timer  *time.Timer
+	answer chan answer // holds one
+	sent   atomic.Bool
+
+	// Of one that does not.
+	limit time.Time
+	done  func(answer)
 }
 
 type answer struct {
@@ -84,7 +109,6 @@ func (a *acks) finish(id uint64, r answer) {
 	}
 	a.mu.Unlock()
 	if w.done != nil {
-		w.timer.Stop()
 		w.done(r)
 	}
 }
@@ -137,17 +161,45 @@ func (a *acks) remove(id uint64) bool {
 // send publishes the message and has done called, once, with the answer or with
 // why there is none. If it returns an error, done is not called.
 func (a *acks) send(m *nats.Msg, limit time.Time, done func(answer)) error {
-	w := &waiter{subject: m.Subject, done: done}
 	a.mu.Lock()
-	id := a.register(w)
-	w.timer = time.AfterFunc(time.Until(limit), func() { a.finish(id, answer{err: context.DeadlineExceeded}) })
+	id := a.register(&waiter{subject: m.Subject, limit: limit, done: done})
+	if a.expiry.IsZero() || limit.Before(a.expiry) {
+		a.expireAt(limit)
+	}
 	a.mu.Unlock()
 	m.Reply = a.reply(id)
 	if err := a.nc.PublishMsg(m); err != nil && a.remove(id) {
-		w.timer.Stop()
 		return fmt.Errorf("%w: %w", errNotSent, err)
 	}
 	return nil
+}
+
+// expireAt sets the one timer of all publishes that do not wait. The caller
+// holds a.mu.
+func (a *acks) expireAt(limit time.Time) {
+	a.expiry = limit
+	if a.timer == nil {
+		a.timer = time.AfterFunc(time.Until(limit), a.expire)
+		return
+	}
+	a.timer.Reset(time.Until(limit))
+}
+
+// expire ends the publishes whose time is over.
+func (a *acks) expire() {
+	now := time.Now()
+	a.finishAll(answer{err: context.DeadlineExceeded}, func(w *waiter) bool { return w.done != nil && !w.limit.After(now) })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var next time.Time
+	for _, w := range a.waiting {
+		if w.done != nil && (next.IsZero() || w.limit.Before(next)) {
+			next = w.limit
+		}
+	}
+	if a.expiry = next; !next.IsZero() {
+		a.expireAt(next)
+	}
 }
 
 // request publishes the message and waits for the answer until the limit.
@@ -157,21 +209,42 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <
 	w.timer.Reset(time.Until(limit))
 	a.mu.Lock()
 	id := a.register(w)
-	a.mu.Unlock()
 	m.Reply = a.reply(id)
+	a.outbox = append(a.outbox, outgoing{m, id, w})
+	leads, alone := !a.sending, len(a.waiting) == 1
+	a.sending = true
+	a.mu.Unlock()
 	defer func() {
 		w.timer.Stop()
+		if !w.sent.Load() {
+			a.withdraw(id)
+		}
 		if !a.remove(id) {
 			select { // an answer that came too late
 			case <-w.answer:
 			default:
 			}
 		}
+		w.sent.Store(false)
 		waiters.Put(w)
 	}()
 
-	if err := a.nc.PublishMsg(m); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	if leads {
+		if !alone {
+			// Answers arrive together and wake their publishers together. Let those
+			// that are about to send get to it: one by one, each message would cost
+			// a write of its own.
+			runtime.Gosched()
+		}
+		for a.sendOutbox() {
+			if len(w.answer) > 0 { // others publish on and on
+				go func() {
+					for a.sendOutbox() {
+					}
+				}()
+				break
+			}
+		}
 	}
 	select {
 	case r := <-w.answer:
@@ -182,6 +255,41 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <
 		return nil, context.DeadlineExceeded
 	case <-lost:
 		return nil, errInterrupted
+	}
+}
+
+// sendOutbox sends what is in the outbox, and reports false when there is nothing
+// and another publish has to take over.
+func (a *acks) sendOutbox() bool {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	a.mu.Lock()
+	batch := a.outbox
+	a.outbox, a.spare = a.spare[:0], batch
+	a.sending = len(batch) > 0
+	a.mu.Unlock()
+	for _, o := range batch {
+		err := a.nc.PublishMsg(o.msg)
+		o.w.sent.Store(true) // from here on the publish may be over
+		if err != nil {
+			a.finish(o.id, answer{err: fmt.Errorf("%w: %w", errNotSent, err)})
+		}
+	}
+	clear(batch)
+	return len(batch) > 0
+}
+
+// withdraw takes a message out of the outbox, or waits until it is sent: its
+// publish is over, and the message is the caller's again.
+func (a *acks) withdraw(id uint64) {
+	a.mu.Lock()
+	before := len(a.outbox)
+	a.outbox = slices.DeleteFunc(a.outbox, func(o outgoing) bool { return o.id == id })
+	withdrawn := len(a.outbox) < before
+	a.mu.Unlock()
+	if !withdrawn {
+		a.writing.Lock()
+		defer a.writing.Unlock()
 	}
 }
 

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 )
@@ -30,6 +31,41 @@ func (p *publication) enterWindow(ctx context.Context) error {
 }
 
 func (p *publication) leaveWindow() { <-p.conn.window }
+
+// completions are functions that run one after the other, on a goroutine that
+// there is as long as there are any.
+type completions struct {
+	mu      sync.Mutex
+	queue   []func()
+	running bool
+}
+
+func (q *completions) add(f func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queue = append(q.queue, f)
+	if !q.running {
+		q.running = true
+		go q.run()
+	}
+}
+
+func (q *completions) run() {
+	var batch []func()
+	for {
+		q.mu.Lock()
+		batch, q.queue = q.queue, batch[:0]
+		q.running = len(batch) > 0
+		q.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		for _, f := range batch {
+			f()
+		}
+		clear(batch)
+	}
+}
 
 // runAsync is run without waiting: the first try costs no goroutine, and what
 // does not succeed at once goes on in one of its own.

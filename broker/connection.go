@@ -32,10 +32,11 @@ type connection struct {
 	js     jetstream.JetStream
 	name   string // by which the server knows it
 
-	acks     *acks
-	window   chan struct{} // room for publishes that nobody waits for
-	streams  streamCache
-	ensuring chan struct{} // held while a stream is looked up or created
+	acks        *acks
+	window      chan struct{} // room for publishes that nobody waits for
+	completions completions   // what these have called when they are over
+	streams     streamCache
+	ensuring    chan struct{} // held while a stream is looked up or created
 
 	changed    atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
 	server     atomic.Pointer[string]        // URL of the last one, without credentials

@@ -88,10 +88,10 @@ func (call *publishCall) async(c *connection, cfg *config, m *broker.Message, do
 	p.runAsync(context.WithoutCancel(call.ctx), func(stored ack, err error) {
 		p.leaveWindow()
 		// Not where answers are received: done, and the hooks, may publish.
-		go func() {
+		c.completions.add(func() {
 			defer c.publishes.leave()
 			done(call.end(stored, err))
-		}()
+		})
 	})
 	return nil
 }
