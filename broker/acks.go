@@ -58,7 +58,7 @@ type waiter struct {
 
 	// Of one that does not.
 	limit time.Time
-	done  func(answer)
+	async *asyncPublish
 }
 
 type answer struct {
@@ -104,12 +104,12 @@ func (a *acks) finish(id uint64, r answer) {
 		return
 	}
 	delete(a.waiting, id)
-	if w.done == nil {
+	if w.async == nil {
 		w.answer <- r // under the lock: the waiter is used again
 	}
 	a.mu.Unlock()
-	if w.done != nil {
-		w.done(r)
+	if w.async != nil {
+		w.async.answered(r)
 	}
 }
 
@@ -123,7 +123,7 @@ func (a *acks) refuse(violation error) {
 // interrupt tells those that do not wait themselves that the connection is
 // lost, and with it their answers.
 func (a *acks) interrupt() {
-	a.finishAll(answer{err: errInterrupted}, func(w *waiter) bool { return w.done != nil })
+	a.finishAll(answer{err: errInterrupted}, func(w *waiter) bool { return w.async != nil })
 }
 
 func (a *acks) finishAll(r answer, which func(*waiter) bool) {
@@ -158,13 +158,13 @@ func (a *acks) remove(id uint64) bool {
 	return ok
 }
 
-// send publishes the message and has done called, once, with the answer or with
-// why there is none. If it returns an error, done is not called.
-func (a *acks) send(m *nats.Msg, limit time.Time, done func(answer)) error {
+// send publishes the message of a publish that does not wait. That is told of the
+// answer, or why there is none, unless send returns an error.
+func (a *acks) send(m *nats.Msg, w *waiter) error {
 	a.mu.Lock()
-	id := a.register(&waiter{subject: m.Subject, limit: limit, done: done})
-	if a.expiry.IsZero() || limit.Before(a.expiry) {
-		a.expireAt(limit)
+	id := a.register(w)
+	if a.expiry.IsZero() || w.limit.Before(a.expiry) {
+		a.expireAt(w.limit)
 	}
 	a.mu.Unlock()
 	m.Reply = a.reply(id)
@@ -188,12 +188,12 @@ func (a *acks) expireAt(limit time.Time) {
 // expire ends the publishes whose time is over.
 func (a *acks) expire() {
 	now := time.Now()
-	a.finishAll(answer{err: context.DeadlineExceeded}, func(w *waiter) bool { return w.done != nil && !w.limit.After(now) })
+	a.finishAll(answer{err: context.DeadlineExceeded}, func(w *waiter) bool { return w.async != nil && !w.limit.After(now) })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var next time.Time
 	for _, w := range a.waiting {
-		if w.done != nil && (next.IsZero() || w.limit.Before(next)) {
+		if w.async != nil && (next.IsZero() || w.limit.Before(next)) {
 			next = w.limit
 		}
 	}
@@ -237,11 +237,8 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <
 			runtime.Gosched()
 		}
 		for a.sendOutbox() {
-			if len(w.answer) > 0 { // others publish on and on
-				go func() {
-					for a.sendOutbox() {
-					}
-				}()
+			if len(w.answer) > 0 { // this publish is over, but others go on and on
+				go a.sendAll()
 				break
 			}
 		}
@@ -277,6 +274,11 @@ func (a *acks) sendOutbox() bool {
 	}
 	clear(batch)
 	return len(batch) > 0
+}
+
+func (a *acks) sendAll() {
+	for a.sendOutbox() {
+	}
 }
 
 // withdraw takes a message out of the outbox, or waits until it is sent: its

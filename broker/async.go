@@ -30,20 +30,85 @@ func (p *publication) enterWindow(ctx context.Context) error {
 	}
 }
 
-func (p *publication) leaveWindow() { <-p.conn.window }
+// asyncPublish is a Publish that does not wait. Its first try costs no goroutine;
+// what does not succeed at once goes on in one of its own.
+type asyncPublish struct {
+	waiter waiter
+	publication
+	call   publishCall
+	done   func(error)
+	stored ack
+	err    error
+}
 
-// completions are functions that run one after the other, on a goroutine that
-// there is as long as there are any.
+// begin sends the message, unless that takes time.
+func (a *asyncPublish) begin() {
+	st := a.conn.streams.find(a.msg.Subject)
+	if st == nil || !a.conn.nc.IsConnected() {
+		go a.goOn(nil)
+		return
+	}
+	a.publication.stream = st
+	a.waiter.subject, a.waiter.limit, a.waiter.async = a.msg.Subject, a.tryUntil(st), a
+	if err := a.conn.acks.send(a.msg, &a.waiter); err != nil {
+		go a.goOn(err)
+	}
+}
+
+// answered takes the answer to the first try.
+func (a *asyncPublish) answered(r answer) {
+	err := r.err
+	if err == nil {
+		a.stored, err = parseAck(r.msg, a.publication.stream.name)
+	}
+	if err != nil {
+		go a.goOn(err)
+		return
+	}
+	a.end()
+}
+
+// goOn is what happens after a failed first try, or instead of one.
+func (a *asyncPublish) goOn(failure error) {
+	if failure != nil {
+		// The connection can be lost and back while the first try is still being
+		// written: what that reads must not change.
+		a.msg = &nats.Msg{Subject: a.msg.Subject, Header: a.msg.Header, Data: a.msg.Data}
+		failure = a.retry(a.call.ctx, a.publication.stream, failure)
+	}
+	if failure == nil {
+		a.stored, a.err = a.run(a.call.ctx)
+	} else {
+		a.err = a.fail(failure)
+	}
+	a.end()
+}
+
+// end makes room for the next message. What is told of the result waits its
+// turn: where answers are received, it could not publish.
+func (a *asyncPublish) end() {
+	<-a.conn.window
+	a.conn.completions.add(a)
+}
+
+// complete tells the hooks and the caller.
+func (a *asyncPublish) complete() {
+	defer a.conn.publishes.leave()
+	a.done(a.call.end(a.stored, a.err))
+}
+
+// completions are publishes that have ended. They are completed one after the
+// other, on a goroutine that there is as long as there are any.
 type completions struct {
 	mu      sync.Mutex
-	queue   []func()
+	queue   []*asyncPublish
 	running bool
 }
 
-func (q *completions) add(f func()) {
+func (q *completions) add(a *asyncPublish) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.queue = append(q.queue, f)
+	q.queue = append(q.queue, a)
 	if !q.running {
 		q.running = true
 		go q.run()
@@ -51,51 +116,34 @@ func (q *completions) add(f func()) {
 }
 
 func (q *completions) run() {
-	var batch []func()
-	for {
-		q.mu.Lock()
-		batch, q.queue = q.queue, batch[:0]
-		q.running = len(batch) > 0
-		q.mu.Unlock()
-		if len(batch) == 0 {
-			return
-		}
-		for _, f := range batch {
-			f()
-		}
-		clear(batch)
+	for batch := q.take(nil); len(batch) > 0; batch = q.take(batch) {
+		q.complete(batch)
 	}
 }
 
-// runAsync is run without waiting: the first try costs no goroutine, and what
-// does not succeed at once goes on in one of its own.
-func (p *publication) runAsync(ctx context.Context, done func(ack, error)) {
-	st := p.conn.streams.find(p.msg.Subject)
-	if st == nil || !p.conn.nc.IsConnected() {
-		go func() { done(p.run(ctx)) }()
-		return
-	}
-	goOn := func(err error) {
-		// The connection can be lost and back while the first try is still being
-		// written: what that reads must not change.
-		p.msg = &nats.Msg{Subject: p.msg.Subject, Header: p.msg.Header, Data: p.msg.Data}
-		if err := p.retry(ctx, st, err); err != nil {
-			done(ack{}, p.fail(err))
-			return
+// take returns what is in the queue, which gets the room of the former batch.
+func (q *completions) take(former []*asyncPublish) []*asyncPublish {
+	clear(former)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	batch := q.queue
+	q.queue, q.running = former[:0], len(batch) > 0
+	return batch
+}
+
+// complete completes the batch even if the code of the caller ends this goroutine.
+func (q *completions) complete(batch []*asyncPublish) {
+	next := 0
+	defer func() {
+		if next < len(batch) { // runtime.Goexit; a panic ends the program
+			go func() {
+				q.complete(batch[next:])
+				q.run()
+			}()
 		}
-		done(p.run(ctx))
-	}
-	err := p.conn.acks.send(p.msg, p.tryUntil(st), func(a answer) {
-		if a.err == nil {
-			var stored ack
-			if stored, a.err = parseAck(a.msg, st.name); a.err == nil {
-				done(stored, nil)
-				return
-			}
-		}
-		go goOn(a.err)
-	})
-	if err != nil {
-		go goOn(err)
+	}()
+	for next < len(batch) {
+		next++
+		batch[next-1].complete()
 	}
 }

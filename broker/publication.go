@@ -47,7 +47,8 @@ type publication struct {
 	conn       *connection
 	cfg        *config
 	msg        *nats.Msg
-	begin      time.Time
+	first      nats.Msg // what msg points to, most of the time
+	began      time.Time
 	deadline   time.Time
 	stream     *stream // of the latest try
 	last       error   // why that did not succeed
@@ -56,24 +57,24 @@ type publication struct {
 	pause      time.Duration
 }
 
-// newPublication checks everything that can be checked without the server. The
-// caller leaves connection.publishes if it succeeds.
-func (c *connection) newPublication(ctx context.Context, cfg *config, topic string, m *broker.Message, header map[string]string, id string) (*publication, error) {
+// init checks everything that can be checked without the server. The caller
+// leaves connection.publishes if it succeeds.
+func (p *publication) init(ctx context.Context, c *connection, cfg *config, topic string, m *broker.Message, header map[string]string, id string) error {
 	if err := checkPublishTopic(topic); err != nil {
-		return nil, err
+		return err
 	}
 	if m == nil {
-		return nil, fmt.Errorf("%w: it is nil", ErrInvalidMessage)
+		return fmt.Errorf("%w: it is nil", ErrInvalidMessage)
 	}
 	if err := checkHeader(nats.MsgIdHdr, id, false); err != nil {
-		return nil, err
+		return err
 	}
 	wire, size, err := wireHeader(header, id, len(m.Body) == 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if c == nil || !c.publishes.enter() {
-		return nil, errNoConnection
+		return errNoConnection
 	}
 	if size += len(m.Body); int64(size) > c.nc.MaxPayload() {
 		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
@@ -82,17 +83,16 @@ func (c *connection) newPublication(ctx context.Context, cfg *config, topic stri
 	}
 	if err != nil {
 		c.publishes.leave()
-		return nil, err
+		return err
 	}
-	begin := time.Now()
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = begin.Add(publishTimeout)
+	p.conn, p.cfg, p.began = c, cfg, time.Now()
+	var ok bool
+	if p.deadline, ok = ctx.Deadline(); !ok {
+		p.deadline = p.began.Add(publishTimeout)
 	}
-	return &publication{
-		conn: c, cfg: cfg, begin: begin, deadline: deadline,
-		msg: &nats.Msg{Subject: topic, Header: wire, Data: m.Body},
-	}, nil
+	p.first = nats.Msg{Subject: topic, Header: wire, Data: m.Body}
+	p.msg = &p.first
+	return nil
 }
 
 // run sends the message, and sends it again as long as that is safe and of use.
@@ -263,7 +263,7 @@ func (p *publication) tryUntil(st *stream) time.Time {
 // repeatable reports whether the message may be sent again until the deadline:
 // only where the stream recognises the second copy is that safe.
 func (p *publication) repeatable(st *stream) bool {
-	return st.duplicates > p.deadline.Sub(p.begin)
+	return st.duplicates > p.deadline.Sub(p.began)
 }
 
 // awaitConnection waits within the deadline until the connection is up.

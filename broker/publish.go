@@ -63,8 +63,8 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 	header := call.start(m)
 	err = errUnfinished
 	defer func() { err = call.end(stored, err) }()
-	p, err := c.newPublication(call.ctx, cfg, call.topic, m, header, call.id)
-	if err != nil {
+	var p publication
+	if err := p.init(call.ctx, c, cfg, call.topic, m, header, call.id); err != nil {
 		return err
 	}
 	defer c.publishes.leave()
@@ -75,24 +75,21 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 // async returns an error, or calls done later, but not both.
 func (call *publishCall) async(c *connection, cfg *config, m *broker.Message, done func(error)) error {
 	header := call.start(m)
-	p, err := c.newPublication(call.ctx, cfg, call.topic, m, header, call.id)
-	if err != nil {
+	a := &asyncPublish{done: done}
+	if err := a.init(call.ctx, c, cfg, call.topic, m, header, call.id); err != nil {
 		return call.end(ack{}, err)
 	}
-	if err := p.enterWindow(call.ctx); err != nil {
+	if err := a.enterWindow(call.ctx); err != nil {
 		c.publishes.leave()
 		return call.end(ack{}, err)
 	}
-	// The caller's context may end as soon as Publish has returned, which is not
-	// to say that the message is no longer wanted. Its deadline stays.
-	p.runAsync(context.WithoutCancel(call.ctx), func(stored ack, err error) {
-		p.leaveWindow()
-		// Not where answers are received: done, and the hooks, may publish.
-		c.completions.add(func() {
-			defer c.publishes.leave()
-			done(call.end(stored, err))
-		})
-	})
+	if call.ctx.Done() != nil {
+		// The caller's context may end as soon as Publish has returned, which is
+		// not to say that the message is no longer wanted. Its deadline stays.
+		call.ctx = context.WithoutCancel(call.ctx)
+	}
+	a.call = *call
+	a.begin()
 	return nil
 }
 
