@@ -6,12 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,22 +26,8 @@ type acks struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]*waiter
-	outbox  []outgoing // of publishes that wait
-	sending bool       // one of them is sending it
-
-	writing sync.Mutex // held while messages are taken from the outbox and sent
-	spare   []outgoing // room for the outbox
-
-	// Of the publishes that do not wait, guarded by mu.
-	timer  *time.Timer // expires them
-	expiry time.Time   // when it fires; zero: never
-}
-
-// outgoing is a message of a publish that waits for its answer.
-type outgoing struct {
-	msg *nats.Msg
-	id  uint64
-	w   *waiter
+	timer   *time.Timer // expires the publishes that do not wait
+	expiry  time.Time   // when it fires; zero: never
 }
 
 // waiter is a publish that has no answer yet.
@@ -54,7 +37,6 @@ type waiter struct {
 	// Of a publish that waits.
 	timer  *time.Timer
 	answer chan answer // holds one
-	sent   atomic.Bool
 
 	// Of one that does not.
 	limit time.Time
@@ -85,6 +67,15 @@ func (a *acks) open(nc *nats.Conn) error {
 	a.nc, a.prefix = nc, nc.NewInbox()+"."
 	_, err := nc.Subscribe(a.prefix+"*", a.receive)
 	return err
+}
+
+// close stops what would outlive the connection. No answer is awaited any more.
+func (a *acks) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.timer != nil {
+		a.timer.Stop()
+	}
 }
 
 func (a *acks) receive(m *nats.Msg) {
@@ -209,39 +200,21 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <
 	w.timer.Reset(time.Until(limit))
 	a.mu.Lock()
 	id := a.register(w)
-	m.Reply = a.reply(id)
-	a.outbox = append(a.outbox, outgoing{m, id, w})
-	leads, alone := !a.sending, len(a.waiting) == 1
-	a.sending = true
 	a.mu.Unlock()
+	m.Reply = a.reply(id)
 	defer func() {
 		w.timer.Stop()
-		if !w.sent.Load() {
-			a.withdraw(id)
-		}
 		if !a.remove(id) {
 			select { // an answer that came too late
 			case <-w.answer:
 			default:
 			}
 		}
-		w.sent.Store(false)
 		waiters.Put(w)
 	}()
 
-	if leads {
-		if !alone {
-			// Answers arrive together and wake their publishers together. Let those
-			// that are about to send get to it: one by one, each message would cost
-			// a write of its own.
-			runtime.Gosched()
-		}
-		for a.sendOutbox() {
-			if len(w.answer) > 0 { // this publish is over, but others go on and on
-				go a.sendAll()
-				break
-			}
-		}
+	if err := a.nc.PublishMsg(m); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
 	select {
 	case r := <-w.answer:
@@ -252,46 +225,6 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <
 		return nil, context.DeadlineExceeded
 	case <-lost:
 		return nil, errInterrupted
-	}
-}
-
-// sendOutbox sends what is in the outbox, and reports false when there is nothing
-// and another publish has to take over.
-func (a *acks) sendOutbox() bool {
-	a.writing.Lock()
-	defer a.writing.Unlock()
-	a.mu.Lock()
-	batch := a.outbox
-	a.outbox, a.spare = a.spare[:0], batch
-	a.sending = len(batch) > 0
-	a.mu.Unlock()
-	for _, o := range batch {
-		err := a.nc.PublishMsg(o.msg)
-		o.w.sent.Store(true) // from here on the publish may be over
-		if err != nil {
-			a.finish(o.id, answer{err: fmt.Errorf("%w: %w", errNotSent, err)})
-		}
-	}
-	clear(batch)
-	return len(batch) > 0
-}
-
-func (a *acks) sendAll() {
-	for a.sendOutbox() {
-	}
-}
-
-// withdraw takes a message out of the outbox, or waits until it is sent: its
-// publish is over, and the message is the caller's again.
-func (a *acks) withdraw(id uint64) {
-	a.mu.Lock()
-	before := len(a.outbox)
-	a.outbox = slices.DeleteFunc(a.outbox, func(o outgoing) bool { return o.id == id })
-	withdrawn := len(a.outbox) < before
-	a.mu.Unlock()
-	if !withdrawn {
-		a.writing.Lock()
-		defer a.writing.Unlock()
 	}
 }
 

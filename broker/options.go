@@ -78,10 +78,12 @@ func option(change func(s *settings) error) broker.Option {
 }
 
 // WithBatchSize fixes how many messages a fetch asks for: at least 1. By default
-// it is 10, and with a backlog as many, up to 500, as the subscription lately
-// handled in 50ms: quick handlers are fed without pauses, and slow ones do not
+// it is 10, and with a backlog as many, up to 500 or some 4 MiB, as the
+// subscription lately handled in 50ms, with the next fetch under way before the
+// last is handled: quick handlers are fed without pauses, and slow ones do not
 // hoard what other replicas could handle. Fix it where messages are so uneven
-// that the past does not tell, or where a batch must not exceed some number.
+// that the past does not tell, or where a batch must not exceed some number;
+// there is then one fetch at a time.
 func WithBatchSize(n int) broker.Option {
 	return option(func(s *settings) error {
 		if n < 1 {
@@ -95,7 +97,8 @@ func WithBatchSize(n int) broker.Option {
 // WithFetchBytes bounds a fetch by n bytes, headers and protocol overhead
 // included, in addition to the batch size: for large messages, so that a batch
 // of them fits into memory. A single message that is larger is fetched alone.
-// Off by default.
+// There is then one fetch at a time. By default a fetch is bounded by 16 MiB, and
+// one that was not fixed asks for some 4 MiB by the size of the latest messages.
 func WithFetchBytes(n int) broker.Option {
 	return option(func(s *settings) error {
 		if n < 1 {
@@ -465,9 +468,10 @@ func MessageID(id string) broker.PublishOption {
 // have many messages at hand and can tell later which of them failed. When
 // Publish returns nil, done is called once, with nil when the message is stored
 // or with the error that Publish would have returned. When Publish returns an
-// error, done is not called. done runs on a goroutine of its own, so several may
-// run at a time and in any order. Repeated tries may change the order of
-// messages. Disconnect waits for the answers and for done, within its bound.
+// error, done is not called. It may publish and disconnect. A connection calls
+// done of one message after the other, so what takes long belongs elsewhere.
+// Repeated tries may change the order of messages. Disconnect waits for the
+// answers and for done, within its bound.
 //
 // [WithAsyncWindow] bounds the messages under way; when it is full, Publish
 // waits for room. With a nil done Publish waits for the answer as usual.

@@ -45,8 +45,8 @@ type pull struct {
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between
-// deliveries.
-const statusSlots = 64
+// deliveries: few, so that with the default MaxAckPending it takes 8 KiB.
+const statusSlots = 12
 
 // requestBytes bounds a request where the user has not: messages may suddenly be
 // far larger than those that the batch was made for.
@@ -145,13 +145,16 @@ const (
 	maxWait = 30 * time.Second
 )
 
-// nextWait is how long the server may hold the next request: longer and longer
-// while nothing comes.
+// nextWait is how long the server may hold the next request: long while nothing
+// comes.
 func (p *pull) nextWait() time.Duration {
-	if p.fixedWait > 0 {
+	switch {
+	case p.fixedWait > 0:
 		return p.fixedWait
+	case p.idle > 0:
+		return maxWait
 	}
-	return min(minWait<<min(p.idle, 3), maxWait)
+	return minWait
 }
 
 // heartbeat is how often the server reports while it has nothing to deliver: an

@@ -143,6 +143,7 @@ func (c *connection) close() {
 	}
 	c.nc.Close()
 	<-c.closed
+	c.acks.close()
 	if !alreadyClosed {
 		c.logf(logger.InfoLevel, "disconnected from %s", url)
 		c.emitState(StateClosed, url, nil)

@@ -1,0 +1,101 @@
+package broker_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// BenchmarkPublish measures Publish beside PublishMsg, one publisher and sixteen.
+// As Publish does, xraw-with-id gives each message an id, by which the stream
+// knows a repetition: the server has more to do for those.
+func BenchmarkPublish(b *testing.B) {
+	w := newBench(b)
+	for _, bm := range []struct{ publishers, messages int }{{1, 4000}, {16, 20_000}} {
+		b.Run(fmt.Sprintf("publishers=%d", bm.publishers), func(b *testing.B) {
+			w.workQueue(b, "pubraw")
+			w.workQueue(b, "pubours")
+			br := w.broker(b)
+			round := func(one func() error) time.Duration {
+				begin := time.Now()
+				var wg sync.WaitGroup
+				for range bm.publishers {
+					wg.Go(func() {
+						for range bm.messages / bm.publishers {
+							if err := one(); err != nil {
+								b.Error(err)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				return time.Since(begin)
+			}
+			raw := func(opts ...jetstream.PublishOpt) error {
+				_, err := w.js.PublishMsg(context.Background(), rawMessage("pubraw.x"), opts...)
+				return err
+			}
+			var plain, withID ratios
+			for b.Loop() {
+				bare := round(func() error { return raw() })
+				ours := round(func() error {
+					return br.Publish("pubours.x", &broker.Message{Header: benchHeader, Body: benchBody})
+				})
+				identified := round(func() error { return raw(jetstream.WithMsgID(uuid.NewString())) })
+				plain.add(bare, ours)
+				withID.add(identified, ours)
+			}
+			plain.speed(b, bm.messages)
+			b.ReportMetric(withID.ratio(), "xraw-with-id")
+		})
+	}
+}
+
+// BenchmarkPublishAsync measures Async beside PublishMsgAsync with the same window.
+func BenchmarkPublishAsync(b *testing.B) {
+	const n, window = 20_000, 1000
+	w := newBench(b)
+	w.workQueue(b, "asyncraw")
+	w.workQueue(b, "asyncours")
+	br := w.broker(b, jsbroker.WithAsyncWindow(window))
+	js, err := jetstream.New(w.nc, jetstream.WithPublishAsyncMaxPending(window))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var r ratios
+	for b.Loop() {
+		begin := time.Now()
+		for range n {
+			if _, err := js.PublishMsgAsync(rawMessage("asyncraw.x"), jetstream.WithStallWait(patience)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		<-js.PublishAsyncComplete()
+		raw := time.Since(begin)
+		var all sync.WaitGroup
+		all.Add(n)
+		begin = time.Now()
+		for range n {
+			err := br.Publish("asyncours.x", &broker.Message{Header: benchHeader, Body: benchBody}, jsbroker.Async(func(err error) {
+				if err != nil {
+					b.Error(err)
+				}
+				all.Done()
+			}))
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		all.Wait()
+		r.add(raw, time.Since(begin))
+	}
+	r.speed(b, n)
+}
