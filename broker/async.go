@@ -131,11 +131,12 @@ func (q *completions) take(former []*asyncPublish) []*asyncPublish {
 	return batch
 }
 
-// complete completes the batch even if the code of the caller ends this goroutine.
+// complete completes the batch, and goes on elsewhere if the caller's code has
+// ended this goroutine.
 func (q *completions) complete(batch []*asyncPublish) {
-	next := 0
+	next, returned := 0, false
 	defer func() {
-		if next < len(batch) { // runtime.Goexit; a panic ends the program
+		if !returned { // runtime.Goexit; a panic ends the program
 			go func() {
 				q.complete(batch[next:])
 				q.run()
@@ -146,4 +147,5 @@ func (q *completions) complete(batch []*asyncPublish) {
 		next++
 		batch[next-1].complete()
 	}
+	returned = true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -155,4 +156,82 @@ func TestDisconnectFlushesAsyncPublishes(t *testing.T) {
 	if stored := streamInfo(t, js, "ORDERS").State.Msgs; stored != n || ok.Load() != n {
 		t.Fatalf("%d stored, %d reported, want %d", stored, ok.Load(), n)
 	}
+}
+
+func TestAsyncReportsOneAfterTheOtherWhateverDoneDoes(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	publish(t, b, "orders", "first") // the stream is known: the next ones go out in order
+	const n = 100
+	var running atomic.Int64
+	order := make(chan int, n)
+	followedUp := make(chan error, n)
+	for i := range n {
+		err := b.Publish("orders", message("x"), jsbroker.Async(func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			if running.Add(1) != 1 {
+				t.Error("two run at a time")
+			}
+			defer running.Add(-1)
+			order <- i
+			switch i % 10 {
+			case 3:
+				runtime.Goexit()
+			case 5:
+				followedUp <- b.Publish("orders", message("waits"))
+			case 7:
+				if err := b.Publish("orders", message("does not"), jsbroker.Async(func(err error) { followedUp <- err })); err != nil {
+					t.Error(err)
+				}
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range n {
+		if got := receive(t, order); got != i {
+			t.Fatalf("message %d is reported, want %d", got, i)
+		}
+	}
+	for range n / 5 {
+		if err := receive(t, followedUp); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAsyncEndsAtEachDeadlineWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	publish(t, b, "orders", "first")
+	p.stall()
+	ended := make(chan time.Duration, 3)
+	// The earliest deadline is neither the first nor the last to be waited for.
+	for _, limit := range []time.Duration{200 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		err := b.Publish("orders", message("x"), broker.PublishContext(ctx), jsbroker.Async(func(err error) {
+			if !errors.Is(err, jsbroker.ErrPublishUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("done: %v", err)
+			}
+			if deadline, _ := ctx.Deadline(); time.Now().Before(deadline) {
+				t.Errorf("done before the deadline of %v", limit)
+			}
+			ended <- limit
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond} {
+		if got := receive(t, ended); got != want {
+			t.Errorf("ended at %v, want %v", got, want)
+		}
+	}
+	p.resume()
 }

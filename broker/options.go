@@ -468,10 +468,10 @@ func MessageID(id string) broker.PublishOption {
 // have many messages at hand and can tell later which of them failed. When
 // Publish returns nil, done is called once, with nil when the message is stored
 // or with the error that Publish would have returned. When Publish returns an
-// error, done is not called. It may publish and disconnect. A connection calls
-// done of one message after the other, so what takes long belongs elsewhere.
-// Repeated tries may change the order of messages. Disconnect waits for the
-// answers and for done, within its bound.
+// error, done is not called. It is called for one message of the connection after
+// the other, so what takes long belongs elsewhere. It may publish, but not call
+// Disconnect, which waits for the answers and for done, within its bound. Repeated
+// tries may change the order of messages.
 //
 // [WithAsyncWindow] bounds the messages under way; when it is full, Publish
 // waits for room. With a nil done Publish waits for the answer as usual.
