@@ -178,25 +178,32 @@ func checkHeader(key, value string, emptyBody bool) error {
 }
 
 // incomingHeader is the Message.Header of a delivery: a new map, never nil,
-// without JetStream's control headers.
-func incomingHeader(in nats.Header) map[string]string {
-	out := make(map[string]string, len(in)+1)
+// without JetStream's control headers. It also tells whether there are trace
+// headers in a message that go-micro's client has published.
+func incomingHeader(in nats.Header) (out map[string]string, traced bool) {
+	out = make(map[string]string, len(in)+1)
+	byGoMicro := false
 	for k, vs := range in {
 		if len(vs) == 0 || isNATSHeader(k) {
 			continue
 		}
 		// Values after the first have no place in go-micro's map. NATS clients
 		// read the first, too.
-		if len(k) == len(contentTypeHeader) && strings.EqualFold(k, contentTypeHeader) {
+		switch {
+		case len(k) == len(contentTypeHeader) && strings.EqualFold(k, contentTypeHeader):
 			// go-micro looks for this spelling only, and without it takes the body
 			// for protobuf. A canonical key beside another spelling wins.
 			if _, ok := in[contentTypeHeader]; !ok {
 				k = contentTypeHeader
 			}
+		case k == topicHeader:
+			byGoMicro = true
+		case traceIndex(k) >= 0:
+			traced = true
 		}
 		out[k] = vs[0]
 	}
-	return out
+	return out, traced && byGoMicro
 }
 
 // spellForGoMicro gives the trace headers of a delivery the spelling that
@@ -204,9 +211,9 @@ func incomingHeader(in nats.Header) map[string]string {
 // in lower case they would stand beside the wrapper's, and the wrapper takes
 // the one or the other by chance when it looks for the parent.
 func spellForGoMicro(h map[string]string) {
-	for i, name := range traceHeaders {
-		if v, ok := h[name]; ok {
-			delete(h, name)
+	for k, v := range h {
+		if i := traceIndex(k); i >= 0 && k == traceHeaders[i] {
+			delete(h, k)
 			h[canonicalTraceHeaders[i]] = v
 		}
 	}

@@ -50,7 +50,7 @@ func (s *subscription) logSome(level logger.Level, e *event, format string, args
 func (e *event) traceID() string {
 	h := e.message.Header
 	if h == nil { // not handed to the handler yet
-		h = incomingHeader(e.msg.Header)
+		h, _ = incomingHeader(e.msg.Header)
 	}
 	var t traces
 	for k, v := range h {

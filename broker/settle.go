@@ -148,7 +148,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 
 // deadLetter is the message as it was received, and why it is dead.
 func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
-	h := incomingHeader(e.msg.Header)
+	h, _ := incomingHeader(e.msg.Header)
 	for k, v := range h {
 		if checkHeader(k, v, len(e.msg.Data) == 0) != nil {
 			delete(h, k) // from a client that minds less than ours

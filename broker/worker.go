@@ -463,7 +463,8 @@ func (s *subscription) handle(slot int, e *event) {
 	if e.meta.streamSequence == 0 {
 		s.logSome(logger.WarnLevel, nil, "delivery with the reply subject %q: %v", shorten(e.msg.Reply), errNotAckSubject)
 	}
-	e.message = broker.Message{Header: incomingHeader(e.msg.Header), Body: e.msg.Data}
+	header, traced := incomingHeader(e.msg.Header)
+	e.message = broker.Message{Header: header, Body: e.msg.Data}
 	var o outcome
 	defer s.conclude(slot, e, &o) // also after a panic or Goexit
 	listened := len(s.hooks.handleStart) > 0
@@ -475,7 +476,7 @@ func (s *subscription) handle(slot int, e *event) {
 		e.ctx = start(s.hooks, s.hooks.handleStart, e.ctx, HandleStart{Delivery: e.delivery(), Header: e.message.Header, Lag: o.lag})
 		o.began = time.Now() // the handler's time is its own
 	}
-	if _, ok := e.message.Header[topicHeader]; ok || listened {
+	if traced || listened {
 		spellForGoMicro(e.message.Header)
 	}
 	switch {
