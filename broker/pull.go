@@ -206,13 +206,21 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	if err == nil {
 		return false, nil
 	}
-	p.open -= p.undelivered(m)
-	if errors.Is(err, jetstream.ErrMaxBytesExceeded) {
-		p.single = p.open == 0 && p.got == 0
-		err = errBatchDone
+	left := p.undelivered(m)
+	if left == 0 && errors.Is(err, errBatchDone) {
+		return false, err // served in full, with bytes to spare
 	}
-	if p.short = true; p.open == 0 && p.got == 0 && errors.Is(err, errBatchDone) {
+	p.open -= left
+	p.short = true
+	switch {
+	case p.open > 0 || p.got > 0:
+	case errors.Is(err, jetstream.ErrMaxBytesExceeded):
+		p.single = true
+	case errors.Is(err, errBatchDone):
 		p.idle++
+	}
+	if errors.Is(err, jetstream.ErrMaxBytesExceeded) {
+		err = errBatchDone
 	}
 	return false, err
 }

@@ -1,0 +1,43 @@
+package broker
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+)
+
+// The server ends each request that has a byte bound with a status: one that was
+// served in full is no reason to begin anew with small ones.
+func TestEndsOfRequests(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, status, description, pending string
+		open                               int
+		short                              bool
+	}{
+		{"in full, with bytes to spare", "409", "Batch Completed", "0", 300, false},
+		{"bytes used up", "409", "Batch Completed", "40", 260, true},
+		{"expired", "408", "Request Timeout", "250", 50, true},
+		{"of a server that does not say", "408", "Request Timeout", "", 0, true},
+		{"heartbeat", "100", "Idle Heartbeat", "", 300, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := pull{first: 6, seq: 7, open: 300, got: 10}
+			m := nats.NewMsg("_INBOX.x.6")
+			m.Header.Set("Status", tt.status)
+			m.Header.Set("Description", tt.description)
+			if tt.pending != "" {
+				m.Header.Set("Nats-Pending-Messages", tt.pending)
+			}
+			delivery, err := p.accept(m)
+			if delivery || err != nil && !errors.Is(err, errBatchDone) {
+				t.Fatalf("delivery %v, %v", delivery, err)
+			}
+			if p.open != tt.open || p.short != tt.short {
+				t.Errorf("open %d, short %v; want %d, %v", p.open, p.short, tt.open, tt.short)
+			}
+		})
+	}
+}
