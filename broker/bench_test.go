@@ -1,12 +1,10 @@
 package broker_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -64,28 +62,13 @@ func runAsServer() bool {
 
 func newBench(b *testing.B) *bench {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), serverVariable+"="+b.TempDir())
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
+	p := startProcess(b, serverVariable+"="+b.TempDir())
+	b.Cleanup(func() { // or it could not remove its directory
+		_ = p.input.Close()
+		_ = p.cmd.Wait()
 	})
-	scanner := bufio.NewScanner(out)
-	for scanner.Scan() && !strings.HasPrefix(scanner.Text(), "nats://") {
-	}
-	w := &bench{url: scanner.Text()}
+	w := &bench{url: p.await(b, "nats://")}
+	var err error
 	if w.nc, err = nats.Connect(w.url); err != nil {
 		b.Fatal(err)
 	}

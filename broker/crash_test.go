@@ -1,12 +1,10 @@
 package broker_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -65,59 +63,13 @@ func runAsDoomed() bool {
 	select {}
 }
 
-// process is another process of this test binary.
-type process struct {
-	cmd   *exec.Cmd
-	lines chan string
-}
-
-func startProcess(t *testing.T, variable, value string) *process {
-	t.Helper()
-	p := &process{cmd: exec.Command(os.Args[0]), lines: make(chan string, 100)}
-	p.cmd.Env = append(os.Environ(), variable+"="+value)
-	p.cmd.Stderr = os.Stderr
-	if _, err := p.cmd.StdinPipe(); err != nil { // a server ends with it
-		t.Fatal(err)
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.kill)
-	go func() {
-		for scanner := bufio.NewScanner(out); scanner.Scan(); {
-			p.lines <- scanner.Text()
-		}
-	}()
-	return p
-}
-
-// await returns the next line that begins so.
-func (p *process) await(t *testing.T, begins string) string {
-	t.Helper()
-	for {
-		if line := receive(t, p.lines); strings.HasPrefix(line, begins) {
-			return line
-		}
-	}
-}
-
-// kill is kill -9.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
-}
-
 func startDoomed(t *testing.T, d doomed) *process {
 	t.Helper()
 	text, err := json.Marshal(d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startProcess(t, doomedVariable, string(text))
+	return startProcess(t, doomedVariable+"="+string(text))
 }
 
 // ackWait is how long a killed process keeps its messages.
@@ -229,7 +181,7 @@ func TestKilledServerHasWhatItAcked(t *testing.T) {
 	dir, l := t.TempDir(), newLedger()
 	connect := func() (*process, broker.Broker) {
 		t.Helper()
-		p := startProcess(t, serverVariable, dir)
+		p := startProcess(t, serverVariable+"="+dir)
 		b := jsbroker.NewBroker(broker.Addrs(p.await(t, "nats://")), quiet(), l.watch())
 		if err := b.Connect(); err != nil {
 			t.Fatal(err)

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,35 +60,13 @@ func runAsService() bool {
 
 // serviceProcess is such a process.
 type serviceProcess struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	input io.Writer
-	lines chan string // of its output; closed at its end
+	*process
+	t *testing.T
 }
 
 func startServiceProcess(t *testing.T, url string) *serviceProcess {
 	t.Helper()
-	p := &serviceProcess{t: t, cmd: exec.Command(os.Args[0]), lines: make(chan string, 1000)}
-	p.cmd.Env = append(os.Environ(), serviceVariable+"="+url)
-	var err error
-	p.input, err = p.cmd.StdinPipe()
-	noErr(t, err)
-	output, err := p.cmd.StdoutPipe()
-	noErr(t, err)
-	noErr(t, p.cmd.Start())
-	t.Cleanup(func() {
-		if p.cmd.ProcessState == nil {
-			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
-		}
-	})
-	go func() {
-		defer close(p.lines)
-		for s := bufio.NewScanner(output); s.Scan(); {
-			p.lines <- s.Text()
-		}
-	}()
-	return p
+	return &serviceProcess{process: startProcess(t, serviceVariable+"="+url), t: t}
 }
 
 // next returns the order and the delivery that the next line tells of.
