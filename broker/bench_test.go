@@ -25,9 +25,7 @@ import (
 // report the ratio: xraw is the broker's speed divided by nats.go's (for
 // latency, its time divided by nats.go's). The server is a process of its own.
 //
-// The table of the README:
-//
-//	go test -run '^$' -bench 'Publish|Consume|Latency|Backlog|Bodies|Idle' -benchtime 10x ./broker
+// README.md has the results, and the commands, under Speed.
 
 // bench is what one benchmark works on.
 type bench struct {
