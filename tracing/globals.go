@@ -70,7 +70,7 @@ func (s *propagatorSource) get() fieldPropagator {
 	if p == nil {
 		p = otel.GetTextMapPropagator()
 	}
-	if c := s.cached.Load(); c != nil && same(c.TextMapPropagator, p) {
+	if c := s.cached.Load(); c != nil && (s.explicit != nil || same(c.TextMapPropagator, p)) {
 		return *c
 	}
 	c := fieldPropagator{p, p.Fields()}
