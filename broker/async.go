@@ -48,7 +48,7 @@ func (a *asyncPublish) begin() {
 		go a.goOn(nil)
 		return
 	}
-	a.publication.stream = st
+	a.stream = st
 	a.waiter.subject, a.waiter.limit, a.waiter.async = a.msg.Subject, a.tryUntil(st), a
 	if err := a.conn.acks.send(a.msg, &a.waiter); err != nil {
 		go a.goOn(err)
@@ -59,7 +59,7 @@ func (a *asyncPublish) begin() {
 func (a *asyncPublish) answered(r answer) {
 	err := r.err
 	if err == nil {
-		a.stored, err = parseAck(r.msg, a.publication.stream.name)
+		a.stored, err = parseAck(r.msg, a.stream.name)
 	}
 	if err != nil {
 		go a.goOn(err)
@@ -74,7 +74,7 @@ func (a *asyncPublish) goOn(failure error) {
 		// The connection can be lost and back while the first try is still being
 		// written: what that reads must not change.
 		a.msg = &nats.Msg{Subject: a.msg.Subject, Header: a.msg.Header, Data: a.msg.Data}
-		failure = a.retry(a.call.ctx, a.publication.stream, failure)
+		failure = a.retry(a.call.ctx, a.stream, failure)
 	}
 	if failure == nil {
 		a.stored, a.err = a.run(a.call.ctx)

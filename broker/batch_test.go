@@ -160,8 +160,14 @@ func TestLargeMessagesAreFewAtATime(t *testing.T) {
 		done.Done()
 		return nil
 	}, broker.Queue("q"))
+	var info *jetstream.ConsumerInfo
+	defer func() {
+		if t.Failed() {
+			t.Logf("the consumer at the end: %+v", info)
+		}
+	}()
 	eventually(t, "the requests have ended, with few of the large messages under way", func() bool {
-		info := consumerInfo(t, js, "ORDERS", "q")
+		info = consumerInfo(t, js, "ORDERS", "q")
 		return info.NumWaiting == 0 && info.NumPending > 0 && info.NumPending < large && info.NumAckPending <= most
 	})
 	close(goOn)
