@@ -144,7 +144,7 @@ func TestDeletedConsumerIsWaitedForWhereOthersOwnIt(t *testing.T) {
 	b := newBroker(t, s, l.watch(), jsbroker.WithExistingConsumers(), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
 	l.publish(t, b, "orders", 1, 20)
-	eventually(t, "they are handled", func() bool { return len(l.missing()) == 0 })
+	eventually(t, "they are handled and acked", func() bool { return len(l.missing()) == 0 && streamInfo(t, js, "ORDERS").State.Msgs == 0 })
 	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
 		t.Fatal(err)
 	}
