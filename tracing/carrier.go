@@ -79,14 +79,11 @@ func (c HeaderCarrier) Keys() []string {
 	return keys
 }
 
-// remove deletes names in every case.
-func (c HeaderCarrier) remove(names ...string) {
+// remove deletes name in every case.
+func (c HeaderCarrier) remove(name string) {
 	for k := range c {
-		for _, name := range names {
-			if sameName(k, name) {
-				delete(c, k)
-				break
-			}
+		if sameName(k, name) {
+			delete(c, k)
 		}
 	}
 }

@@ -37,7 +37,9 @@ func (i *instance) processOperation(ctx context.Context, of jsbroker.Subscriptio
 }
 
 func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) context.Context {
-	p, header := i.propagator.get(), HeaderCarrier(e.Header)
+	p := i.propagator.get()
+	header := fieldsOf(e.Header, p.fields)
+	defer header.release()
 	op := i.processOperation(ctx, e.Subscription)
 	ctx = p.Extract(detached(ctx), header)
 	opts := op.opts

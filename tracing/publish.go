@@ -13,7 +13,9 @@ import (
 )
 
 func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) context.Context {
-	p, header := i.propagator.get(), HeaderCarrier(e.Header)
+	p := i.propagator.get()
+	header := fieldsOf(e.Header, p.fields)
+	defer header.release()
 	op := i.publishes.get(e.Topic)
 	ctx, span := i.tracer.get().Start(publishParent(ctx, p, header), op.name, op.opts...)
 	i.inject(ctx, p, header)
@@ -25,7 +27,7 @@ func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) co
 //
 // What else the header says is kept unless ctx says something itself: baggage
 // that only the header knows travels on under a parent from ctx.
-func publishParent(ctx context.Context, p fieldPropagator, header HeaderCarrier) context.Context {
+func publishParent(ctx context.Context, p fieldPropagator, header *fields) context.Context {
 	parent := p.Extract(ctx, header)
 	span := trace.SpanFromContext(ctx)
 	if sc := span.SpanContext(); sc.IsValid() && !sc.Equal(trace.SpanContextFromContext(parent)) {

@@ -59,18 +59,15 @@ type instance struct {
 var errNoPropagator = errors.New("go-micro-jetstream/tracing: the global propagator does nothing, " +
 	"so traces end at this service: call otel.SetTextMapPropagator, or pass tracing.WithPropagator")
 
-// inject replaces the trace headers by those of ctx. Every field of the
-// propagator goes first, in every case: what ctx does not have, a tracestate for
-// one, must not stay behind from the context before.
-func (i *instance) inject(ctx context.Context, p fieldPropagator, header HeaderCarrier) {
-	if header == nil {
+// inject replaces the trace headers by those of ctx.
+func (i *instance) inject(ctx context.Context, p fieldPropagator, header *fields) {
+	if header.HeaderCarrier == nil {
 		return
 	}
 	if len(p.fields) == 0 && i.propagator.explicit == nil && trace.SpanContextFromContext(ctx).IsValid() {
 		i.warn.Do(func() { otel.Handle(errNoPropagator) })
 	}
-	header.remove(p.fields...)
-	p.Inject(ctx, header)
+	header.replace(ctx, p.TextMapPropagator)
 }
 
 // record adds err to the span as an exception event.
