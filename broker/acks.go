@@ -26,21 +26,17 @@ type acks struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]*waiter
-	timer   *time.Timer // expires the publishes that do not wait
+	epoch   uint64      // changes of the connection's state
+	timer   *time.Timer // ends the publishes whose time is over
 	expiry  time.Time   // when it fires; zero: never
 }
 
 // waiter is a publish that has no answer yet.
 type waiter struct {
 	subject string
-
-	// Of a publish that waits.
-	timer  *time.Timer
-	answer chan answer // holds one
-
-	// Of one that does not.
-	limit time.Time
-	async *asyncPublish
+	limit   time.Time
+	answer  chan answer   // holds one; of a publish that waits
+	async   *asyncPublish // of one that does not
 }
 
 type answer struct {
@@ -48,12 +44,8 @@ type answer struct {
 	err error
 }
 
-// waiters keeps those that wait, with their channels and timers, for later.
-var waiters = sync.Pool{New: func() any {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return &waiter{answer: make(chan answer, 1), timer: t}
-}}
+// waiters keeps those that wait, with their channels, for later.
+var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan answer, 1)} }}
 
 // errNotSent is about a message that the client would not send.
 var errNotSent = errors.New("not sent")
@@ -111,10 +103,20 @@ func (a *acks) refuse(violation error) {
 	})
 }
 
-// interrupt tells those that do not wait themselves that the connection is
-// lost, and with it their answers.
+// interrupt tells all that the connection is lost, and with it their answers.
 func (a *acks) interrupt() {
-	a.finishAll(answer{err: errInterrupted}, func(w *waiter) bool { return w.async != nil })
+	a.mu.Lock()
+	a.epoch++
+	a.mu.Unlock()
+	a.finishAll(answer{err: errInterrupted}, func(*waiter) bool { return true })
+}
+
+// now returns a point in the life of the connection for those who look at its
+// state before they send.
+func (a *acks) now() (epoch uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.epoch
 }
 
 func (a *acks) finishAll(r answer, which func(*waiter) bool) {
@@ -131,14 +133,28 @@ func (a *acks) finishAll(r answer, which func(*waiter) bool) {
 	}
 }
 
-// register gives a waiter its id. The caller holds a.mu.
-func (a *acks) register(w *waiter) (id uint64) {
+// send publishes the message of a waiter. That is told of the answer, or why
+// there is none, unless send returns an error. The connection was up at the
+// epoch.
+func (a *acks) send(m *nats.Msg, w *waiter, epoch uint64) (id uint64, err error) {
+	a.mu.Lock()
+	if a.epoch != epoch {
+		a.mu.Unlock()
+		return 0, errConnectionLost
+	}
 	a.next++
-	a.waiting[a.next] = w
-	return a.next
+	id = a.next
+	a.waiting[id] = w
+	if a.expiry.IsZero() || w.limit.Before(a.expiry) {
+		a.expireAt(w.limit)
+	}
+	a.mu.Unlock()
+	m.Reply = a.prefix + strconv.FormatUint(id, 10)
+	if err := a.nc.PublishMsg(m); err != nil && a.remove(id) {
+		return 0, fmt.Errorf("%w: %w", errNotSent, err)
+	}
+	return id, nil
 }
-
-func (a *acks) reply(id uint64) string { return a.prefix + strconv.FormatUint(id, 10) }
 
 // remove reports whether there was no answer yet. There will be none then.
 func (a *acks) remove(id uint64) bool {
@@ -149,24 +165,8 @@ func (a *acks) remove(id uint64) bool {
 	return ok
 }
 
-// send publishes the message of a publish that does not wait. That is told of the
-// answer, or why there is none, unless send returns an error.
-func (a *acks) send(m *nats.Msg, w *waiter) error {
-	a.mu.Lock()
-	id := a.register(w)
-	if a.expiry.IsZero() || w.limit.Before(a.expiry) {
-		a.expireAt(w.limit)
-	}
-	a.mu.Unlock()
-	m.Reply = a.reply(id)
-	if err := a.nc.PublishMsg(m); err != nil && a.remove(id) {
-		return fmt.Errorf("%w: %w", errNotSent, err)
-	}
-	return nil
-}
-
-// expireAt sets the one timer of all publishes that do not wait. The caller
-// holds a.mu.
+// expireAt sets the one timer of all publishes: one for each would cost more than
+// all else here. The caller holds a.mu.
 func (a *acks) expireAt(limit time.Time) {
 	a.expiry = limit
 	if a.timer == nil {
@@ -179,12 +179,12 @@ func (a *acks) expireAt(limit time.Time) {
 // expire ends the publishes whose time is over.
 func (a *acks) expire() {
 	now := time.Now()
-	a.finishAll(answer{err: context.DeadlineExceeded}, func(w *waiter) bool { return w.async != nil && !w.limit.After(now) })
+	a.finishAll(answer{err: context.DeadlineExceeded}, func(w *waiter) bool { return !w.limit.After(now) })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var next time.Time
 	for _, w := range a.waiting {
-		if w.async != nil && (next.IsZero() || w.limit.Before(next)) {
+		if next.IsZero() || w.limit.Before(next) {
 			next = w.limit
 		}
 	}
@@ -194,37 +194,22 @@ func (a *acks) expire() {
 }
 
 // request publishes the message and waits for the answer until the limit.
-func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, lost <-chan struct{}) (*nats.Msg, error) {
+func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, epoch uint64) (*nats.Msg, error) {
 	w := waiters.Get().(*waiter)
-	w.subject = m.Subject
-	w.timer.Reset(time.Until(limit))
-	a.mu.Lock()
-	id := a.register(w)
-	a.mu.Unlock()
-	m.Reply = a.reply(id)
-	defer func() {
-		w.timer.Stop()
-		if !a.remove(id) {
-			select { // an answer that came too late
-			case <-w.answer:
-			default:
-			}
-		}
-		waiters.Put(w)
-	}()
-
-	if err := a.nc.PublishMsg(m); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	defer waiters.Put(w)
+	w.subject, w.limit = m.Subject, limit
+	id, err := a.send(m, w, epoch)
+	if err != nil {
+		return nil, err
 	}
 	select {
 	case r := <-w.answer:
 		return r.msg, r.err
 	case <-ctx.Done():
+		if !a.remove(id) {
+			<-w.answer // came too late
+		}
 		return nil, ctx.Err()
-	case <-w.timer.C:
-		return nil, context.DeadlineExceeded
-	case <-lost:
-		return nil, errInterrupted
 	}
 }
 

@@ -43,6 +43,7 @@ type asyncPublish struct {
 
 // begin sends the message, unless that takes time.
 func (a *asyncPublish) begin() {
+	epoch := a.conn.acks.now() // before looking at the state
 	st := a.conn.streams.find(a.msg.Subject)
 	if st == nil || !a.conn.nc.IsConnected() {
 		go a.goOn(nil)
@@ -50,7 +51,7 @@ func (a *asyncPublish) begin() {
 	}
 	a.stream = st
 	a.waiter.subject, a.waiter.limit, a.waiter.async = a.msg.Subject, a.tryUntil(st), a
-	if err := a.conn.acks.send(a.msg, &a.waiter); err != nil {
+	if _, err := a.conn.acks.send(a.msg, &a.waiter, epoch); err != nil {
 		go a.goOn(err)
 	}
 }

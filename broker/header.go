@@ -211,9 +211,9 @@ func incomingHeader(in nats.Header) (out map[string]string, traced bool) {
 // in lower case they would stand beside the wrapper's, and the wrapper takes
 // the one or the other by chance when it looks for the parent.
 func spellForGoMicro(h map[string]string) {
-	for k, v := range h {
-		if i := traceIndex(k); i >= 0 && k == traceHeaders[i] {
-			delete(h, k)
+	for i, name := range traceHeaders {
+		if v, ok := h[name]; ok {
+			delete(h, name)
 			h[canonicalTraceHeaders[i]] = v
 		}
 	}

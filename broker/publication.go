@@ -241,11 +241,11 @@ func (p *publication) ensure(ctx context.Context) (*stream, error) {
 
 // try sends the message and waits for the ack.
 func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
-	lost := p.conn.stateChange()
+	epoch := p.conn.acks.now() // before looking at the state
 	if !p.conn.nc.IsConnected() {
 		return ack{}, errConnectionLost
 	}
-	m, err := p.conn.acks.request(ctx, p.msg, p.tryUntil(st), lost)
+	m, err := p.conn.acks.request(ctx, p.msg, p.tryUntil(st), epoch)
 	if err != nil {
 		return ack{}, err
 	}
