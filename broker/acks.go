@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,6 +50,13 @@ var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan answe
 
 // errNotSent is about a message that the client would not send.
 var errNotSent = errors.New("not sent")
+
+// unsendable are the client's own reasons not to send a message. Every other is
+// the connection's: what it failed to write in full, no server has taken in.
+var unsendable = []error{
+	nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg, nats.ErrBadHeaderMsg, nats.ErrHeadersNotSupported,
+	nats.ErrConnectionClosed, nats.ErrConnectionDraining, nats.ErrInvalidConnection,
+}
 
 // errInterrupted ends a try when the connection was lost: its answer, if there
 // was one, is lost as well.
@@ -151,7 +159,11 @@ func (a *acks) send(m *nats.Msg, w *waiter, epoch uint64) (id uint64, err error)
 	a.mu.Unlock()
 	m.Reply = a.prefix + strconv.FormatUint(id, 10)
 	if err := a.nc.PublishMsg(m); err != nil && a.remove(id) {
-		return 0, fmt.Errorf("%w: %w", errNotSent, err)
+		why := errConnectionLost
+		if slices.ContainsFunc(unsendable, func(reason error) bool { return errors.Is(err, reason) }) {
+			why = errNotSent
+		}
+		return 0, fmt.Errorf("%w: %w", why, err)
 	}
 	return id, nil
 }

@@ -30,6 +30,22 @@ func (p *publication) enterWindow(ctx context.Context) error {
 	}
 }
 
+// waitTurn waits until the message may be sent: for room, for the connection and
+// for the stream. The caller does it, so that messages are sent in the order of
+// its calls.
+func (a *asyncPublish) waitTurn(ctx context.Context) error {
+	if err := a.enterWindow(ctx); err != nil {
+		return err
+	}
+	st, err := a.ready(ctx)
+	if err != nil {
+		<-a.conn.window
+		return err
+	}
+	a.stream = st
+	return nil
+}
+
 // asyncPublish is a Publish that does not wait. Its first try costs no goroutine;
 // what does not succeed at once goes on in one of its own.
 type asyncPublish struct {
@@ -41,16 +57,14 @@ type asyncPublish struct {
 	err    error
 }
 
-// begin sends the message, unless that takes time.
+// begin sends the message.
 func (a *asyncPublish) begin() {
+	a.waiter.subject, a.waiter.limit, a.waiter.async = a.msg.Subject, a.tryUntil(a.stream), a
 	epoch := a.conn.acks.now() // before looking at the state
-	st := a.conn.streams.find(a.msg.Subject)
-	if st == nil || !a.conn.nc.IsConnected() {
-		go a.goOn(nil)
+	if !a.conn.nc.IsConnected() {
+		go a.goOn(errConnectionLost)
 		return
 	}
-	a.stream = st
-	a.waiter.subject, a.waiter.limit, a.waiter.async = a.msg.Subject, a.tryUntil(st), a
 	if _, err := a.conn.acks.send(a.msg, &a.waiter, epoch); err != nil {
 		go a.goOn(err)
 	}
@@ -69,18 +83,15 @@ func (a *asyncPublish) answered(r answer) {
 	a.end()
 }
 
-// goOn is what happens after a failed first try, or instead of one.
+// goOn is what happens after a failed first try.
 func (a *asyncPublish) goOn(failure error) {
-	if failure != nil {
-		// The connection can be lost and back while the first try is still being
-		// written: what that reads must not change.
-		a.msg = &nats.Msg{Subject: a.msg.Subject, Header: a.msg.Header, Data: a.msg.Data}
-		failure = a.retry(a.call.ctx, a.stream, failure)
-	}
-	if failure == nil {
-		a.stored, a.err = a.run(a.call.ctx)
+	// The connection can be lost and back while the first try is still being
+	// written: what that reads must not change.
+	a.msg = &nats.Msg{Subject: a.msg.Subject, Header: a.msg.Header, Data: a.msg.Data}
+	if err := a.retry(a.call.ctx, a.stream, failure); err != nil {
+		a.err = a.fail(err)
 	} else {
-		a.err = a.fail(failure)
+		a.stored, a.err = a.run(a.call.ctx)
 	}
 	a.end()
 }

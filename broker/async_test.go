@@ -56,6 +56,31 @@ func TestAsyncReportsEachMessageOnce(t *testing.T) {
 	}
 }
 
+func TestAsyncKeepsTheOrderOfTheFirstMessages(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := newBroker(t, s)
+	const n = 100
+	var want []string
+	for i := range n {
+		want = append(want, fmt.Sprint(i))
+		if err := b.Publish("orders", message(want[i]), jsbroker.Async(func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	for i := range n {
+		if body := receive(t, got); body != want[i] {
+			t.Fatalf("got %s in place of %s", body, want[i])
+		}
+	}
+}
+
 func TestAsyncFailuresReachTheirCaller(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -57,9 +58,10 @@ func applied(o broker.Options, opts []broker.Option) broker.Options {
 }
 
 // Init applies further options. While connected, what belongs to the connection
-// cannot change: other addresses, TLS settings or client name than those in use,
-// and any [WithNATSOptions] or [WithHooks], as these add to what is there, are
-// an [ErrInvalidConfig], and nothing is changed. Other options apply to what is
+// cannot change: other addresses, TLS settings, client name, logger or
+// [WithAsyncWindow] than those in use, and any [WithNATSOptions] or [WithHooks],
+// as these add to what is there, are an [ErrInvalidConfig], and nothing is
+// changed. Other options apply to what is
 // published and subscribed from then on.
 func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	b.mu.Lock()
@@ -95,8 +97,18 @@ func (c *config) connectionDiffers(other *config) string {
 		return "WithNATSOptions"
 	case len(c.hooks) != len(other.hooks):
 		return "WithHooks"
+	case c.window != other.window:
+		return "WithAsyncWindow"
+	case !sameLogger(c.opts.Logger, other.opts.Logger):
+		return "broker.Logger"
 	}
 	return ""
+}
+
+// sameLogger takes loggers that cannot be compared for the same.
+func sameLogger(a, b logger.Logger) bool {
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	return va.IsValid() && vb.IsValid() && va.Type() == vb.Type() && (!va.Comparable() || va.Equal(vb))
 }
 
 // Options returns the options in use.

@@ -19,6 +19,10 @@ const (
 	apiTimeout = 5 * time.Second
 	// closeTimeout bounds each of flush and drain when the connection closes.
 	closeTimeout = 2 * time.Second
+	// writeTimeout bounds a write to the network, during which the client does
+	// nothing else: no longer than a Publish waits. nats.go's default is a minute,
+	// in which neither a Publish nor Disconnect could keep to its bound.
+	writeTimeout = publishTimeout
 )
 
 // connection is one connection of a broker, from Connect to Disconnect, and
@@ -42,6 +46,8 @@ type connection struct {
 	server     atomic.Pointer[string]        // URL of the last one, without credentials
 	lines      limiter
 	lossSaid   bool          // in the log; only the client's callbacks use it
+	dialed     atomic.Bool   // the broker has it
+	announced  sync.Once     // that it is up for the first time
 	closed     chan struct{} // closed when nc is
 	expected   atomic.Bool   // the close is our own doing
 	publishes  gate
@@ -109,10 +115,22 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	if len(c.hooks.consumerState) > 0 {
 		go c.monitor()
 	}
-	url := c.serverURL()
-	c.emitState(StateConnected, url, nil)
-	c.logf(logger.InfoLevel, "connected to %s", url)
+	c.dialed.Store(true)
+	if c.nc.IsConnected() {
+		c.announce()
+	} else {
+		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on, as nats.RetryOnFailedConnect asks for")
+	}
 	return nil
+}
+
+// announce tells of the first time that the connection is up.
+func (c *connection) announce() {
+	c.announced.Do(func() {
+		url := c.serverURL()
+		c.emitState(StateConnected, url, nil)
+		c.logf(logger.InfoLevel, "connected to %s", url)
+	})
 }
 
 func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
@@ -152,8 +170,10 @@ func (c *connection) open() error {
 	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
 		return err
 	}
-	if err := c.checkJetStream(); err != nil {
-		return err
+	if c.nc.IsConnected() { // it may come later, with nats.RetryOnFailedConnect
+		if err := c.checkJetStream(); err != nil {
+			return err
+		}
 	}
 	return c.acks.open(c.nc)
 }
@@ -167,6 +187,10 @@ func (c *connection) natsOptions() (nats.Options, error) {
 	o.MaxReconnect = -1           // endless: a broker that gives up is an outage of its own
 	o.IgnoreAuthErrorAbort = true // or the client gives up after two refusals, while credentials rotate
 	o.RetryOnFailedConnect = false
+	o.FlusherTimeout = writeTimeout
+	// What could not be written is gone, be it the request for messages or a
+	// subscription: a new connection begins with all of those.
+	o.ReconnectOnFlusherError = true
 	if c.cfg.opts.TLSConfig != nil {
 		o.TLSConfig, o.Secure = c.cfg.opts.TLSConfig, true
 	}
@@ -184,9 +208,18 @@ func (c *connection) natsOptions() (nats.Options, error) {
 	c.name = o.Name
 	c.log = c.log.Fields(fields{"client": c.name})
 	user := o
+	o.NoCallbacksAfterClientClose = false // Disconnect waits for the last one
+	silent := func() bool { return user.NoCallbacksAfterClientClose && c.expected.Load() }
+	o.ConnectedCB = func(nc *nats.Conn) {
+		c.onConnect(nc)
+		if user.ConnectedCB != nil {
+			user.ConnectedCB(nc)
+		}
+	}
 	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
 		c.onDisconnect(nc, err)
 		switch { // as the client does, which calls one of the two only
+		case silent():
 		case user.DisconnectedErrCB != nil:
 			user.DisconnectedErrCB(nc, err)
 		case user.DisconnectedCB != nil:
@@ -201,7 +234,7 @@ func (c *connection) natsOptions() (nats.Options, error) {
 	}
 	o.ClosedCB = func(nc *nats.Conn) {
 		c.onClose(nc)
-		if user.ClosedCB != nil {
+		if user.ClosedCB != nil && !silent() {
 			user.ClosedCB(nc)
 		}
 	}
@@ -242,6 +275,16 @@ func (c *connection) checkJetStream() error {
 
 // The callbacks get the client's connection as an argument: the first may come
 // before connect has stored it.
+
+// onConnect wakes those that wait since Connect, which does not wait with
+// nats.RetryOnFailedConnect.
+func (c *connection) onConnect(nc *nats.Conn) {
+	c.arrivedAt(nc)
+	c.signal()
+	if c.dialed.Load() { // else dial announces it
+		c.announce()
+	}
+}
 
 func (c *connection) onDisconnect(nc *nats.Conn, err error) {
 	if c.expected.Load() || nc.IsClosed() {
@@ -466,6 +509,13 @@ func (g *gate) leave() {
 	if g.closed && g.n == 0 {
 		close(g.empty)
 	}
+}
+
+// inside returns how much work is under way.
+func (g *gate) inside() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n
 }
 
 // close lets nobody in any more and returns a channel that is closed when all

@@ -731,7 +731,7 @@ func TestSubscribeThatGotNoAnswerLeavesNothingBehind(t *testing.T) {
 	p := startProxy(t, s)
 	b := newBroker(t, s, broker.Addrs(p.url()))
 	publish(t, b, "orders.created", "x")
-	p.stall()
+	p.stallAfter("$JS.API.CONSUMER.CREATE.")
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {

@@ -59,8 +59,8 @@ var (
 	// stored or not. Publishing again with the same [MessageID] is safe; see
 	// [PublishError].
 	ErrPublishUnknown = errors.New("publish outcome unknown: stored or not; retry with the same message id")
-	// ErrShutdownTimeout: handlers were still running when the bound of
-	// Disconnect passed; see [WithShutdownTimeout].
+	// ErrShutdownTimeout: handlers were still running, or publishes had no answer,
+	// when the bound of Disconnect passed; see [WithShutdownTimeout].
 	ErrShutdownTimeout = errors.New("shutdown timed out")
 	// ErrPermission: the server refused a subject to this user.
 	ErrPermission = errors.New("permission denied")

@@ -138,8 +138,11 @@ func WithClientName(name string) broker.Option {
 
 // WithNATSOptions passes options to the NATS client: credentials, NKeys, TLS,
 // reconnect policy, callbacks. They are applied after the broker's own and win
-// over them. Callbacks are called in addition to the broker's. May be given
-// several times. Nil options are skipped.
+// over them: reconnection without end, also when the credentials are refused, and
+// a FlusherTimeout of 5s after which a write that got stuck means a new
+// connection. Raise that where large messages take longer on a slow network.
+// Callbacks are called in addition to the broker's. May be given several times.
+// Nil options are skipped.
 func WithNATSOptions(opts ...nats.Option) broker.Option {
 	return option(func(s *settings) error {
 		s.natsOptions = append(slices.Clip(s.natsOptions), opts...)
@@ -293,7 +296,8 @@ func WithAsyncWindow(n int) broker.Option {
 // WithShutdownTimeout bounds how long Disconnect waits for running handlers:
 // default 20s, below the 30s that Kubernetes grants a pod to stop. When it
 // passes, the contexts of the handlers are cancelled, and Disconnect closes the
-// connection and returns [ErrShutdownTimeout]. Zero does not wait.
+// connection and returns [ErrShutdownTimeout]. The same bound is for publishes
+// without an answer. Zero does not wait.
 func WithShutdownTimeout(d time.Duration) broker.Option {
 	return option(func(s *settings) error {
 		if d < 0 {
@@ -470,11 +474,14 @@ func MessageID(id string) broker.PublishOption {
 // or with the error that Publish would have returned. When Publish returns an
 // error, done is not called. It is called for one message of the connection after
 // the other, so what takes long belongs elsewhere. It may publish, but not call
-// Disconnect, which waits for the answers and for done, within its bound. Repeated
-// tries may change the order of messages.
+// Disconnect, which waits for the answers and for done, within its bound.
+//
+// The body must not change until then: it may have to be sent again. Messages of
+// one goroutine are stored in the order of its calls, but for those that are.
 //
 // [WithAsyncWindow] bounds the messages under way; when it is full, Publish
-// waits for room. With a nil done Publish waits for the answer as usual.
+// waits for room. It also waits for a lost connection to come back, and while a
+// stream is looked up. With a nil done it waits for the answer as usual.
 func Async(done func(error)) broker.PublishOption {
 	return publishOption(func(p *publishContext) { p.async = done })
 }

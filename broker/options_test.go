@@ -314,6 +314,7 @@ func TestInitOnALiveConnection(t *testing.T) {
 		"registry":            broker.Registry(nil),
 		"not secure":          broker.Secure(false),
 		"of later subscribes": jsbroker.WithBatchSize(3),
+		"same logger":         broker.Logger(b.Options().Logger),
 	} {
 		if err := b.Init(opt); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -326,6 +327,8 @@ func TestInitOnALiveConnection(t *testing.T) {
 		"WithClientName":   jsbroker.WithClientName("other"),
 		"WithNATSOptions":  jsbroker.WithNATSOptions(nats.NoReconnect()),
 		"WithHooks":        jsbroker.WithHooks(jsbroker.Hooks{}),
+		"WithAsyncWindow":  jsbroker.WithAsyncWindow(2),
+		"broker.Logger":    broker.Logger(newLog()),
 	} {
 		before := b.Options()
 		wantError(t, b.Init(opt, jsbroker.WithStreamName(func(string) string { return "SPOILED" })), jsbroker.ErrInvalidConfig, "while connected", "Disconnect")

@@ -53,6 +53,7 @@ type publication struct {
 	stream     *stream // of the latest try
 	last       error   // why that did not succeed
 	unknown    bool    // a try got no answer: it may have been stored
+	ownID      bool    // the id is of this publication alone
 	unanswered int     // tries without an answer
 	pause      time.Duration
 }
@@ -76,7 +77,8 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 	if c == nil || !c.publishes.enter() {
 		return errNoConnection
 	}
-	if size += len(m.Body); int64(size) > c.nc.MaxPayload() {
+	// With nats.RetryOnFailedConnect the limit may not be known yet.
+	if size += len(m.Body); int64(size) > c.nc.MaxPayload() && c.nc.MaxPayload() > 0 {
 		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
 	} else if ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", errNotSent, ctx.Err())
@@ -98,21 +100,29 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 // run sends the message, and sends it again as long as that is safe and of use.
 func (p *publication) run(ctx context.Context) (ack, error) {
 	for {
-		st, err := p.prepare(ctx)
+		st, err := p.ready(ctx)
 		if err != nil {
 			return ack{}, p.fail(err)
 		}
-		if st == nil {
-			continue
-		}
 		stored, err := p.try(ctx, st)
 		if err == nil {
+			if p.unknown && p.ownID {
+				stored.duplicate = false // of an earlier try, which is this message
+			}
 			return stored, nil
 		}
 		if err := p.retry(ctx, st, err); err != nil {
 			return ack{}, p.fail(err)
 		}
 	}
+}
+
+// ready returns the stream once there is a connection to send the message on.
+func (p *publication) ready(ctx context.Context) (st *stream, err error) {
+	for st == nil && err == nil {
+		st, err = p.prepare(ctx)
+	}
+	return st, err
 }
 
 // prepare waits for the connection and finds the stream. When nobody can tell
@@ -161,8 +171,14 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 	switch {
 	case errors.Is(err, ErrPermission), errors.Is(err, errNotSent):
 		return apiError(err)
-	case errors.Is(err, errConnectionLost):
+	case err == errConnectionLost: //nolint:errorlint // itself, seen before anything was written
 		return nil // prepare waits for it
+	case errors.Is(err, errConnectionLost):
+		// The client may take a moment to see what its write has met.
+		if ended := p.wait(ctx); ended != nil {
+			return fmt.Errorf("%w: %w: %w", ErrNotConnected, err, ended)
+		}
+		return nil
 	case errors.Is(err, errInterrupted):
 		p.unknown = true
 		if !p.repeatable(st) {

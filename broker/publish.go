@@ -30,10 +30,10 @@ func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broke
 
 // publishOn is Publish on a given connection, which is nil when there is none.
 func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m *broker.Message, po publishOptions) error {
-	if po.messageID == "" {
-		po.messageID = uuid.NewString()
-	}
 	call := publishCall{ctx: po.ctx, topic: topic, id: po.messageID}
+	if call.id == "" {
+		call.id, call.ownID = uuid.NewString(), true
+	}
 	if cfg == nil {
 		return call.failure(errNoConnection)
 	}
@@ -50,6 +50,7 @@ type publishCall struct {
 	ctx      context.Context
 	topic    string
 	id       string
+	ownID    bool // nobody else knows the id
 	size     int
 	listened bool
 	begin    time.Time
@@ -68,6 +69,7 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 		return err
 	}
 	defer c.publishes.leave()
+	p.ownID = call.ownID
 	stored, err = p.run(call.ctx)
 	return err
 }
@@ -79,7 +81,8 @@ func (call *publishCall) async(c *connection, cfg *config, m *broker.Message, do
 	if err := a.init(call.ctx, c, cfg, call.topic, m, header, call.id); err != nil {
 		return call.end(ack{}, err)
 	}
-	if err := a.enterWindow(call.ctx); err != nil {
+	a.ownID = call.ownID
+	if err := a.waitTurn(call.ctx); err != nil {
 		c.publishes.leave()
 		return call.end(ack{}, err)
 	}

@@ -527,6 +527,36 @@ func TestLostAnswerIsAskedForAgainWithTheSameID(t *testing.T) {
 	}
 }
 
+// The stream calls a repeated try a duplicate, but nobody has published twice.
+func TestOwnRetryIsNoDuplicate(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	published, onPublished := hookChan[jsbroker.Published]()
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{Published: onPublished}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
+	publish(t, b, "orders", "first")
+	receive(t, published)
+	for id, duplicate := range map[string]bool{"": false, "mine": true} { // of one's own the broker cannot know
+		before := streamInfo(t, js, "ORDERS").State.Msgs
+		p.stall()
+		result := make(chan error, 1)
+		go func() {
+			result <- b.Publish("orders", message("second"), broker.PublishContext(testContext(t)), jsbroker.MessageID(id))
+		}()
+		eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs > before })
+		p.cut() // the answer is lost
+		p.resume()
+		if err := receive(t, result); err != nil {
+			t.Fatal(err)
+		}
+		if e := receive(t, published); e.Duplicate != duplicate || e.Sequence != before+1 {
+			t.Errorf("with the id %q: %+v", id, e)
+		}
+	}
+}
+
 func TestPublishWaitsForTheServerToComeBack(t *testing.T) {
 	t.Parallel()
 	s := startRestartable(t)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,8 +21,9 @@ type shutdown struct {
 // connection. A second caller waits for the first and gets the same result.
 // Called from inside a handler it returns nil at once and completes when that
 // handler has returned. Past the bound it closes the connection all the same
-// and returns [ErrShutdownTimeout] with the number of handlers that still run;
-// their messages are delivered again after AckWait. It adds at most some
+// and returns [ErrShutdownTimeout] with the number of handlers that still run,
+// whose messages are delivered again after AckWait, and of publishes without an
+// answer. It adds at most some
 // seconds to the bound when the server does not answer.
 func (b *jetstreamBroker) Disconnect() error {
 	b.mu.Lock()
@@ -101,10 +103,18 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 			expired = true
 		}
 	}
+	publishing := c.publishes.inside()
 	b.conn.Store(nil)
 	c.close()
+	var left []string
 	if running > 0 {
-		sd.err = fmt.Errorf("jetstream: disconnect: %w after %v: %d handlers still running; their messages are delivered again after AckWait", ErrShutdownTimeout, bound, running)
+		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", running))
+	}
+	if publishing > 0 {
+		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told", publishing))
+	}
+	if len(left) > 0 {
+		sd.err = fmt.Errorf("jetstream: disconnect: %w after %v: %s", ErrShutdownTimeout, bound, strings.Join(left, "; "))
 	}
 	b.mu.Lock()
 	b.closing = nil

@@ -127,9 +127,13 @@ func (c *connection) ensureStream(ctx context.Context, cfg *config, topic string
 	})
 }
 
-// streamForConsumer is ensureStream for Subscribe: a stream made now would not
-// have the consumer that [WithExistingConsumers] asks for.
+// streamForConsumer is ensureStream for Subscribe: what is known is looked at
+// again, and a stream made now would not have the consumer that
+// [WithExistingConsumers] asks for.
 func (c *connection) streamForConsumer(ctx context.Context, cfg *config, topic string) (*stream, error) {
+	if err := c.verifyStream(ctx, topic); err != nil {
+		return nil, err
+	}
 	if !cfg.othersConsumers {
 		return c.ensureStream(ctx, cfg, topic)
 	}
@@ -172,6 +176,24 @@ func (c *connection) findStream(ctx context.Context, topic string, missing func(
 	}
 	c.streams.add(s)
 	return s, nil
+}
+
+// verifyStream forgets what is known of the topic's stream if that is so no more.
+// The server makes a consumer for what its stream does not capture, too: nothing
+// would ever come, and nobody would say so.
+func (c *connection) verifyStream(ctx context.Context, topic string) error {
+	known := c.streams.find(topic)
+	if known == nil {
+		return nil
+	}
+	s, err := c.streamInfo(ctx, known.name)
+	switch {
+	case err == nil && s.created.Equal(known.created) && coversAny(s.subjects, topic):
+		return nil
+	case err == nil, errors.Is(err, jetstream.ErrStreamNotFound):
+		return c.forgetStream(ctx, known)
+	}
+	return err
 }
 
 // forgetStream has the next ensureStream ask the server again.

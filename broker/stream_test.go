@@ -419,6 +419,27 @@ func TestChangedStreamOfTheUserIsNoticed(t *testing.T) {
 	}
 }
 
+func TestSubscribeFollowsATopicThatHasMovedToAnotherStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	cfg := jetstream.StreamConfig{Name: "ALL", Subjects: []string{"orders.a", "orders.b"}}
+	makeStream(t, js, cfg)
+	b := newBroker(t, s)
+	publish(t, b, "orders.b", "before")
+	cfg.Subjects = []string{"orders.a"}
+	if _, err := js.UpdateStream(testContext(t), cfg); err != nil {
+		t.Fatal(err)
+	}
+	makeStream(t, js, jetstream.StreamConfig{Name: "B", Subjects: []string{"orders.b"}})
+	h, got := collector()
+	sub := subscribe(t, b, "orders.b", h, broker.Queue("q"))
+	publish(t, b, "orders.b", "after")
+	if body := receive(t, got); body != "after" {
+		t.Errorf("%s got %q", sub.Topic(), body)
+	}
+}
+
 func TestStreamIsLookedUpOnceNotPerMessageNorPerTopic(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -436,13 +457,14 @@ func TestStreamIsLookedUpOnceNotPerMessageNorPerTopic(t *testing.T) {
 	if n := count.seen(t); n != 0 {
 		t.Errorf("%d requests for 301 topics of a known stream", n)
 	}
-	// A stream that is known by publishing is known to Subscribe, too.
+	// A stream that is known by publishing is known to Subscribe, too, which asks
+	// whether it is still as it was.
 	streams := countRequests(t, nc, "$JS.API.STREAM.>")
 	for i := range 10 {
 		subscribe(t, b, fmt.Sprintf("orders.id-%d.event", i), ignore, broker.Queue("q"))
 	}
-	if n := streams.seen(t); n != 0 {
-		t.Errorf("%d look-ups of the stream to subscribe", n)
+	if n := streams.seen(t); n != 10 {
+		t.Errorf("%d requests about the stream for 10 subscriptions", n)
 	}
 }
 

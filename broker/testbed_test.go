@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -302,7 +303,8 @@ func (r *runningServer) start(t testing.TB) {
 }
 
 // proxy is a TCP proxy before a server, which can hold back what the server
-// answers while the client's side goes on, as a stalled server does.
+// answers while the client's side goes on, as a stalled server does, or take in
+// nothing, as a network without an other end.
 type proxy struct {
 	listener net.Listener
 	upstream string
@@ -310,6 +312,8 @@ type proxy struct {
 
 	mu      sync.Mutex
 	release chan struct{} // closed when answers may pass
+	admit   chan struct{} // closed when what the client sends may pass
+	last    string        // what the client sends last before a stall; empty: nothing
 	conns   []net.Conn
 	closed  chan struct{}
 }
@@ -320,8 +324,9 @@ func startProxy(t testing.TB, s *server.Server) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: l, upstream: s.Addr().String(), release: make(chan struct{}), closed: make(chan struct{})}
+	p := &proxy{listener: l, upstream: s.Addr().String(), release: make(chan struct{}), admit: make(chan struct{}), closed: make(chan struct{})}
 	close(p.release)
+	close(p.admit)
 	p.pumps.Add(1)
 	go p.accept()
 	t.Cleanup(p.close)
@@ -346,27 +351,29 @@ func (p *proxy) accept() {
 		p.conns = append(p.conns, client, upstream)
 		p.mu.Unlock()
 		p.pumps.Add(2)
-		go p.pump(upstream, client, false)
-		go p.pump(client, upstream, true)
+		go p.pump(upstream, client, &p.admit)
+		go p.pump(client, upstream, &p.release)
 	}
 }
 
-func (p *proxy) pump(to, from net.Conn, answers bool) {
+func (p *proxy) pump(to, from net.Conn, gate *chan struct{}) {
 	defer p.pumps.Done()
 	defer func() { _ = to.Close() }()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if answers {
-				p.mu.Lock()
-				release := p.release
-				p.mu.Unlock()
-				select {
-				case <-release:
-				case <-p.closed:
-					return
-				}
+			p.mu.Lock()
+			open := *gate
+			if gate == &p.admit && p.last != "" && bytes.Contains(buf[:n], []byte(p.last)) {
+				p.release = make(chan struct{})
+				p.last = ""
+			}
+			p.mu.Unlock()
+			select {
+			case <-open:
+			case <-p.closed:
+				return
 			}
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
@@ -383,6 +390,20 @@ func (p *proxy) stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.release = make(chan struct{})
+}
+
+// stallAfter lets a request pass and holds back its answer, and all after it.
+func (p *proxy) stallAfter(request string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = request
+}
+
+// takeNothing leaves what the client sends where it is.
+func (p *proxy) takeNothing() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.admit = make(chan struct{})
 }
 
 func (p *proxy) resume() {
