@@ -23,6 +23,7 @@ import (
 type acks struct {
 	nc     *nats.Conn
 	prefix string
+	outbox outbox
 
 	mu      sync.Mutex
 	next    uint64
@@ -65,6 +66,7 @@ var errInterrupted = errors.New("the connection was lost while waiting for the a
 // open starts to listen for answers.
 func (a *acks) open(nc *nats.Conn) error {
 	a.nc, a.prefix = nc, nc.NewInbox()+"."
+	a.outbox.write = a.write
 	_, err := nc.Subscribe(a.prefix+"*", a.receive)
 	return err
 }
@@ -141,31 +143,36 @@ func (a *acks) finishAll(r answer, which func(*waiter) bool) {
 	}
 }
 
-// send publishes the message of a waiter. That is told of the answer, or why
-// there is none, unless send returns an error. The connection was up at the
-// epoch.
-func (a *acks) send(m *nats.Msg, w *waiter, epoch uint64) (id uint64, err error) {
+// register gives the message of a waiter a reply subject of its own, and reports
+// whether others wait, too. The waiter is told of the answer, or why there is
+// none. It fails if the connection has changed since the epoch.
+func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (id uint64, others bool, err error) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.epoch != epoch {
-		a.mu.Unlock()
-		return 0, errConnectionLost
+		return 0, false, errConnectionLost
 	}
+	others = len(a.waiting) > 0
 	a.next++
-	id = a.next
-	a.waiting[id] = w
+	a.waiting[a.next] = w
 	if a.expiry.IsZero() || w.limit.Before(a.expiry) {
 		a.expireAt(w.limit)
 	}
-	a.mu.Unlock()
-	m.Reply = a.prefix + strconv.FormatUint(id, 10)
-	if err := a.nc.PublishMsg(m); err != nil && a.remove(id) {
-		why := errConnectionLost
-		if slices.ContainsFunc(unsendable, func(reason error) bool { return errors.Is(err, reason) }) {
-			why = errNotSent
-		}
-		return 0, fmt.Errorf("%w: %w", why, err)
+	m.Reply = a.prefix + strconv.FormatUint(a.next, 10)
+	return a.next, others, nil
+}
+
+// write hands a message to the client.
+func (a *acks) write(m outgoing) {
+	err := a.nc.PublishMsg(m.msg)
+	if err == nil {
+		return
 	}
-	return id, nil
+	why := errConnectionLost
+	if slices.ContainsFunc(unsendable, func(reason error) bool { return errors.Is(err, reason) }) {
+		why = errNotSent
+	}
+	a.finish(m.id, answer{err: fmt.Errorf("%w: %w", why, err)})
 }
 
 // remove reports whether there was no answer yet. There will be none then.
@@ -210,19 +217,46 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, epoch 
 	w := waiters.Get().(*waiter)
 	defer waiters.Put(w)
 	w.subject, w.limit = m.Subject, limit
-	id, err := a.send(m, w, epoch)
+	id, others, err := a.register(m, w, epoch)
 	if err != nil {
 		return nil, err
 	}
+	a.outbox.put(outgoing{id, m}, w, others)
+	var r answer
 	select {
-	case r := <-w.answer:
-		return r.msg, r.err
+	case r = <-w.answer:
 	case <-ctx.Done():
+		r.err = ctx.Err()
 		if !a.remove(id) {
 			<-w.answer // came too late
 		}
-		return nil, ctx.Err()
 	}
+	if r.err != nil && a.outbox.withdraw(id) {
+		r.err = unwritten(ctx, r.err)
+	}
+	return r.msg, r.err
+}
+
+// unwritten is what an error means for a message that has not been written.
+func unwritten(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", errNotSent, err)
+	case errors.Is(err, errInterrupted):
+		return errConnectionLost
+	case errors.Is(err, context.DeadlineExceeded): // whoever writes is stuck
+		return fmt.Errorf("%w: %w", errConnectionLost, err)
+	}
+	return err
+}
+
+// publish publishes a message whose waiter does not wait.
+func (a *acks) publish(m *nats.Msg, w *waiter, epoch uint64) error {
+	id, _, err := a.register(m, w, epoch)
+	if err == nil {
+		a.write(outgoing{id, m})
+	}
+	return err
 }
 
 // ack is a stream's acknowledgement of a publish.

@@ -65,7 +65,7 @@ func (a *asyncPublish) begin() {
 		go a.goOn(errConnectionLost)
 		return
 	}
-	if _, err := a.conn.acks.send(a.msg, &a.waiter, epoch); err != nil {
+	if err := a.conn.acks.publish(a.msg, &a.waiter, epoch); err != nil {
 		go a.goOn(err)
 	}
 }

@@ -1,9 +1,11 @@
 package broker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
@@ -437,6 +439,71 @@ func TestConcurrentPublishers(t *testing.T) {
 	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != publishers*each {
 		t.Fatalf("%d stored, want %d", n, publishers*each)
 	}
+}
+
+// One of several publishers writes the messages of all. Whoever gives up has its
+// body back when Publish returns, and is told the truth about the message.
+func TestPublishersThatGiveUpAmongOthers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	publish(t, b, "orders", "first")
+	var mu sync.Mutex
+	stored, unknown := map[string]bool{}, map[string]bool{}
+	var publishers sync.WaitGroup
+	for i := range 16 {
+		publishers.Go(func() {
+			body := make([]byte, 4<<10)
+			for j := range 100 {
+				id := fmt.Sprintf("%02d-%03d", i, j)
+				fill(body, id)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(1000))*time.Microsecond)
+				err := b.Publish("orders", &broker.Message{Body: body}, broker.PublishContext(ctx))
+				fill(body, "xx-xxx")
+				cancel()
+				mu.Lock()
+				switch {
+				case err == nil:
+					stored[id] = true
+				case errors.Is(err, jsbroker.ErrPublishUnknown):
+					unknown[id] = true
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	publishers.Wait()
+	publish(t, b, "orders", "last") // what was sent before is stored
+	st, err := js.Stream(testContext(t), "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(2); seq < streamInfo(t, js, "ORDERS").State.LastSeq; seq++ {
+		m, err := st.GetMsg(testContext(t), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := string(m.Data[:6])
+		if want := make([]byte, len(m.Data)); !bytes.Equal(fill(want, id), m.Data) {
+			t.Fatalf("message %s was sent while its publisher changed it", id)
+		}
+		if !stored[id] && !unknown[id] {
+			t.Errorf("%s is stored, and its publisher was told that it is not", id)
+		}
+		delete(stored, id)
+	}
+	if len(stored) > 0 {
+		t.Errorf("%d messages are said to be stored and are not", len(stored))
+	}
+}
+
+// fill repeats a text until the body is full.
+func fill(body []byte, text string) []byte {
+	for n := 0; n < len(body); {
+		n += copy(body[n:], text)
+	}
+	return body
 }
 
 func TestDeadlineOnAStalledServerLeavesTheOutcomeUnknownAndTheRetrySafe(t *testing.T) {
