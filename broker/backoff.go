@@ -27,9 +27,14 @@ func backoffDelay(n uint64) time.Duration {
 // up to a tenth added so that what failed together does not return together.
 func redeliveryDelay(n uint64, schedule []time.Duration) time.Duration {
 	if len(schedule) > 0 {
-		i := min(max(n, 1), uint64(len(schedule))) - 1
-		return schedule[i]
+		return scheduled(n, schedule)
 	}
 	d := backoffDelay(n)
 	return d + rand.N(d/10)
+}
+
+// scheduled is a BackOff's entry for the n-th delivery, of which the last stands
+// for all later ones.
+func scheduled(n uint64, schedule []time.Duration) time.Duration {
+	return schedule[min(max(n, 1), uint64(len(schedule)))-1]
 }

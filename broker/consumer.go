@@ -61,6 +61,26 @@ func (cs *consumer) ackWait() time.Duration {
 	return wait
 }
 
+// nak is what has the server deliver a message again that was delivered for the
+// n-th time: after the delay, or at once if that is 0.
+//
+// A server does not start the delay now (processNak and checkPending in its
+// server/consumer.go, from 2.7.1, which brought BackOff, to 2.15.2). It pretends
+// that the message was delivered AckWait before the delay's end, and waits until
+// BackOff's entry for this delivery has passed since. AckWait is the first entry,
+// so by what a later one is longer, the message would come later. That is taken
+// off; what is left may be 0 or less, which is not the same as a bare nak: that
+// one does not wait at all.
+func (cs *consumer) nak(n uint64, delay time.Duration) []byte {
+	if delay <= 0 {
+		return nakBody
+	}
+	if len(cs.cfg.BackOff) > 0 {
+		delay -= scheduled(n, cs.cfg.BackOff) - cs.cfg.AckWait
+	}
+	return fmt.Appendf(nil, `-NAK {"delay":%d}`, delay.Nanoseconds())
+}
+
 // bindConsumer finds or creates the consumer of a subscription.
 func (c *connection) bindConsumer(ctx context.Context, cfg *config, st *stream, topic, queue string) (*consumer, *jetstream.ConsumerInfo, error) {
 	if queue == "" {

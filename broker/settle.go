@@ -78,10 +78,7 @@ func (s *subscription) send(e *event, result Result, delay time.Duration, return
 	body := ackBody
 	switch result {
 	case ResultNak:
-		body = nakBody
-		if delay > 0 {
-			body = fmt.Appendf(nil, `-NAK {"delay":%d}`, delay.Nanoseconds())
-		}
+		body = s.currentConsumer().nak(e.meta.numDelivered, delay)
 	case ResultTerm:
 		body = termBody
 	}

@@ -255,7 +255,8 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 // changed the consumer's filter. It is for those who look into that, not for
 // this handler, so it comes back slowly.
 func (s *subscription) refuseStray(m *nats.Msg) error {
-	_ = s.conn.nc.Publish(m.Reply, fmt.Appendf(nil, `-NAK {"delay":%d}`, maxBackoff.Nanoseconds()))
+	meta, _ := parseMetadata(m.Reply)
+	_ = s.conn.nc.Publish(m.Reply, s.consumer.nak(meta.numDelivered, maxBackoff))
 	return fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", ErrConsumerConflict, s.consumer.name, s.consumer.stream.name, m.Subject)
 }
 

@@ -122,6 +122,49 @@ func TestDelayGrowsWithTheDeliveries(t *testing.T) {
 	}
 }
 
+// The server counts a delay from the consumer's BackOff in a way of its own.
+func TestDelayIsKeptWithABackOff(t *testing.T) {
+	t.Parallel()
+	const least, long = 500 * time.Millisecond, 15 * time.Second
+	for name, tt := range map[string]struct {
+		backOff []time.Duration
+		delay   time.Duration
+	}{
+		"that grows":                             {[]time.Duration{least, long}, least / 2},
+		"that grows by just the delay":           {[]time.Duration{least, 2 * least}, least},
+		"that shrinks":                           {[]time.Duration{2 * least, least}, least / 2},
+		"that has fewer entries than deliveries": {[]time.Duration{long}, least / 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			handled, onHandled := hookChan[jsbroker.Handled]()
+			b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled}),
+				jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: tt.backOff}))
+			failed, again := make(chan time.Time, 1), make(chan time.Time, 1)
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				switch jsbroker.NumDelivered(e) {
+				case 1:
+					return jsbroker.RetryAfter(0, nil)
+				case 2:
+					failed <- time.Now()
+					return jsbroker.RetryAfter(tt.delay, nil)
+				}
+				again <- time.Now()
+				return nil
+			}, broker.Queue("q"))
+			publish(t, b, "orders", "1")
+			took := -receive(t, failed).Sub(receive(t, again))
+			if took < tt.delay || took > long/2 {
+				t.Errorf("came again after %v, want %v", took, tt.delay)
+			}
+			receive(t, handled)
+			if e := receive(t, handled); e.Delay != tt.delay {
+				t.Errorf("reported %v, want %v", e.Delay, tt.delay)
+			}
+		})
+	}
+}
+
 func TestSlowHandlerAndWhatWaitsBehindItAreNotDeliveredTwice(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
