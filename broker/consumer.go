@@ -48,6 +48,13 @@ func (cs *consumer) limit() (n uint64, byServer bool) {
 	return n, false
 }
 
+// isLast reports whether the n-th delivery of a message is the last one that the
+// server makes.
+func (cs *consumer) isLast(n uint64) bool {
+	limit, byServer := cs.limit()
+	return byServer && n >= limit
+}
+
 // ackWait is the shortest time in which the server may deliver an unsettled
 // message again.
 func (cs *consumer) ackWait() time.Duration {

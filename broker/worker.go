@@ -105,8 +105,10 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 			return e, refused
 		}
 	}
-	if time.Since(e.extended) > s.consumer.ackWait() {
-		return e, errExpired // the server is delivering it to somebody else
+	// The server is delivering it to somebody else, unless it has given it up;
+	// it heeds the ack all the same.
+	if time.Since(e.extended) > s.consumer.ackWait() && !s.consumer.isLast(e.meta.numDelivered) {
+		return e, errExpired
 	}
 	s.running[slot] = e
 	s.last = max(s.last, e.meta.streamSequence)

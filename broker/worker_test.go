@@ -220,6 +220,37 @@ func TestAckExtensionIsBounded(t *testing.T) {
 	receive(t, got)
 }
 
+func TestLastDeliveryIsHandledAlsoAfterItsDeadline(t *testing.T) {
+	t.Parallel()
+	const ackWait = 300 * time.Millisecond
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	given := make(chan *nats.Msg, 10)
+	_, err := nc.ChanSubscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q", given)
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	b := newBroker(t, s, jsbroker.WithMaxAckExtension(0),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}))
+	publish(t, b, "orders", "slow")
+	publish(t, b, "orders", "waits")
+	release, got := make(chan struct{}), make(chan string, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		<-release
+		got <- string(e.Message().Body)
+		return nil
+	}, broker.Queue("q"))
+	for range 2 {
+		receive(t, given) // the server gives it up
+	}
+	timer := time.NewTimer(ackWait) // by our clock, too
+	<-timer.C
+	close(release)
+	if a, b := receive(t, got), receive(t, got); a != "slow" || b != "waits" {
+		t.Errorf("got %s, %s", a, b)
+	}
+	eventually(t, "late acks are heeded", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
 func TestPoisonEndsAsOneDeadLetter(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
