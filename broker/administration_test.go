@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -194,6 +195,49 @@ func TestAckWaitShortenedUnderASlowHandler(t *testing.T) {
 			l.settleInAnyOrder(t)
 			if n := l.duplicates(); n > 0 {
 				t.Errorf("%d duplicates", n)
+			}
+		})
+	}
+}
+
+func TestLastDeliverySkippedUnderASlowHandlerIsThatHandlers(t *testing.T) {
+	t.Parallel()
+	for _, deadLetter := range []bool{false, true} {
+		t.Run(fmt.Sprintf("dead letter %v", deadLetter), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+			makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 2})
+			skipped, onSkipped := hookChan[jsbroker.Skipped]()
+			exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+			options := []broker.Option{jsbroker.WithConcurrency(2), jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped, Exhausted: onExhausted})}
+			if deadLetter {
+				options = append(options, jsbroker.WithDeadLetter("graves"))
+			}
+			b := newBroker(t, s, options...)
+			started, release := make(chan struct{}, 10), make(chan struct{})
+			subscribe(t, b, "orders", func(broker.Event) error {
+				started <- struct{}{}
+				<-release
+				return errors.New("no")
+			}, broker.Queue("q"))
+			publish(t, b, "orders", "x")
+			receive(t, started)
+			changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.AckWait = time.Second })
+			if e := receive(t, skipped); e.NumDelivered != 2 {
+				t.Fatalf("skipped %+v", e)
+			}
+			close(release)
+			if !deadLetter {
+				if e := receive(t, exhausted); e.Cause.Error() != "no" {
+					t.Errorf("exhausted %+v", e)
+				}
+				return
+			}
+			eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			if h := storedMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Deliveries") != "2" {
+				t.Errorf("dead letter %v", h)
 			}
 		})
 	}

@@ -23,6 +23,11 @@ type event struct {
 	err     error       // for the broker's ErrorHandler
 	settled atomic.Bool // an ack, nak or term was sent
 
+	// Under sub.mu: that the message is given back, and until then the number of
+	// the latest delivery that was skipped for this one; 0 for none.
+	failed  bool
+	skipped uint64
+
 	failures *failures // nil unless the event can be found; see EventFinder
 }
 

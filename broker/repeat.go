@@ -45,9 +45,27 @@ func (s *subscription) repeated(e *event) error {
 	}
 	for _, r := range s.running {
 		// Past the bound of the extension a handler counts as hanging.
-		if r != nil && r.meta.identity() == id && time.Since(r.received) < s.cfg.maxAckExtension {
+		if r != nil && !r.failed && r.meta.identity() == id && time.Since(r.received) < s.cfg.maxAckExtension {
+			r.skipped = max(r.skipped, e.meta.numDelivered)
 			return errBeingHandled
 		}
 	}
 	return nil
+}
+
+// deliveries is how often the event's message has been delivered as far as the
+// subscription knows: more often than the event tells if later deliveries were
+// skipped as it was being handled.
+func (s *subscription) deliveries(e *event) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(e.meta.numDelivered, e.skipped)
+}
+
+// fail is the end of the skipping: what is delivered after the decision to give
+// the message back is no part of that, but a delivery like others.
+func (s *subscription) fail(e *event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.failed = true
 }

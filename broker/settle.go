@@ -37,8 +37,7 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 	}
 	var discard *discardError
 	discarded := errors.As(err, &discard)
-	exhausted, byServer := s.exhausted(e)
-	if (discarded || exhausted) && s.deadLetters(e) {
+	if exhausted, byServer := s.exhausted(e); (discarded || exhausted) && s.deadLetters(e) {
 		if s.publishDeadLetter(e, err, exhausted && byServer) {
 			return s.conclusion(e, ResultTerm, 0)
 		}
@@ -47,13 +46,14 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 	if discarded {
 		return s.conclusion(e, ResultTerm, 0)
 	}
-	if exhausted && byServer {
+	s.fail(e)
+	if exhausted, byServer := s.exhausted(e); exhausted && byServer {
 		s.reportExhausted(e, err)
 	}
 	if retry, ok := errors.AsType[*retryError](err); ok {
 		return s.conclusion(e, ResultNak, retry.delay)
 	}
-	return s.conclusion(e, ResultNak, redeliveryDelay(e.meta.numDelivered, s.currentConsumer().cfg.BackOff))
+	return s.conclusion(e, ResultNak, redeliveryDelay(s.deliveries(e), s.currentConsumer().cfg.BackOff))
 }
 
 // conclusion settles unless the handler, or a goroutine that it left behind,
@@ -78,7 +78,7 @@ func (s *subscription) send(e *event, result Result, delay time.Duration, return
 	body := ackBody
 	switch result {
 	case ResultNak:
-		body = s.currentConsumer().nak(e.meta.numDelivered, delay)
+		body = s.currentConsumer().nak(s.deliveries(e), delay)
 	case ResultTerm:
 		body = termBody
 	}
@@ -97,11 +97,11 @@ func (s *subscription) send(e *event, result Result, delay time.Duration, return
 // whether it is the server that counts and delivers it no more.
 func (s *subscription) exhausted(e *event) (exhausted, byServer bool) {
 	limit, byServer := s.currentConsumer().limit()
-	return limit > 0 && e.meta.numDelivered >= limit, byServer
+	return limit > 0 && s.deliveries(e) >= limit, byServer
 }
 
 func (s *subscription) reportExhausted(e *event, cause error) {
-	s.logSome(logger.ErrorLevel, e, "the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", e.meta.numDelivered, cause)
+	s.logSome(logger.ErrorLevel, e, "the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", s.deliveries(e), cause)
 	emit(s.hooks, s.hooks.exhausted, e.ctx, Exhausted{Delivery: e.delivery(), Cause: cause})
 }
 
@@ -155,7 +155,7 @@ func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 	h[deadLetterTopic] = e.msg.Subject
 	h[deadLetterStream] = s.Stream
 	h[deadLetterQueue] = s.Queue
-	h[deadLetterDeliveries] = strconv.FormatUint(e.meta.numDelivered, 10)
+	h[deadLetterDeliveries] = strconv.FormatUint(s.deliveries(e), 10)
 	return &broker.Message{Header: h, Body: e.msg.Data}
 }
 
