@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -156,6 +157,37 @@ func TestHandlerMayKeepAndSpoilItsMessage(t *testing.T) {
 	}
 	if len(seen) != n {
 		t.Errorf("%d different ones, want %d", len(seen), n)
+	}
+}
+
+func TestHandlerThatTimedOutBecomesADeadLetter(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	b := newBroker(t, startServer(t), jsbroker.WithDeadLetter("graves"),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}),
+		jsbroker.WithHooks(jsbroker.Hooks{
+			HandleStart: func(ctx context.Context, e jsbroker.HandleStart) context.Context {
+				if e.Topic != "orders" {
+					return ctx
+				}
+				ctx, cancel := context.WithDeadline(context.WithValue(ctx, key{}, "the handler's"), time.Now())
+				cancel()
+				return ctx
+			},
+			PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
+				if of := ctx.Value(key{}); e.Topic == "graves" && of != "the handler's" {
+					t.Errorf("the context of the dead letter is %v", of)
+				}
+				return ctx
+			},
+		}))
+	subscribe(t, b, "orders", func(e broker.Event) error { return jsbroker.EventContext(e).Err() }, broker.Queue("q"))
+	h, got := headerCollector()
+	subscribe(t, b, "graves", h, broker.Queue("undertaker"))
+	publish(t, b, "orders", "x")
+	want := context.DeadlineExceeded.Error()
+	if m := receive(t, got); m.header["Micro-Dead-Letter-Reason"] != want || m.header["Micro-Dead-Letter-Deliveries"] != "1" {
+		t.Errorf("dead letter %v", m.header)
 	}
 }
 

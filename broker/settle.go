@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -125,16 +126,23 @@ func (s *subscription) deadLetters(e *event) bool {
 // publishDeadLetter reports whether the message is stored as a dead letter. One
 // that the server does not deliver again has no other chance, so there it keeps
 // trying until the subscription ends; the ack deadline is extended meanwhile.
+//
+// The handler's context goes along, but not its end: a deadline that a hook has
+// set may be what the message died of. It is Disconnect that ends the publish,
+// when it gives handlers up.
 func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bool {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(e.ctx))
+	defer cancel()
+	defer context.AfterFunc(s.base, cancel)()
 	for attempt := uint64(1); ; attempt++ {
 		err := s.conn.broker.publishOn(s.conn, s.cfg, s.cfg.deadLetter, s.deadLetter(e, cause),
-			publishOptions{ctx: e.ctx, messageID: deadLetterID(e)})
+			publishOptions{ctx: ctx, messageID: deadLetterID(e)})
 		emit(s.hooks, s.hooks.deadLettered, e.ctx, DeadLettered{Delivery: e.delivery(), DeadLetterTopic: s.cfg.deadLetter, Cause: cause, Err: err})
 		if err == nil {
 			return true
 		}
 		s.logSome(logger.ErrorLevel, e, "dead letter not stored, the message is kept: %v", err)
-		if !persist || errors.Is(err, ErrMessageTooLarge) || e.ctx.Err() != nil {
+		if !persist || errors.Is(err, ErrMessageTooLarge) || ctx.Err() != nil {
 			return false
 		}
 		if !s.pause(backoffDelay(attempt), s.conn.stateChange(), false) {
