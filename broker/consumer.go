@@ -333,10 +333,11 @@ func usable(info *jetstream.ConsumerInfo) error {
 // subscriber asks for. The consumer's settings belong to whoever made it: to
 // change them at each start would undo an operator's tuning.
 func (c *connection) reportDifferences(cfg *config, cs *consumer, topic, queue string) {
-	if cfg.consumerConfig == nil {
-		return
+	var want jetstream.ConsumerConfig // nothing
+	if cfg.consumerConfig != nil {
+		want = *cfg.consumerConfig
 	}
-	want, have := cfg.consumerConfig, cs.cfg
+	have := cs.cfg
 	var diffs []string
 	differ := func(name string, asked bool, w, h any) {
 		if asked && fmt.Sprint(w) != fmt.Sprint(h) {
@@ -344,8 +345,12 @@ func (c *connection) reportDifferences(cfg *config, cs *consumer, topic, queue s
 		}
 	}
 	differ("AckWait", want.AckWait != 0 && len(want.BackOff) == 0, want.AckWait, have.AckWait)
-	limit, _ := cs.limit()
+	limit, byServer := cs.limit()
 	differ("MaxDeliver", want.MaxDeliver > 0, want.MaxDeliver, limit)
+	if limit > 0 && !byServer && cfg.deadLetter == "" {
+		// There is no event when such a message has had them: it comes again.
+		diffs = append(diffs, fmt.Sprintf("the broker counts its limit of %d deliveries, but only with WithDeadLetter, so what fails is delivered again for ever: set that, or the consumer's max_deliver (nats consumer edit)", limit))
+	}
 	differ("MaxAckPending", want.MaxAckPending != 0, want.MaxAckPending, have.MaxAckPending)
 	differ("BackOff", len(want.BackOff) != 0, want.BackOff, have.BackOff)
 	differ("DeliverPolicy", want.DeliverPolicy != jetstream.DeliverAllPolicy, want.DeliverPolicy, have.DeliverPolicy)

@@ -268,6 +268,42 @@ func TestTuningOfAnExistingDurableStaysAndIsLogged(t *testing.T) {
 	}
 }
 
+func TestLimitThatWithDeadLetterLeftBehindIsLogged(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	limit := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2})
+	for _, tt := range []struct {
+		name    string
+		options []broker.Option
+		logged  bool
+	}{
+		{"the one who makes it", []broker.Option{limit, jsbroker.WithDeadLetter("graves")}, false},
+		{"another like that", []broker.Option{limit, jsbroker.WithDeadLetter("graves")}, false},
+		{"one without a dead-letter topic", []broker.Option{limit}, true},
+		{"one without options", nil, true},
+		{"one whose consumers are others'", []broker.Option{jsbroker.WithExistingConsumers()}, true},
+	} {
+		log := newLog()
+		b := newBroker(t, s, append(tt.options, broker.Logger(log))...)
+		subscribe(t, b, "orders", ignore, broker.Queue("q"))
+		if lines := log.with("its limit of 2 deliveries"); len(lines) > 0 != tt.logged {
+			t.Errorf("%s: the log says %v", tt.name, log.all())
+		}
+		noErr(t, b.Disconnect())
+	}
+	changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxDeliver = 2 }) // the way out
+	log := newLog()
+	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+	b := newBroker(t, s, limit, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}))
+	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.RetryAfter(0, errors.New("no")) }, broker.Queue("q"))
+	if lines := log.with("is used as it is"); len(lines) > 0 {
+		t.Errorf("the log says %v", lines)
+	}
+	publish(t, b, "orders", "x")
+	receive(t, exhausted)
+}
+
 func TestConsumersThatCannotServeAreConflicts(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

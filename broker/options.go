@@ -253,7 +253,8 @@ func WithExistingConsumers() broker.Option {
 // tells the server of no limit: the server would merely stop delivering, and a
 // message whose last delivery a restart has cut short would be stuck. Such a
 // message is handled again; after 10 deliveries more than MaxDeliver it becomes
-// a dead letter without a further try.
+// a dead letter without a further try. Left out later, it leaves such a consumer
+// without a limit; Subscribe logs that.
 //
 // Off by default: discarded messages are terminated, exhausted ones stay in the
 // stream.
