@@ -75,7 +75,8 @@ type Hooks struct {
 	DeadLettered func(ctx context.Context, e DeadLettered)
 	// Exhausted fires when the last permitted delivery of a message failed and
 	// it was not dead-lettered. The message stays in the stream, but the server
-	// does not deliver it again.
+	// does not deliver it again. One that a handler has left unsettled, which
+	// broker.DisableAutoAck permits, is none of these: it may still be acked.
 	Exhausted func(ctx context.Context, e Exhausted)
 	// Skipped fires when a fetched message was not handled: because its ack
 	// deadline had passed while it waited, so that the server delivers it again,
@@ -202,7 +203,7 @@ const (
 	ResultAck  Result = "ack"  // done; a WorkQueue stream forgets the message
 	ResultNak  Result = "nak"  // to be delivered again
 	ResultTerm Result = "term" // never to be delivered again
-	ResultNone Result = "none" // left unsettled: it comes back after AckWait
+	ResultNone Result = "none" // left unsettled: it comes back after AckWait, unless the server permits no further delivery
 )
 
 // Settled is the event of [Hooks.Settled].

@@ -423,6 +423,32 @@ func TestManualAckLeftOutComesBackAfterAckWait(t *testing.T) {
 	}
 }
 
+func TestManualAckLeftOutOfTheLastDeliveryIsHeededLater(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	given := make(chan *nats.Msg, 10)
+	_, err := nc.ChanSubscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q", given)
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond, MaxDeliver: 1}))
+	events := make(chan broker.Event, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		events <- e
+		return nil
+	}, broker.Queue("q"), broker.DisableAutoAck())
+	publish(t, b, "orders", "1")
+	e := receive(t, events)
+	receive(t, given) // the server gives it up
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 || len(exhausted) > 0 {
+		t.Errorf("%d messages, %d events; README.md says that it stays, without an event", n, len(exhausted))
+	}
+	noErr(t, e.Ack())
+	eventually(t, "the late ack arrives", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
 func TestErrorHandlerSeesFailures(t *testing.T) {
 	t.Parallel()
 	failures := make(chan error, 10)
