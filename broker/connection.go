@@ -457,6 +457,23 @@ func (c *connection) api(ctx context.Context, name string, request func(context.
 	return apiError(err)
 }
 
+// look is api for a question, which is asked again: one that finds no leader is
+// never answered, and there is none for a moment where something was just made.
+func (c *connection) look(ctx context.Context, name string, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	for patience := lookUpTimeout; ; patience *= 2 {
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			return c.api(ctx, name, question)
+		}()
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+}
+
 // failCalls ends the calls that a permission violation is about.
 func (c *connection) failCalls(violation error) {
 	c.mu.Lock()

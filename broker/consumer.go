@@ -191,7 +191,7 @@ func (c *connection) durableExists(ctx context.Context, st *stream, topic, queue
 
 func (c *connection) consumerInfo(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
 	var info *jetstream.ConsumerInfo
-	err := c.api(ctx, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) error {
+	err := c.look(ctx, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) error {
 		cons, err := c.js.Consumer(ctx, stream, name)
 		if err == nil {
 			info = cons.CachedInfo()

@@ -760,6 +760,23 @@ func TestSubscribeDuringAnOutageLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+func TestSubscribeAsksAgainWhatNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	publish(t, b, "orders.created", "x")
+	for i, question := range []string{"$JS.API.STREAM.INFO.", "$JS.API.CONSUMER.INFO."} {
+		p.lose(question)
+		subscribe(t, b, fmt.Sprintf("orders.t%d", i), ignore, broker.Queue("q"))
+		p.mu.Lock()
+		if p.lost != "" {
+			t.Errorf("%s was not asked", question)
+		}
+		p.mu.Unlock()
+	}
+}
+
 func TestSubscribeThatGotNoAnswerLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -19,8 +19,9 @@ const (
 	// attemptTimeout is how long one try waits for its ack before the message is
 	// sent again with the same id: a leader that fails takes the ack with it.
 	attemptTimeout = 2 * time.Second
-	// lookUpTimeout is how long a look-up of a stream that has stopped answering
-	// may take: it is sent to that stream's leader, if there is one.
+	// lookUpTimeout is how long a look-up waits before it is repeated, and may take
+	// for a stream that has stopped answering: it is sent to that stream's leader,
+	// if there is one.
 	lookUpTimeout = time.Second
 	// The pause between tries when nobody answers for the stream, doubling: a
 	// new leader takes some hundred milliseconds.

@@ -263,7 +263,8 @@ func (c *connection) lookUpStream(ctx context.Context, topic string) (*stream, e
 // streamNames lists the streams with a subject that overlaps the pattern.
 func (c *connection) streamNames(ctx context.Context, pattern string) ([]string, error) {
 	var names []string
-	err := c.api(ctx, "STREAM.NAMES", func(ctx context.Context) error {
+	err := c.look(ctx, "STREAM.NAMES", func(ctx context.Context) error {
+		names = nil
 		list := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(pattern))
 		for name := range list.Name() {
 			names = append(names, name)
@@ -278,7 +279,7 @@ func (c *connection) streamNames(ctx context.Context, pattern string) ([]string,
 
 func (c *connection) streamInfo(ctx context.Context, name string) (*stream, error) {
 	var info *jetstream.StreamInfo
-	err := c.api(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+	err := c.look(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
 		s, err := c.js.Stream(ctx, name)
 		if err == nil {
 			info = s.CachedInfo()

@@ -314,6 +314,7 @@ type proxy struct {
 	release chan struct{} // closed when answers may pass
 	admit   chan struct{} // closed when what the client sends may pass
 	last    string        // what the client sends last before a stall; empty: nothing
+	lost    string        // what the client sends in vain, once; empty: nothing
 	conns   []net.Conn
 	closed  chan struct{}
 }
@@ -369,6 +370,11 @@ func (p *proxy) pump(to, from net.Conn, gate *chan struct{}) {
 				p.release = make(chan struct{})
 				p.last = ""
 			}
+			if gate == &p.admit && p.lost != "" && bytes.Contains(buf[:n], []byte(p.lost)) {
+				p.lost = ""
+				p.mu.Unlock()
+				continue
+			}
 			p.mu.Unlock()
 			select {
 			case <-open:
@@ -397,6 +403,13 @@ func (p *proxy) stallAfter(request string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.last = request
+}
+
+// lose swallows a request, as a server does that looks for a leader.
+func (p *proxy) lose(request string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = request
 }
 
 // takeNothing leaves what the client sends where it is.
