@@ -25,17 +25,22 @@ func (s *subscription) keepAlive() {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	connected := s.conn.nc.IsConnected() // which waits for an attempt to connect
 	now := time.Now()
 	inHand := len(s.waiting) > 0
 	for i := range s.waiting {
-		s.extend(&s.waiting[i], now)
+		// What is past its deadline is delivered to somebody else. It must not pass
+		// for fresh again, but be skipped.
+		if it := &s.waiting[i]; connected && now.Sub(it.extended) <= s.consumer.ackWait() {
+			s.extend(it, now)
+		}
 	}
 	for _, e := range s.running {
 		if e == nil {
 			continue
 		}
 		inHand = true
-		if !e.settled.Load() {
+		if connected && !e.settled.Load() {
 			s.extend(&e.item, now)
 		}
 	}
@@ -59,7 +64,7 @@ func (s *subscription) extend(it *item, now time.Time) {
 	if now.Sub(it.received) > s.cfg.maxAckExtension {
 		return
 	}
-	if s.conn.nc.IsConnected() && s.conn.nc.Publish(it.msg.Reply, waitBody) == nil {
+	if s.conn.nc.Publish(it.msg.Reply, waitBody) == nil {
 		it.extended = now
 	}
 }

@@ -199,6 +199,56 @@ func TestSlowHandlerAndWhatWaitsBehindItAreNotDeliveredTwice(t *testing.T) {
 	}
 }
 
+// The connection was away for longer than AckWait, and another replica has handled
+// what was in hand. What runs goes on; what waits must not pass for fresh again.
+func TestWhatExpiredWhileItWaitedIsSkippedAfterAReconnect(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, _ := natsConn(t, s)
+	p := startProxy(t, s)
+	cc := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})
+	skipped, onSkipped := hookChan[jsbroker.Skipped]()
+	b := newBroker(t, s, broker.Addrs(p.url()), cc, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
+	started, release := make(chan string, 10), make(chan struct{})
+	extensions := func(sequence string) <-chan *nats.Msg {
+		ch := make(chan *nats.Msg, 100)
+		if _, err := nc.ChanSubscribe("$JS.ACK.ORDERS.q.1."+sequence+".>", ch); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return ch
+	}
+	publish(t, b, "orders", "1")
+	publish(t, b, "orders", "2")
+	waits := extensions("2")
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		started <- string(e.Message().Body)
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	receive(t, started)
+	receive(t, waits)
+	p.stall() // so that it cannot come back yet
+	p.cut()
+	h, got := collector()
+	subscribe(t, newBroker(t, s, cc), "orders", h, broker.Queue("q"))
+	receive(t, got)
+	receive(t, got)
+	runs := extensions("1")
+	p.resume()
+	receive(t, runs) // the keeper has seen to all that is in hand
+	close(release)
+	if e := receive(t, skipped); e.StreamSequence != 2 {
+		t.Errorf("skipped %+v, want the second message", e)
+	}
+	if len(started) > 0 {
+		t.Errorf("message %s is handled again", <-started)
+	}
+}
+
 func TestAckExtensionIsBounded(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
