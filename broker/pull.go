@@ -77,7 +77,9 @@ func (p *pull) early(waiting int) bool {
 	if p.maxBytes > 0 && p.open > 0 {
 		return false // the bound is for all that is under way
 	}
-	return p.got > 0 && p.batch.early(p.open+waiting)
+	// To add to requests that have died would make them count as alive. That is
+	// looked at last, as it takes the connection's lock.
+	return p.got > 0 && p.batch.early(p.open+waiting) && !p.outlived()
 }
 
 // request asks for the next messages.

@@ -3,7 +3,9 @@ package broker
 import (
 	"errors"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -39,5 +41,38 @@ func TestEndsOfRequests(t *testing.T) {
 				t.Errorf("open %d, short %v; want %d, %v", p.open, p.short, tt.open, tt.short)
 			}
 		})
+	}
+}
+
+// After a reconnect the requests that were under way are dead. One more must not
+// make them count as alive: nothing would be asked for until it was silent for long.
+func TestNoEarlyRequestBesideThoseOfALostConnection(t *testing.T) {
+	t.Parallel()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer s.Shutdown()
+	back := make(chan struct{}, 1)
+	nc, err := nats.Connect(s.ClientURL(), nats.ReconnectWait(time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	p := pull{nc: nc, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
+	if !p.early(10) {
+		t.Fatal("not early on the connection that the requests were made on")
+	}
+	if err := nc.ForceReconnect(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-back:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no reconnect")
+	}
+	if p.early(10) {
+		t.Error("early although they were lost with their connection")
 	}
 }
