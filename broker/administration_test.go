@@ -3,6 +3,7 @@ package broker_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -265,5 +266,34 @@ func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
 		if e := receive(t, skipped); e.NumDelivered != 2 {
 			t.Errorf("skipped %+v, want second deliveries", e)
 		}
+	}
+}
+
+func TestMessageLargerThanMaxRequestMaxBytesIsAFailureUntilThatIsRaised(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "orders", MaxRequestMaxBytes: 1000})
+	r := countRequests(t, nc, "$JS.API.CONSUMER.MSG.NEXT.ORDERS.q")
+	large := strings.Repeat("x", 5000)
+	publish(t, b, "orders", "small")
+	publish(t, b, "orders", large)
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	receive(t, got)
+	e := receive(t, failed)
+	if e.Reason != "message_too_large" {
+		t.Errorf("reason %s", e.Reason)
+	}
+	wantError(t, e.Err, jetstream.ErrMaxBytesExceeded, "MaxRequestMaxBytes, 1000,", "consumer q", "ORDERS")
+	if n := r.seen(t); n > 10 {
+		t.Errorf("%d requests for two messages", n)
+	}
+	changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxRequestMaxBytes = 10_000 })
+	if body := receive(t, got); body != large {
+		t.Errorf("got %q", body)
 	}
 }

@@ -119,6 +119,7 @@ var reasons = []struct {
 	{ErrInvalidHandler, "invalid_handler"},
 	{ErrInvalidConfig, "invalid_config"},
 	{ErrMessageTooLarge, "message_too_large"},
+	{jetstream.ErrMaxBytesExceeded, "message_too_large"},
 	{ErrStreamFull, "stream_full"},
 	{ErrWorkQueueConflict, "workqueue_conflict"},
 	{ErrConsumerConflict, "consumer_conflict"},

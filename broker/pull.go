@@ -41,7 +41,7 @@ type pull struct {
 	got       int           // messages that have come since the latest was made
 	short     bool          // a request has ended since, not served in full
 	left      int           // messages that waited when it was made
-	single    bool          // the next message exceeds the byte bound: fetch it alone
+	single    bool          // the next message exceeds the byte bound: fetch it alone; until one comes
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between
@@ -111,7 +111,6 @@ func (p *pull) request(cs *consumer, waiting int) error {
 	if p.single {
 		batch = 1
 		maxBytes = cs.cfg.MaxRequestMaxBytes
-		p.single = false
 	}
 	if p.seq++; p.open == 0 {
 		p.first = p.seq
@@ -194,6 +193,7 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	if m.Reply != "" {
 		p.got++
 		p.idle = 0
+		p.single = false
 		if p.open > 0 {
 			p.open--
 		}
@@ -217,6 +217,9 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	switch {
 	case p.open > 0 || p.got > 0:
 	case errors.Is(err, jetstream.ErrMaxBytesExceeded):
+		if p.single {
+			return false, err // it is too large for the consumer
+		}
 		p.single = true
 	case errors.Is(err, errBatchDone):
 		p.idle++

@@ -236,6 +236,9 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 			if s.pull.idle > 0 && len(s.waiting) == 0 {
 				s.waiting, s.room = nil, nil
 			}
+		case errors.Is(err, jetstream.ErrMaxBytesExceeded):
+			cs := s.consumer
+			a.err = fmt.Errorf("%w: the next message is larger than MaxRequestMaxBytes, %d, of consumer %s of stream %s: raise it", err, cs.cfg.MaxRequestMaxBytes, cs.name, cs.stream.name)
 		default:
 			a.err = err
 		}
