@@ -97,8 +97,9 @@ func WithBatchSize(n int) broker.Option {
 // WithFetchBytes bounds a fetch by n bytes, headers and protocol overhead
 // included, in addition to the batch size: for large messages, so that a batch
 // of them fits into memory. A single message that is larger is fetched alone.
-// There is then one fetch at a time. By default a fetch is bounded by 16 MiB, and
-// one that was not fixed asks for some 4 MiB by the size of the latest messages.
+// There is then one fetch at a time. By default all that are under way are bounded
+// by 16 MiB, and a batch that was not fixed by some 4 MiB, by the size of the latest
+// messages.
 func WithFetchBytes(n int) broker.Option {
 	return option(func(s *settings) error {
 		if n < 1 {

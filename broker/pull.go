@@ -31,13 +31,14 @@ type pull struct {
 
 	batch     batchSizer
 	fixedWait time.Duration // 0: adaptive
-	maxBytes  int           // of all that is under way; 0: requestBytes for each request
+	maxBytes  int           // of all that is under way; 0: requestBytes, shared by several requests
 	idle      int           // requests in a row that brought nothing
 	wait      time.Duration // of the latest request
 	epoch     uint64        // connections before the one that it was made on
 	first     uint64        // the number of the oldest request that may be under way
 	seq       uint64        // the number of the latest
 	open      int           // messages that they may still deliver; 0: none is under way
+	bytes     int           // how much these may weigh
 	got       int           // messages that have come since the latest was made
 	short     bool          // a request has ended since, not served in full
 	left      int           // messages that waited when it was made
@@ -48,9 +49,15 @@ type pull struct {
 // deliveries: few, so that with the default MaxAckPending it takes 8 KiB.
 const statusSlots = 12
 
-// requestBytes bounds a request where the user has not: messages may suddenly be
-// far larger than those that the batch was made for.
+// requestBytes bounds what all requests under way may bring, where the user has
+// not: messages may suddenly be far larger than those that the batch was made for.
+// Each gets half of what the others leave, so that there is room for the next; it
+// expects far less, batchBytes at the most. There are four at a time.
 const requestBytes = 16 << 20
+
+// spareBytes is what must be left for another one. With less, some of those under
+// way had better end first.
+const spareBytes = requestBytes / 16
 
 // maxSlots bounds the channel of a consumer that may have very many messages
 // under way.
@@ -74,7 +81,7 @@ func openPull(nc *nats.Conn, cs *consumer, cfg *config) (*pull, error) {
 // early reports whether to ask for more while this many messages still wait to
 // be handled.
 func (p *pull) early(waiting int) bool {
-	if p.maxBytes > 0 && p.open > 0 {
+	if p.open > 0 && (p.maxBytes > 0 || requestBytes-p.bytes < spareBytes) {
 		return false // the bound is for all that is under way
 	}
 	// To add to requests that have died would make them count as alive. That is
@@ -101,9 +108,15 @@ func (p *pull) request(cs *consumer, waiting int) error {
 	if d := cs.cfg.MaxRequestExpires; d > 0 {
 		wait = min(wait, d)
 	}
+	if p.open == 0 {
+		p.bytes = 0
+	}
 	maxBytes := p.maxBytes
 	if maxBytes == 0 {
-		maxBytes = requestBytes
+		maxBytes = requestBytes - p.bytes
+		if p.batch.fixed == 0 { // else there is one request at a time
+			maxBytes /= 2
+		}
 	}
 	if n := cs.cfg.MaxRequestMaxBytes; n > 0 {
 		maxBytes = min(maxBytes, n)
@@ -116,6 +129,7 @@ func (p *pull) request(cs *consumer, waiting int) error {
 		p.first = p.seq
 	}
 	p.open += batch
+	p.bytes += maxBytes
 	p.wait = wait
 	p.epoch = p.nc.Stats().Reconnects
 
@@ -197,6 +211,7 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 		if p.open > 0 {
 			p.open--
 		}
+		p.bytes = max(p.bytes-m.Size(), 0)
 		p.batch.weigh(m.Size())
 		return true, nil
 	}
@@ -208,7 +223,8 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	if err == nil {
 		return false, nil
 	}
-	left := p.undelivered(m)
+	left := undelivered(m, "Nats-Pending-Messages", p.open)
+	p.bytes -= undelivered(m, "Nats-Pending-Bytes", p.bytes)
 	if left == 0 && errors.Is(err, errBatchDone) {
 		return false, err // served in full, with bytes to spare
 	}
@@ -230,13 +246,13 @@ func (p *pull) accept(m *nats.Msg) (delivery bool, err error) {
 	return false, err
 }
 
-// undelivered returns how many messages the request that a status has ended was
-// still to deliver. Where the server does not say, it is all.
-func (p *pull) undelivered(m *nats.Msg) int {
-	if n, ok := parseUint(m.Header.Get("Nats-Pending-Messages")); ok {
-		return min(int(n), p.open)
+// undelivered returns how much the request that a status has ended was still to
+// deliver, of all that is under way. Where the server does not say, it is all.
+func undelivered(m *nats.Msg, header string, all int) int {
+	if n, ok := parseUint(m.Header.Get(header)); ok {
+		return min(int(n), all)
 	}
-	return p.open
+	return all
 }
 
 // statusError tells what a status means for the request: nil if it goes on.
@@ -278,7 +294,7 @@ func (p *pull) outlived() bool {
 
 // abandon gives up the requests under way, whose statuses no longer count.
 func (p *pull) abandon() {
-	p.first, p.open, p.got, p.short, p.left, p.idle = p.seq+1, 0, 0, false, 0, 0
+	p.first, p.open, p.bytes, p.got, p.short, p.left, p.idle = p.seq+1, 0, 0, 0, false, 0, 0
 	p.batch.reset()
 }
 

@@ -14,31 +14,32 @@ import (
 func TestEndsOfRequests(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		name, status, description, pending string
-		open                               int
-		short                              bool
+		name, status, description, pending, pendingBytes string
+		open, bytes                                      int
+		short                                            bool
 	}{
-		{"in full, with bytes to spare", "409", "Batch Completed", "0", 300, false},
-		{"bytes used up", "409", "Batch Completed", "40", 260, true},
-		{"expired", "408", "Request Timeout", "250", 50, true},
-		{"of a server that does not say", "408", "Request Timeout", "", 0, true},
-		{"heartbeat", "100", "Idle Heartbeat", "", 300, false},
+		{"in full, with bytes to spare", "409", "Batch Completed", "0", "700", 300, 300, false},
+		{"bytes used up", "409", "Message Size Exceeds MaxBytes", "40", "5", 260, 995, true},
+		{"expired", "408", "Request Timeout", "250", "900", 50, 100, true},
+		{"of a server that does not say", "408", "Request Timeout", "", "", 0, 0, true},
+		{"heartbeat", "100", "Idle Heartbeat", "", "", 300, 1000, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p := pull{first: 6, seq: 7, open: 300, got: 10}
+			p := pull{first: 6, seq: 7, open: 300, bytes: 1000, got: 10}
 			m := nats.NewMsg("_INBOX.x.6")
 			m.Header.Set("Status", tt.status)
 			m.Header.Set("Description", tt.description)
 			if tt.pending != "" {
 				m.Header.Set("Nats-Pending-Messages", tt.pending)
+				m.Header.Set("Nats-Pending-Bytes", tt.pendingBytes)
 			}
 			delivery, err := p.accept(m)
 			if delivery || err != nil && !errors.Is(err, errBatchDone) {
 				t.Fatalf("delivery %v, %v", delivery, err)
 			}
-			if p.open != tt.open || p.short != tt.short {
-				t.Errorf("open %d, short %v; want %d, %v", p.open, p.short, tt.open, tt.short)
+			if p.open != tt.open || p.bytes != tt.bytes || p.short != tt.short {
+				t.Errorf("open %d, bytes %d, short %v; want %d, %d, %v", p.open, p.bytes, p.short, tt.open, tt.bytes, tt.short)
 			}
 		})
 	}
