@@ -246,14 +246,9 @@ func TestLastDeliverySkippedUnderASlowHandlerIsThatHandlers(t *testing.T) {
 
 func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
 	t.Parallel()
-	// What refuses the ack of a first delivery stands for a connection that
-	// breaks with the ack on its way.
-	s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
-	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	l := newLedger()
 	skipped, onSkip := hookChan[jsbroker.Skipped]()
-	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkip}),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second}))
+	b, js := lostSettlements(t, jsbroker.Hooks{Skipped: onSkip})
 	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
 	const n = 3
 	l.publish(t, b, "orders", 1, n)
@@ -266,6 +261,61 @@ func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
 		if e := receive(t, skipped); e.NumDelivered != 2 {
 			t.Errorf("skipped %+v, want second deliveries", e)
 		}
+	}
+}
+
+// lostSettlements is a broker whose settlements of first deliveries are refused, as
+// if a connection had broken with them on their way.
+func lostSettlements(t *testing.T, hooks jsbroker.Hooks) (broker.Broker, jetstream.JetStream) {
+	t.Helper()
+	s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	return newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(hooks),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})), js
+}
+
+func TestSecondDeliveryAfterALostTerminationIsTerminatedAndNotHandled(t *testing.T) {
+	t.Parallel()
+	skipped, onSkip := hookChan[jsbroker.Skipped]()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	b, js := lostSettlements(t, jsbroker.Hooks{Skipped: onSkip, Settled: onSettled})
+	deliveries := make(chan uint64, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		deliveries <- jsbroker.NumDelivered(e)
+		return jsbroker.Discard(errors.New("malformed"))
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	receive(t, skipped)
+	for range 2 {
+		if e := receive(t, settled); e.Result != jsbroker.ResultTerm {
+			t.Errorf("delivery %d: %s", e.NumDelivered, e.Result)
+		}
+	}
+	eventually(t, "it is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if n := len(deliveries); n != 1 {
+		t.Errorf("handled %d times", n)
+	}
+}
+
+func TestSecondDeliveryAfterALostLateAckIsAckedAndNotHandled(t *testing.T) {
+	t.Parallel()
+	skipped, onSkip := hookChan[jsbroker.Skipped]()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	b, js := lostSettlements(t, jsbroker.Hooks{Skipped: onSkip, Handled: onHandled})
+	events := make(chan broker.Event, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		events <- e
+		return nil
+	}, broker.Queue("q"), broker.DisableAutoAck())
+	publish(t, b, "orders", "1")
+	receive(t, handled)
+	if err := receive(t, events).Ack(); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, skipped)
+	eventually(t, "it is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if n := len(events); n > 0 {
+		t.Errorf("handled %d times more", n)
 	}
 }
 

@@ -48,6 +48,11 @@ func (e *event) Ack() error {
 		e.settled.Store(false) // not sent, so it may be tried again
 		return fmt.Errorf("jetstream: ack %s: %w", e.Topic(), err)
 	}
+	if !e.sub.opts.AutoAck { // else conclude does, as no ack comes later
+		e.sub.mu.Lock()
+		e.sub.remember(e, ResultAck)
+		e.sub.mu.Unlock()
+	}
 	return nil
 }
 

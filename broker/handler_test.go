@@ -197,21 +197,28 @@ func TestDeadLetterWhoseOriginalIsNotTerminatedIsStoredOnce(t *testing.T) {
 	for name, failure := range map[string]error{"discarded": jsbroker.Discard(malformed), "exhausted": malformed} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// What refuses the term of a first delivery stands for a crash at that moment.
+			// What refuses the term of a first delivery, and the end of the subscription,
+			// stand for a crash at that moment.
 			s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
 			_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 			deliveries := make(chan uint64, 10)
 			b := newBroker(t, s, as("limited:pw", s), jsbroker.WithDeadLetter("graves"),
 				jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second, MaxDeliver: 1}))
-			subscribe(t, b, "orders", func(e broker.Event) error {
+			crashed := make(chan broker.Subscriber, 1)
+			h := func(e broker.Event) error {
+				if jsbroker.NumDelivered(e) == 1 {
+					_ = (<-crashed).Unsubscribe()
+				}
 				deliveries <- jsbroker.NumDelivered(e)
 				return failure
-			}, broker.Queue("q"))
+			}
+			crashed <- subscribe(t, b, "orders", h, broker.Queue("q"))
 			publish(t, b, "orders", "x")
 			for _, want := range []uint64{1, 2} {
 				if n := receive(t, deliveries); n != want {
 					t.Fatalf("delivery %d, want %d", n, want)
 				}
+				subscribe(t, b, "orders", h, broker.Queue("q")) // after a restart
 			}
 			eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
 			if n := streamInfo(t, js, "GRAVES").State.LastSeq; n != 1 {

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// rememberedAcks is how many acknowledged messages a subscription remembers:
-// more than an outage of the connection can take the acks of, or a batch can
+// remembered is how many messages a subscription remembers that it has settled for
+// good: more than an outage of the connection can take the acks of, or a batch can
 // hold back.
-const rememberedAcks = 1024
+const remembered = 1024
 
 // messageIdentity tells a message from all others of its consumer; the time, from one
 // of the same number in a stream that was made again.
@@ -19,29 +19,42 @@ type messageIdentity struct {
 
 func (m *metadata) identity() messageIdentity { return messageIdentity{m.streamSequence, m.storedAt} }
 
-// acked are the messages that were acknowledged last.
-type acked struct {
+// latest are the messages that something has happened to last.
+type latest struct {
 	ring []messageIdentity
 	next int
 }
 
-func (a *acked) add(id messageIdentity) {
-	if len(a.ring) < rememberedAcks {
-		a.ring = append(a.ring, id)
+func (l *latest) add(id messageIdentity) {
+	if len(l.ring) < remembered {
+		l.ring = append(l.ring, id)
 		return
 	}
-	a.ring[a.next] = id
-	a.next = (a.next + 1) % rememberedAcks
+	l.ring[l.next] = id
+	l.next = (l.next + 1) % remembered
+}
+
+// remember notes that a message was settled for good. The caller holds s.mu.
+func (s *subscription) remember(e *event, r Result) {
+	switch r {
+	case ResultAck:
+		s.acked.add(e.meta.identity())
+	case ResultTerm:
+		s.terminated.add(e.meta.identity())
+	}
 }
 
 // repeated returns why a message that was delivered before is not to be handled,
-// if the subscription has acknowledged it or is working on it: an ack was lost
+// if the subscription has settled it for good or is working on it: an ack was lost
 // with a connection, or the server does not wait as long as this side believes,
 // since an operator has shortened the consumer's AckWait. The caller holds s.mu.
 func (s *subscription) repeated(e *event) error {
 	id := e.meta.identity()
-	if slices.Contains(s.acked.ring, id) {
+	switch {
+	case slices.Contains(s.acked.ring, id):
 		return errHandled
+	case slices.Contains(s.terminated.ring, id):
+		return errTerminated
 	}
 	for _, r := range s.running {
 		// Past the bound of the extension a handler counts as hanging.

@@ -58,9 +58,10 @@ type subscription struct {
 	keeper    *time.Timer
 	keeping   bool      // the keeper is armed
 	abandoned bool      // Disconnect has given up waiting
-	acked     acked     // to recognise second deliveries
 	last      uint64    // the highest stream sequence handled, or before the first
 	known     time.Time // when the number of pending messages was last learned
+
+	acked, terminated latest // to recognise second deliveries
 
 	failures uint64 // fetches in a row; only the fetching worker uses it and lastSaid
 	lastSaid string // what the log has last warned of in this streak

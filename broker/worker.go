@@ -81,6 +81,7 @@ var (
 	errExpired      = errors.New("its ack deadline passed while it waited, so it is delivered again")
 	errBeingHandled = errors.New("it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed")
 	errHandled      = errors.New("it is a second delivery of one that was handled: its ack was lost, or came too late")
+	errTerminated   = errors.New("it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late")
 )
 
 // take starts the first of the waiting messages, or says why it is not to be
@@ -117,8 +118,11 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 
 // skip is the end of a message that is not handled.
 func (s *subscription) skip(e *event, why error) {
-	if errors.Is(why, errHandled) {
+	switch {
+	case errors.Is(why, errHandled):
 		_ = s.send(e, ResultAck, 0, false)
+	case errors.Is(why, errTerminated):
+		_ = s.send(e, ResultTerm, 0, false)
 	}
 	emit(s.hooks, s.hooks.skipped, e.ctx, Skipped{Delivery: e.delivery()})
 	if more, ok := s.lines.allow(why.Error()); ok {
@@ -508,8 +512,8 @@ func (s *subscription) conclude(slot int, e *event, o *outcome) {
 	defer func() {
 		s.mu.Lock()
 		s.running[slot] = nil
-		if h.Result == ResultAck {
-			s.acked.add(e.meta.identity())
+		if h.Result != ResultAck || s.opts.AutoAck { // else Event.Ack has
+			s.remember(e, h.Result)
 		}
 		s.mu.Unlock()
 	}()
