@@ -55,6 +55,12 @@ func (cs *consumer) isLast(n uint64) bool {
 	return byServer && n >= limit
 }
 
+// goesOn reports whether the consumer, if it is made again, begins where it was: one
+// that is for new messages, or was made again before.
+func (cs *consumer) goesOn() bool {
+	return cs.cfg.DeliverPolicy == jetstream.DeliverNewPolicy || cs.cfg.DeliverPolicy == jetstream.DeliverByStartSequencePolicy
+}
+
 // ackWait is the shortest time in which the server may deliver an unsettled
 // message again.
 func (cs *consumer) ackWait() time.Duration {

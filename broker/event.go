@@ -22,6 +22,7 @@ type event struct {
 	meta    metadata
 	err     error       // for the broker's ErrorHandler
 	settled atomic.Bool // an ack, nak or term was sent
+	owed    bool        // see subscription.owe
 
 	// Under sub.mu: that the message is given back, and until then the number of
 	// the latest delivery that was skipped for this one; 0 for none.

@@ -192,6 +192,48 @@ func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
 	}
 }
 
+// What was running, and fails, and what waits for its retry come again from the new
+// consumer; what was acked after them does not.
+func TestQueuelessSubscriberRetriesWhatFailedWhenItsConsumerWasLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits)
+	started, release := make(chan string, 100), make(chan struct{})
+	failed := map[string]bool{}
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := string(e.Message().Body)
+		started <- body
+		if body == "runs" {
+			<-release
+		}
+		if body != "ok" && !failed[body] {
+			failed[body] = true
+			return jsbroker.RetryAfter(time.Hour, nil) // which only the lost consumer knows of
+		}
+		return nil
+	})
+	want := []string{"waits", "ok", "runs"}
+	for _, body := range want {
+		publish(t, b, "orders", body)
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+	for _, name := range consumerNames(t, js, "ORDERS") {
+		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(release)
+	publish(t, b, "orders", "new")
+	for _, body := range []string{"waits", "runs", "new"} {
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+}
+
 func TestReconnectsLeaveNoRoomForTheClientToDropMessages(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

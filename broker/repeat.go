@@ -34,17 +34,86 @@ func (l *latest) add(id messageIdentity) {
 	l.next = (l.next + 1) % remembered
 }
 
-// remember notes that a message was settled for good. The caller holds s.mu.
+// remember notes what has become of a message. The caller holds s.mu.
 func (s *subscription) remember(e *event, r Result) {
-	switch r {
-	case ResultAck:
+	switch {
+	case r == ResultAck:
 		s.acked.add(e.meta.identity())
-	case ResultTerm:
+	case r == ResultTerm:
 		s.terminated.add(e.meta.identity())
+	case r == ResultNak || !e.settled.Load():
+		s.owe(e)
+		return
+	}
+	if e.owed || s.mayRepeat(e) {
+		delete(s.owed, e.meta.streamSequence)
 	}
 }
 
-// repeated returns why a message that was delivered before is not to be handled,
+// owe notes that a message is to be delivered again: its handler failed or will
+// ack later, or it was skipped. If the subscription's own consumer for new messages
+// is lost, the next one begins there. The caller holds s.mu.
+func (s *subscription) owe(e *event) {
+	cs := s.consumer
+	if !cs.ephemeral || !cs.goesOn() || e.meta.streamSequence == 0 {
+		return // others may be served with it, or the stream has what is left
+	}
+	if cs.isLast(max(e.meta.numDelivered, e.skipped)) {
+		return // and never is
+	}
+	if len(s.owed) >= remembered {
+		// Some may have left the stream, and will never be settled.
+		s.owedFrom = s.lowestOwed(s.last + 1)
+		clear(s.owed)
+	}
+	if s.owed == nil {
+		s.owed = map[uint64]struct{}{}
+	}
+	s.owed[e.meta.streamSequence] = struct{}{}
+	e.owed = true
+}
+
+// lowestOwed returns the lowest sequence that is to be delivered again, or n if
+// there is none below it.
+func (s *subscription) lowestOwed(n uint64) uint64 {
+	if s.owedFrom > 0 {
+		n = min(n, s.owedFrom)
+	}
+	for sequence := range s.owed {
+		n = min(n, sequence)
+	}
+	return n
+}
+
+// resumeAt returns where in the stream a consumer for new messages that is made
+// again begins: with what runs or is to be delivered again, or else behind all that
+// was started. It delivers once more what was settled since; the latest of that
+// are recognised.
+func (s *subscription) resumeAt() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.again = s.last + 1
+	for _, it := range s.waiting { // of the former consumer
+		if m, err := parseMetadata(it.msg.Reply); err == nil {
+			s.again = max(s.again, m.streamSequence+1)
+		}
+	}
+	n := s.lowestOwed(s.last + 1)
+	for _, e := range s.running {
+		if e != nil && e.meta.streamSequence > 0 {
+			n = min(n, e.meta.streamSequence)
+		}
+	}
+	return n
+}
+
+// mayRepeat reports whether a delivery may be the second of its message: a consumer
+// that was made again counts from 1. The caller holds s.mu.
+func (s *subscription) mayRepeat(e *event) bool {
+	return e.meta.numDelivered > 1 || e.meta.streamSequence < s.again && e.meta.streamSequence > 0
+}
+
+// repeated returns why a message that may have been delivered before is not to be handled,
 // if the subscription has settled it for good or is working on it: an ack was lost
 // with a connection, or the server does not wait as long as this side believes,
 // since an operator has shortened the consumer's AckWait. The caller holds s.mu.

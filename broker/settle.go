@@ -187,11 +187,3 @@ func headerText(s string) string {
 		return r
 	}, s)
 }
-
-// nextSequence is the position in the stream from which on this subscription has
-// not been served.
-func (s *subscription) nextSequence() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last + 1
-}

@@ -61,7 +61,10 @@ type subscription struct {
 	last      uint64    // the highest stream sequence handled, or before the first
 	known     time.Time // when the number of pending messages was last learned
 
-	acked, terminated latest // to recognise second deliveries
+	acked, terminated latest              // to recognise second deliveries
+	again             uint64              // first deliveries below it may be second ones, too
+	owed              map[uint64]struct{} // see owe
+	owedFrom          uint64              // the lowest that owed had no room for; 0: none
 
 	failures uint64 // fetches in a row; only the fetching worker uses it and lastSaid
 	lastSaid string // what the log has last warned of in this streak

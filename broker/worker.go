@@ -80,7 +80,7 @@ func (s *subscription) next(slot int) *event {
 var (
 	errExpired      = errors.New("its ack deadline passed while it waited, so it is delivered again")
 	errBeingHandled = errors.New("it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed")
-	errHandled      = errors.New("it is a second delivery of one that was handled: its ack was lost, or came too late")
+	errHandled      = errors.New("it is a second delivery of one that was handled: its ack was lost, came too late, or went to a consumer that is gone")
 	errTerminated   = errors.New("it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late")
 )
 
@@ -101,7 +101,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting))
 	}
-	if e.meta.numDelivered > 1 {
+	if s.mayRepeat(e) {
 		if refused = s.repeated(e); refused != nil {
 			return e, refused
 		}
@@ -109,6 +109,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 	// The server is delivering it to somebody else, unless it has given it up;
 	// it heeds the ack all the same.
 	if time.Since(e.extended) > s.consumer.ackWait() && !s.consumer.isLast(e.meta.numDelivered) {
+		s.owe(e)
 		return e, errExpired
 	}
 	s.running[slot] = e
@@ -405,7 +406,7 @@ func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, 
 // messages goes on where it was, as what came while it was gone is new, too.
 func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfig {
 	cc := cs.cfg
-	if cc.DeliverPolicy != jetstream.DeliverNewPolicy && cc.DeliverPolicy != jetstream.DeliverByStartSequencePolicy {
+	if !cs.goesOn() {
 		return cc
 	}
 	if !st.created.Equal(cs.stream.created) {
@@ -413,7 +414,7 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverAllPolicy, 0
 		return cc
 	}
-	cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(s.nextSequence(), cc.OptStartSeq)
+	cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(s.resumeAt(), cc.OptStartSeq)
 	return cc
 }
 
@@ -437,7 +438,8 @@ func (s *subscription) rebind(cs *consumer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !cs.stream.created.Equal(s.consumer.stream.created) {
-		s.last = 0 // of another stream, which counts anew
+		s.last, s.again, s.owedFrom = 0, 0, 0 // of another stream, which counts anew
+		clear(s.owed)
 	}
 	s.consumer = cs
 }
