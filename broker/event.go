@@ -20,6 +20,7 @@ type event struct {
 	message broker.Message
 	ctx     context.Context
 	meta    metadata
+	outcome outcome
 	err     error       // for the broker's ErrorHandler
 	settled atomic.Bool // an ack, nak or term was sent
 	owed    bool        // see subscription.owe

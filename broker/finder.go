@@ -71,7 +71,8 @@ type failures struct {
 }
 
 // handleFindable runs the handler while its event can be found.
-func (s *subscription) handleFindable(e *event, o *outcome) {
+func (s *subscription) handleFindable(e *event) {
+	o := &e.outcome
 	e.failures = &failures{}
 	id := identity(e.message.Header) // the handler may put another map there
 	running := &s.conn.broker.running

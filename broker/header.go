@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -211,9 +212,12 @@ func incomingHeader(in nats.Header) (out map[string]string, traced bool) {
 // in lower case they would stand beside the wrapper's, and the wrapper takes
 // the one or the other by chance when it looks for the parent.
 func spellForGoMicro(h map[string]string) {
-	for i, name := range traceHeaders {
-		if v, ok := h[name]; ok {
-			delete(h, name)
+	for k, v := range h {
+		if k == "" || k[0] < 'a' { // few keys begin with a small letter
+			continue
+		}
+		if i := slices.Index(traceHeaders[:], k); i >= 0 {
+			delete(h, k)
 			h[canonicalTraceHeaders[i]] = v
 		}
 	}

@@ -477,8 +477,8 @@ func (s *subscription) handle(slot int, e *event) {
 	}
 	header, traced := incomingHeader(e.msg.Header)
 	e.message = broker.Message{Header: header, Body: e.msg.Data}
-	var o outcome
-	defer s.conclude(slot, e, &o) // also after a panic or Goexit
+	defer s.conclude(slot, e) // also after a panic or Goexit
+	o := &e.outcome
 	listened := len(s.hooks.handleStart) > 0
 	if listened || len(s.hooks.handled) > 0 {
 		o.began = time.Now()
@@ -495,7 +495,7 @@ func (s *subscription) handle(slot int, e *event) {
 	case s.usedUp(e):
 		o.err = errUsedUp
 	case s.conn.broker.running.wanted.Load():
-		s.handleFindable(e, &o)
+		s.handleFindable(e)
 	default:
 		o.err = s.handler(e)
 	}
@@ -504,7 +504,8 @@ func (s *subscription) handle(slot int, e *event) {
 
 // conclude is the second half of handle, deferred so that it also runs when the
 // handler did not return.
-func (s *subscription) conclude(slot int, e *event, o *outcome) {
+func (s *subscription) conclude(slot int, e *event) {
+	o := &e.outcome
 	if !o.returned {
 		value := recover()
 		o.panicked = &PanicError{Value: value, Stack: debug.Stack(), Goexit: value == nil}
