@@ -80,6 +80,9 @@ func (a *asyncPublish) answered(r answer) {
 		go a.goOn(err)
 		return
 	}
+	if a.stored.stream != a.stream.name {
+		a.conn.doubt(a.stream, a.msg.Subject) // the topic has moved
+	}
 	a.end()
 }
 

@@ -110,6 +110,9 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 			if p.unknown && p.ownID {
 				stored.duplicate = false // of an earlier try, which is this message
 			}
+			if stored.stream != st.name {
+				p.conn.doubt(st, p.msg.Subject) // the topic has moved
+			}
 			return stored, nil
 		}
 		if err := p.retry(ctx, st, err); err != nil {

@@ -36,7 +36,12 @@ type stream struct {
 	duplicates time.Duration // the window of de-duplication
 	created    time.Time     // tells it from another of the same name
 	ours       bool
+	seen       atomic.Int64 // when it was last known to be so, in nanoseconds since 1970
 }
+
+// fresh is how long Subscribe believes what is known of a stream: a service makes
+// many subscriptions at a time.
+const fresh = time.Second
 
 // streamCache remembers streams by their subjects, so that Publish asks the
 // server once per stream, not per message, however many topics there are.
@@ -183,12 +188,13 @@ func (c *connection) findStream(ctx context.Context, topic string, missing func(
 // would ever come, and nobody would say so.
 func (c *connection) verifyStream(ctx context.Context, topic string) error {
 	known := c.streams.find(topic)
-	if known == nil {
+	if known == nil || time.Since(time.Unix(0, known.seen.Load())) < fresh {
 		return nil
 	}
 	s, err := c.streamInfo(ctx, known.name)
 	switch {
 	case err == nil && s.created.Equal(known.created) && coversAny(s.subjects, topic):
+		known.seen.Store(s.seen.Load())
 		return nil
 	case err == nil, errors.Is(err, jetstream.ErrStreamNotFound):
 		return c.forgetStream(ctx, known)
@@ -297,14 +303,16 @@ func streamOf(info *jetstream.StreamInfo) (*stream, error) {
 		return nil, fmt.Errorf("%w: stream %s has NoAck set and does not acknowledge what it stores", ErrInvalidConfig, info.Config.Name)
 	}
 	_, ours := info.Config.Metadata[ownerKey]
-	return &stream{
+	s := &stream{
 		name:       info.Config.Name,
 		subjects:   info.Config.Subjects,
 		retention:  info.Config.Retention,
 		duplicates: info.Config.Duplicates,
 		created:    info.Created,
 		ours:       ours,
-	}, nil
+	}
+	s.seen.Store(time.Now().UnixNano())
+	return s, nil
 }
 
 // createStream makes the stream of a topic. Creation is idempotent on the
