@@ -571,13 +571,7 @@ func TestLostAnswerIsAskedForAgainWithTheSameID(t *testing.T) {
 	p := startProxy(t, s)
 	b := newBroker(t, s, broker.Addrs(p.url()))
 	publish(t, b, "orders", "first")
-	sent := make(chan *nats.Msg, 10)
-	if _, err := nc.ChanSubscribe("orders", sent); err != nil {
-		t.Fatal(err)
-	}
-	if err := nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	sent := listen(t, nc, "orders")
 	p.stall()
 	result := make(chan error, 1)
 	go func() { result <- b.Publish("orders", message("second"), broker.PublishContext(testContext(t))) }()

@@ -446,6 +446,19 @@ func (p *proxy) close() {
 	p.pumps.Wait()
 }
 
+// listen returns what is sent to a subject from now on.
+func listen(t testing.TB, nc *nats.Conn, subject string) <-chan *nats.Msg {
+	t.Helper()
+	ch := make(chan *nats.Msg, 10)
+	if _, err := nc.ChanSubscribe(subject, ch); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return ch
+}
+
 // requests counts what clients send to subjects, such as those of JetStream's
 // API, from now on.
 type requests struct {

@@ -275,10 +275,7 @@ func TestLastDeliveryIsHandledAlsoAfterItsDeadline(t *testing.T) {
 	const ackWait = 300 * time.Millisecond
 	s := startServer(t)
 	nc, js := natsConn(t, s)
-	given := make(chan *nats.Msg, 10)
-	_, err := nc.ChanSubscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q", given)
-	noErr(t, err)
-	noErr(t, nc.Flush())
+	given := listen(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q")
 	b := newBroker(t, s, jsbroker.WithMaxAckExtension(0),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}))
 	publish(t, b, "orders", "slow")
@@ -477,10 +474,7 @@ func TestManualAckLeftOutOfTheLastDeliveryIsHeededLater(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	nc, js := natsConn(t, s)
-	given := make(chan *nats.Msg, 10)
-	_, err := nc.ChanSubscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q", given)
-	noErr(t, err)
-	noErr(t, nc.Flush())
+	given := listen(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q")
 	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond, MaxDeliver: 1}))
