@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -24,11 +25,11 @@ type acks struct {
 	nc     *nats.Conn
 	prefix string
 	outbox outbox
+	epoch  atomic.Uint64 // changes of the connection's state
 
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]*waiter
-	epoch   uint64      // changes of the connection's state
 	timer   *time.Timer // ends the publishes whose time is over
 	expiry  time.Time   // when it fires; zero: never
 }
@@ -115,19 +116,13 @@ func (a *acks) refuse(violation error) {
 
 // interrupt tells all that the connection is lost, and with it their answers.
 func (a *acks) interrupt() {
-	a.mu.Lock()
-	a.epoch++
-	a.mu.Unlock()
+	a.epoch.Add(1) // first: who registers after that is refused
 	a.finishAll(answer{err: errInterrupted}, func(*waiter) bool { return true })
 }
 
 // now returns a point in the life of the connection for those who look at its
 // state before they send.
-func (a *acks) now() (epoch uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.epoch
-}
+func (a *acks) now() (epoch uint64) { return a.epoch.Load() }
 
 func (a *acks) finishAll(r answer, which func(*waiter) bool) {
 	var ids []uint64
@@ -149,7 +144,7 @@ func (a *acks) finishAll(r answer, which func(*waiter) bool) {
 func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (id uint64, others bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.epoch != epoch {
+	if a.epoch.Load() != epoch {
 		return 0, false, errConnectionLost
 	}
 	others = len(a.waiting) > 0
