@@ -36,12 +36,20 @@ func (v histogramVec) child(labels ...string) *histogram {
 	}
 }
 
-// observe counts a value, with the trace of the context as its exemplar if it
-// is one that was kept. It allocates only if it takes one.
-func (h *histogram) observe(ctx context.Context, v float64) {
-	if sc := trace.SpanContextFromContext(ctx); sc.IsSampled() && sc.IsValid() && h.due(v) {
+// tracedBy returns the trace that values observed in ctx may be examples of, if it
+// is one that was kept. It is asked once per event, for all of the event's values.
+func tracedBy(ctx context.Context) (traceID trace.TraceID, sampled bool) {
+	sc := trace.SpanContextFromContext(ctx)
+	return sc.TraceID(), sc.IsSampled() && sc.IsValid()
+}
+
+// observe counts a duration, with the trace as its exemplar if there is one. It
+// allocates only if it takes one.
+func (h *histogram) observe(d time.Duration, traceID trace.TraceID, sampled bool) {
+	v := float64(d) / float64(time.Second) // Duration.Seconds divides integers, twice
+	if sampled && h.due(v) {
 		if eo, ok := h.observer.(prometheus.ExemplarObserver); ok {
-			eo.ObserveWithExemplar(v, prometheus.Labels{"trace_id": sc.TraceID().String()})
+			eo.ObserveWithExemplar(v, prometheus.Labels{"trace_id": traceID.String()})
 			return
 		}
 	}

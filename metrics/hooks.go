@@ -62,7 +62,8 @@ func (o *observer) subscription(ctx context.Context) *subscription {
 
 func (o *observer) published(ctx context.Context, e jsbroker.Published) {
 	p := o.c.publishTopics.get(o.publishTopic(e), o.maxTopics, o.c.newPublishSeries)
-	p.duration.observe(ctx, e.Duration.Seconds())
+	traceID, sampled := tracedBy(ctx)
+	p.duration.observe(e.Duration, traceID, sampled)
 	if e.Err != nil {
 		p.err(reason(e.Reason, e.Err)).Inc()
 		return
@@ -195,9 +196,10 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 	case e.Err != nil:
 		sub.handlerErrors.Inc()
 	}
-	sub.handlerDuration.observe(ctx, e.Duration.Seconds())
+	traceID, sampled := tracedBy(ctx)
+	sub.handlerDuration.observe(e.Duration, traceID, sampled)
 	if e.NumDelivered <= 1 {
-		sub.deliveryLag.observe(ctx, e.Lag.Seconds())
+		sub.deliveryLag.observe(e.Lag, traceID, sampled)
 	}
 }
 
