@@ -34,7 +34,8 @@ type connection struct {
 	log    logger.Logger // with the client's name as a field
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	name   string // by which the server knows it
+	name   string    // by which the server knows it
+	born   time.Time // what its clocks count from
 
 	acks        *acks
 	window      chan struct{} // room for publishes that nobody waits for
@@ -136,6 +137,7 @@ func (c *connection) announce() {
 func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 	c := &connection{
 		broker:   b,
+		born:     time.Now(),
 		cfg:      cfg,
 		log:      cfg.log,
 		hooks:    cfg.dispatch,

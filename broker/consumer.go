@@ -26,6 +26,12 @@ type consumer struct {
 	ephemeral bool
 	ours      bool
 	cfg       jetstream.ConsumerConfig // as the server has it
+
+	// After so many deliveries a message is given up, 0 for never, and who counts
+	// them. The server just stops delivering, so where there are dead letters this
+	// broker counts.
+	limit    uint64
+	byServer bool
 }
 
 // limitKey holds, in the metadata of a consumer, how many deliveries a message
@@ -37,22 +43,21 @@ const limitKey = ownerKey + "-max-deliver"
 // process dies; these must not use up the handler's chances.
 const spareDeliveries = 10
 
-// limit returns after how many deliveries a message is given up, 0 for never,
-// and whether it is the server that counts. The server just stops delivering,
-// so where there are dead letters this broker counts.
-func (cs *consumer) limit() (n uint64, byServer bool) {
-	if cs.cfg.MaxDeliver > 0 {
-		return uint64(cs.cfg.MaxDeliver), true
+// configured is the consumer with a configuration that the server has told.
+func (cs consumer) configured(cfg jetstream.ConsumerConfig) *consumer {
+	cs.cfg = cfg
+	if cs.byServer = cfg.MaxDeliver > 0; cs.byServer {
+		cs.limit = uint64(cfg.MaxDeliver)
+	} else {
+		cs.limit, _ = parseUint(cfg.Metadata[limitKey])
 	}
-	n, _ = parseUint(cs.cfg.Metadata[limitKey])
-	return n, false
+	return &cs
 }
 
 // isLast reports whether the n-th delivery of a message is the last one that the
 // server makes.
 func (cs *consumer) isLast(n uint64) bool {
-	limit, byServer := cs.limit()
-	return byServer && n >= limit
+	return cs.byServer && n >= cs.limit
 }
 
 // goesOn reports whether the consumer, if it is made again, begins where it was: one
@@ -271,13 +276,12 @@ func (c *connection) consumersInTheWay(ctx context.Context, st *stream, topic st
 
 func consumerOf(info *jetstream.ConsumerInfo, st *stream) *consumer {
 	_, ours := info.Config.Metadata[ownerKey]
-	return &consumer{
+	return consumer{
 		name:      info.Name,
 		stream:    st,
 		ephemeral: info.Config.Durable == "",
 		ours:      ours,
-		cfg:       info.Config,
-	}
+	}.configured(info.Config)
 }
 
 // consumerConfigFor fills in the template for a topic, but for the name.
@@ -351,11 +355,10 @@ func (c *connection) reportDifferences(cfg *config, cs *consumer, topic, queue s
 		}
 	}
 	differ("AckWait", want.AckWait != 0 && len(want.BackOff) == 0, want.AckWait, have.AckWait)
-	limit, byServer := cs.limit()
-	differ("MaxDeliver", want.MaxDeliver > 0, want.MaxDeliver, limit)
-	if limit > 0 && !byServer && cfg.deadLetter == "" {
+	differ("MaxDeliver", want.MaxDeliver > 0, want.MaxDeliver, cs.limit)
+	if cs.limit > 0 && !cs.byServer && cfg.deadLetter == "" {
 		// There is no event when such a message has had them: it comes again.
-		diffs = append(diffs, fmt.Sprintf("the broker counts its limit of %d deliveries, but only with WithDeadLetter, so what fails is delivered again for ever: set that, or the consumer's max_deliver (nats consumer edit)", limit))
+		diffs = append(diffs, fmt.Sprintf("the broker counts its limit of %d deliveries, but only with WithDeadLetter, so what fails is delivered again for ever: set that, or the consumer's max_deliver (nats consumer edit)", cs.limit))
 	}
 	differ("MaxAckPending", want.MaxAckPending != 0, want.MaxAckPending, have.MaxAckPending)
 	differ("BackOff", len(want.BackOff) != 0, want.BackOff, have.BackOff)

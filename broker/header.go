@@ -182,7 +182,7 @@ func checkHeader(key, value string, emptyBody bool) error {
 // without JetStream's control headers. It also tells whether there are trace
 // headers in a message that go-micro's client has published.
 func incomingHeader(in nats.Header) (out map[string]string, traced bool) {
-	out = make(map[string]string, len(in)+1)
+	out = make(map[string]string, len(in))
 	byGoMicro := false
 	for k, vs := range in {
 		if len(vs) == 0 || isNATSHeader(k) {

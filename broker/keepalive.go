@@ -52,9 +52,14 @@ func (s *subscription) keepAlive() {
 // armKeeper starts the timer if it does not run: what arrives later must not
 // put it off. The caller holds s.mu.
 func (s *subscription) armKeeper() {
-	if !s.keeping {
-		s.keeping = true
-		s.keeper.Reset(s.consumer.ackWait() / 3)
+	if s.keeping {
+		return
+	}
+	s.keeping = true
+	if wait := s.consumer.ackWait() / 3; s.keeper == nil {
+		s.keeper = time.AfterFunc(wait, s.keepAlive)
+	} else {
+		s.keeper.Reset(wait)
 	}
 }
 

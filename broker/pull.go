@@ -31,6 +31,7 @@ type pull struct {
 
 	batch     batchSizer
 	fixedWait time.Duration // 0: adaptive
+	clock     time.Time     // of the connection; see together
 	maxBytes  int           // of all that is under way; 0: requestBytes, shared by several requests
 	idle      int           // requests in a row that brought nothing
 	wait      time.Duration // of the latest request
@@ -63,8 +64,8 @@ const spareBytes = requestBytes / 16
 // under way.
 const maxSlots = 8192
 
-func openPull(nc *nats.Conn, cs *consumer, cfg *config) (*pull, error) {
-	p := &pull{nc: nc, inbox: nc.NewInbox(), batch: newBatchSizer(cfg.batchSize), fixedWait: cfg.fetchWait, maxBytes: cfg.fetchBytes}
+func openPull(c *connection, cs *consumer, cfg *config) (*pull, error) {
+	p := &pull{nc: c.nc, inbox: c.nc.NewInbox(), batch: newBatchSizer(cfg.batchSize), fixedWait: cfg.fetchWait, clock: c.born, maxBytes: cfg.fetchBytes}
 	// A message that finds the channel full is dropped by the client and comes
 	// again after AckWait. Requests from before a reconnect may still be served
 	// beside the new one, but never beyond the consumer's MaxAckPending.
@@ -74,7 +75,7 @@ func openPull(nc *nats.Conn, cs *consumer, cfg *config) (*pull, error) {
 	}
 	p.messages = make(chan *nats.Msg, max(slots, p.batch.largest())+statusSlots)
 	var err error
-	p.sub, err = nc.ChanSubscribe(p.inbox+".*", p.messages)
+	p.sub, err = c.nc.ChanSubscribe(p.inbox+".*", p.messages)
 	return p, err
 }
 
@@ -101,7 +102,7 @@ func (p *pull) request(cs *consumer, waiting int) error {
 	if batch < 1 {
 		return nil // there is enough: handlers are slower than they were
 	}
-	wait := p.nextWait()
+	wait := p.nextWait(now)
 	if n := cs.cfg.MaxRequestBatch; n > 0 {
 		batch = min(batch, n)
 	}
@@ -158,16 +159,21 @@ func (p *pull) request(cs *consumer, waiting int) error {
 const (
 	minWait = 5 * time.Second
 	maxWait = 30 * time.Second
+	// together is how close to each other the long waits of a connection end: all
+	// on its full seconds. A thousand idle subscriptions then wake the process a
+	// few times in half a minute, and not each for itself, which is most of what
+	// they cost.
+	together = time.Second
 )
 
 // nextWait is how long the server may hold the next request: long while nothing
 // comes.
-func (p *pull) nextWait() time.Duration {
+func (p *pull) nextWait(now time.Time) time.Duration {
 	switch {
 	case p.fixedWait > 0:
 		return p.fixedWait
 	case p.idle > 0:
-		return maxWait
+		return maxWait - now.Sub(p.clock)%together
 	}
 	return minWait
 }

@@ -77,3 +77,26 @@ func TestNoEarlyRequestBesideThoseOfALostConnection(t *testing.T) {
 		t.Error("early although they were lost with their connection")
 	}
 }
+
+// The waits of idle subscriptions end together, so that a thousand of them do not
+// wake the process a thousand times.
+func TestIdleWaitsEndTogether(t *testing.T) {
+	t.Parallel()
+	born := time.Now()
+	p := pull{clock: born, idle: 1}
+	for _, at := range []time.Duration{0, time.Millisecond, 999 * time.Millisecond, time.Second, 4321 * time.Millisecond} {
+		wait := p.nextWait(born.Add(at))
+		if end := at + wait; end%together != 0 {
+			t.Errorf("begun after %v it ends after %v", at, end)
+		}
+		if wait > maxWait || wait <= maxWait-together {
+			t.Errorf("begun after %v it takes %v", at, wait)
+		}
+	}
+	if p.idle = 0; p.nextWait(born.Add(time.Millisecond)) != minWait {
+		t.Error("a wait after messages is not minWait")
+	}
+	if p.idle, p.fixedWait = 1, 7*time.Second; p.nextWait(born.Add(time.Millisecond)) != p.fixedWait {
+		t.Error("the user's wait is not kept")
+	}
+}

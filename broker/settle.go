@@ -97,8 +97,8 @@ func (s *subscription) send(e *event, result Result, delay time.Duration, return
 // exhausted reports whether the message is given up after this delivery, and
 // whether it is the server that counts and delivers it no more.
 func (s *subscription) exhausted(e *event) (exhausted, byServer bool) {
-	limit, byServer := s.currentConsumer().limit()
-	return limit > 0 && s.deliveries(e) >= limit, byServer
+	cs := s.currentConsumer()
+	return cs.limit > 0 && s.deliveries(e) >= cs.limit, cs.byServer
 }
 
 func (s *subscription) reportExhausted(e *event, cause error) {
@@ -112,8 +112,11 @@ var errUsedUp = errors.New("delivered again and again without being settled: han
 // usedUp reports whether the message has had so many deliveries that its handler
 // had better not be tried again: it may be what kills the process.
 func (s *subscription) usedUp(e *event) bool {
-	limit, byServer := s.currentConsumer().limit()
-	return limit > 0 && !byServer && e.meta.numDelivered > limit+spareDeliveries && s.deadLetters(e)
+	if e.meta.numDelivered <= spareDeliveries { // as most have: spares the lock
+		return false
+	}
+	cs := s.currentConsumer()
+	return cs.limit > 0 && !cs.byServer && e.meta.numDelivered > cs.limit+spareDeliveries && s.deadLetters(e)
 }
 
 // deadLetters reports whether the message goes to the dead-letter topic when it

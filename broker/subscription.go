@@ -49,17 +49,17 @@ type subscription struct {
 	mu        sync.Mutex
 	consumer  *consumer
 	pull      *pull
-	waiting   []item   // fetched, not started; in order
-	room      []item   // the array behind waiting, used again
-	running   []*event // by worker; nil when it has nothing in hand
-	fetching  bool     // a worker waits on pull.messages
-	workers   int      // that have not ended
-	ids       []uint64 // goroutines of the workers
-	keeper    *time.Timer
-	keeping   bool      // the keeper is armed
-	abandoned bool      // Disconnect has given up waiting
-	last      uint64    // the highest stream sequence handled, or before the first
-	known     time.Time // when the number of pending messages was last learned
+	waiting   []item      // fetched, not started; in order
+	room      []item      // the array behind waiting, used again
+	running   []*event    // by worker; nil when it has nothing in hand
+	fetching  bool        // a worker waits on pull.messages
+	workers   int         // that have not ended
+	ids       []uint64    // goroutines of the workers
+	keeper    *time.Timer // nil until something is in hand
+	keeping   bool        // the keeper is armed
+	abandoned bool        // Disconnect has given up waiting
+	last      uint64      // the highest stream sequence handled, or before the first
+	known     time.Time   // when the number of pending messages was last learned
 
 	acked, terminated latest              // to recognise second deliveries
 	again             uint64              // first deliveries below it may be second ones, too
@@ -190,7 +190,7 @@ func (c *connection) newSubscription(cfg *config, topic string, handler broker.H
 		last:         info.AckFloor.Stream, // where a consumer for new messages begins
 		known:        time.Now(),           // so that no one asks before it has begun
 	}
-	if s.pull, err = openPull(c.nc, cons, cfg); err != nil {
+	if s.pull, err = openPull(c, cons, cfg); err != nil {
 		s.deleteConsumer()
 		return nil, nil, fmt.Errorf("open the inbox: %w", apiError(err))
 	}
@@ -198,8 +198,6 @@ func (c *connection) newSubscription(cfg *config, topic string, handler broker.H
 	// goes on with its work, so its context must not end with it.
 	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(so.Context))
 	s.life, s.end = context.WithCancel(context.Background())
-	s.keeper = time.AfterFunc(time.Hour, s.keepAlive)
-	s.keeper.Stop()
 	s.silent = time.NewTimer(time.Hour)
 	s.silent.Stop()
 	if err := c.add(s); err != nil {
@@ -407,7 +405,11 @@ func (s *subscription) abandon() {
 // finish is the end of the last worker.
 func (s *subscription) finish() {
 	s.unwatch()
-	s.keeper.Stop()
+	s.mu.Lock()
+	if s.keeper != nil {
+		s.keeper.Stop()
+	}
+	s.mu.Unlock()
 	s.deleteConsumer()
 	s.giveUp()
 	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.Subscription})

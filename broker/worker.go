@@ -426,9 +426,8 @@ func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
 	if s.consumer != cs {
 		return
 	}
-	changed := *cs
-	changed.cfg = cfg
-	s.consumer = &changed
+	changed := cs.configured(cfg)
+	s.consumer = changed
 	if s.keeping && changed.ackWait() < cs.ackWait() {
 		s.keeper.Reset(changed.ackWait() / 3)
 	}
