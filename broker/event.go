@@ -21,7 +21,6 @@ type event struct {
 	ctx     context.Context
 	meta    metadata
 	outcome outcome
-	err     error       // for the broker's ErrorHandler
 	settled atomic.Bool // an ack, nak or term was sent
 	owed    bool        // see subscription.owe
 
@@ -59,7 +58,7 @@ func (e *event) Ack() error {
 }
 
 // Error returns what the handler failed with, for broker.ErrorHandler.
-func (e *event) Error() error { return e.err }
+func (e *event) Error() error { return e.outcome.err }
 
 // EventContext returns the context of a handler's event. It carries what hooks
 // have put there, such as the consumer span, and is cancelled when Disconnect
@@ -116,7 +115,6 @@ func describe(err error, otherwise string) string {
 
 // metadata is what the ack subject of a delivery tells.
 type metadata struct {
-	stream           string
 	numDelivered     uint64
 	streamSequence   uint64
 	consumerSequence uint64
@@ -131,34 +129,46 @@ var errNotAckSubject = errors.New("not the ack subject of a JetStream delivery")
 //	$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<more>]
 func parseMetadata(reply string) (metadata, error) {
-	var m metadata
 	rest, ok := strings.CutPrefix(reply, "$JS.ACK.")
 	if !ok {
-		return m, errNotAckSubject
+		return metadata{}, errNotAckSubject
 	}
+	names := 2 // stream and consumer
 	switch tokens := strings.Count(rest, ".") + 1; {
 	case tokens == 7:
 	case tokens >= 9:
-		for range 2 { // domain and account
-			_, rest, _ = strings.Cut(rest, ".")
-		}
+		names = 4
 	default:
-		return m, errNotAckSubject
+		return metadata{}, errNotAckSubject
 	}
-	m.stream, rest, _ = strings.Cut(rest, ".")
-	_, rest, _ = strings.Cut(rest, ".") // consumer
-	var stored uint64
-	for _, field := range [...]*uint64{&m.numDelivered, &m.streamSequence, &m.consumerSequence, &stored, &m.pending} {
-		var token string
-		token, rest, _ = strings.Cut(rest, ".")
-		n, ok := parseUint(token)
-		if !ok {
-			return m, errNotAckSubject
+	for range names {
+		_, rest, _ = strings.Cut(rest, ".")
+	}
+	var numbers [5]uint64
+	i := 0
+	for f := range numbers {
+		var n uint64
+		begin := i
+		for ; i < len(rest) && rest[i] != '.'; i++ {
+			d := rest[i] - '0'
+			if d > 9 {
+				return metadata{}, errNotAckSubject
+			}
+			n = n*10 + uint64(d)
 		}
-		*field = n
+		if i == begin {
+			return metadata{}, errNotAckSubject
+		}
+		numbers[f] = n
+		i++
 	}
-	m.storedAt = int64(stored)
-	return m, nil
+	return metadata{
+		numDelivered:     numbers[0],
+		streamSequence:   numbers[1],
+		consumerSequence: numbers[2],
+		storedAt:         int64(numbers[3]),
+		pending:          numbers[4],
+	}, nil
 }
 
 func parseUint(s string) (n uint64, ok bool) {

@@ -31,7 +31,7 @@ func (s *subscription) keepAlive() {
 	for i := range s.waiting {
 		// What is past its deadline is delivered to somebody else. It must not pass
 		// for fresh again, but be skipped.
-		if it := &s.waiting[i]; connected && now.Sub(it.extended) <= s.consumer.ackWait() {
+		if it := &s.waiting[i]; connected && now.Sub(it.received)-it.extended <= s.consumer.ackWait() {
 			s.extend(it, now)
 		}
 	}
@@ -66,10 +66,11 @@ func (s *subscription) armKeeper() {
 // extend tells the server that a message is still being worked on. The caller
 // holds s.mu.
 func (s *subscription) extend(it *item, now time.Time) {
-	if now.Sub(it.received) > s.cfg.maxAckExtension {
+	age := now.Sub(it.received)
+	if age > s.cfg.maxAckExtension {
 		return
 	}
 	if s.conn.nc.Publish(it.msg.Reply, waitBody) == nil {
-		it.extended = now
+		it.extended = age
 	}
 }

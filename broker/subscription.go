@@ -75,7 +75,7 @@ type subscription struct {
 type item struct {
 	msg      *nats.Msg
 	received time.Time
-	extended time.Time // received, or when the server was last told to wait
+	extended time.Duration // since then, when the server was last told to wait
 }
 
 // Subscribe starts a subscription: with broker.Queue on a durable consumer of

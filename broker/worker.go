@@ -106,9 +106,10 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 			return e, refused
 		}
 	}
+	e.outcome.began = time.Since(e.received)
 	// The server is delivering it to somebody else, unless it has given it up;
 	// it heeds the ack all the same.
-	if time.Since(e.extended) > s.consumer.ackWait() && !s.consumer.isLast(e.meta.numDelivered) {
+	if e.outcome.began-e.extended > s.consumer.ackWait() && !s.consumer.isLast(e.meta.numDelivered) {
 		s.owe(e)
 		return e, errExpired
 	}
@@ -233,7 +234,7 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 		case delivery && !covers(s.Subscription.Topic, m.Subject):
 			a.err = s.refuseStray(m)
 		case delivery:
-			s.waiting = append(s.waiting, item{msg: m, received: now, extended: now})
+			s.waiting = append(s.waiting, item{msg: m, received: now})
 			a.messages++
 			a.bytes += m.Size()
 		case err == nil || errors.Is(err, errBatchDone):
@@ -462,11 +463,11 @@ func (s *subscription) logFetchError(err error, delay time.Duration) {
 
 // outcome is what became of a handler's run.
 type outcome struct {
-	lag      time.Duration
-	began    time.Time
-	returned bool
+	lag      time.Duration // from the message's storing to its handler
+	began    time.Duration // since the message was received
 	err      error
 	panicked *PanicError
+	returned bool
 }
 
 // handle runs the handler on a message and settles it.
@@ -478,14 +479,11 @@ func (s *subscription) handle(slot int, e *event) {
 	e.message = broker.Message{Header: header, Body: e.msg.Data}
 	defer s.conclude(slot, e) // also after a panic or Goexit
 	o := &e.outcome
+	o.lag = max(time.Duration(e.received.UnixNano()-e.meta.storedAt)+o.began, 0)
 	listened := len(s.hooks.handleStart) > 0
-	if listened || len(s.hooks.handled) > 0 {
-		o.began = time.Now()
-		o.lag = max(o.began.Sub(time.Unix(0, e.meta.storedAt)), 0)
-	}
 	if listened {
 		e.ctx = start(s.hooks, s.hooks.handleStart, e.ctx, HandleStart{Delivery: e.delivery(), Header: e.message.Header, Lag: o.lag})
-		o.began = time.Now() // the handler's time is its own
+		o.began = time.Since(e.received) // the handler's time is its own
 	}
 	if traced || listened {
 		spellForGoMicro(e.message.Header)
@@ -519,8 +517,8 @@ func (s *subscription) conclude(slot int, e *event) {
 		}
 		s.mu.Unlock()
 	}()
-	if !o.began.IsZero() {
-		h.Duration = time.Since(o.began)
+	if len(s.hooks.handled) > 0 {
+		h.Duration = time.Since(e.received) - o.began
 	}
 	if o.panicked != nil {
 		emit(s.hooks, s.hooks.panicked, e.ctx, Panicked{Delivery: e.delivery(), Err: o.panicked})
@@ -551,7 +549,6 @@ func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
 			s.logSome(logger.ErrorLevel, e, "the broker's ErrorHandler panicked: %v", r)
 		}
 	}()
-	e.err = err
 	if err := s.cfg.errorHandler(e); err != nil {
 		s.logSome(logger.WarnLevel, e, "the broker's ErrorHandler failed: %v", err)
 	}
