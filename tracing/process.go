@@ -51,6 +51,9 @@ func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) cont
 	}
 	ctx, span := i.tracer.get().Start(ctx, op.name, opts...)
 	i.inject(ctx, p, header)
+	if !span.IsRecording() {
+		return ctx // there is nothing to add to it, and its End does nothing
+	}
 	s := &scope{Context: ctx, owner: i, stage: handling, span: span}
 	s.process.Store(op)
 	return s
@@ -102,7 +105,7 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 		return
 	}
 	defer s.span.End()
-	if !s.span.IsRecording() {
+	if !s.span.IsRecording() { // the handler has ended it
 		return
 	}
 	op := s.process.Load()

@@ -19,6 +19,9 @@ func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) co
 	op := i.publishes.get(e.Topic)
 	ctx, span := i.tracer.get().Start(publishParent(ctx, p, header), op.name, op.opts...)
 	i.inject(ctx, p, header)
+	if !span.IsRecording() {
+		return ctx // there is nothing to add to it, and its End does nothing
+	}
 	return &scope{Context: ctx, owner: i, stage: publishing, span: span}
 }
 
