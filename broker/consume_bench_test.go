@@ -70,8 +70,34 @@ func (w *bench) consumeOurs(b *testing.B, br broker.Broker, topic string, n int,
 }
 
 // BenchmarkConsume measures a subscription beside Consume on a backlog, with the
-// hooks that a service may have installed.
+// hooks that a service may have installed: in a process that has nothing else to
+// do, and in one with a heap such as services have.
 func BenchmarkConsume(b *testing.B) {
+	b.Run("heap=0", benchmarkConsume)
+	b.Run("heap=64MiB", func(b *testing.B) {
+		heap := liveHeap(64 << 20)
+		benchmarkConsume(b)
+		runtime.KeepAlive(heap)
+	})
+}
+
+// liveHeap returns about so many bytes of small objects that point to each other.
+// A process without any collects its garbage whenever there are 4 MiB of it, here
+// forty times a second, and on two cores that stands in the way of both sides, but
+// more of the one with more garbage.
+func liveHeap(bytes int) any {
+	type object struct {
+		next *object
+		data *[240]byte
+	}
+	var all *object
+	for range bytes / 256 {
+		all = &object{next: all, data: new([240]byte)}
+	}
+	return all
+}
+
+func benchmarkConsume(b *testing.B) {
 	w := newBench(b)
 	withMetrics := func() jsbroker.Hooks { return metrics.New(metrics.WithRegisterer(prometheus.NewRegistry())) }
 	withTracing := func(opts ...sdktrace.TracerProviderOption) jsbroker.Hooks {
