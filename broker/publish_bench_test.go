@@ -59,7 +59,8 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkPublishAsync measures Async beside PublishMsgAsync with the same window.
+// BenchmarkPublishAsync measures Async beside PublishMsgAsync with the same window,
+// and beside the same with message ids.
 func BenchmarkPublishAsync(b *testing.B) {
 	const n, window = 20_000, 1000
 	w := newBench(b)
@@ -70,19 +71,26 @@ func BenchmarkPublishAsync(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	var r ratios
-	for b.Loop() {
+	raw := func(id func() string) time.Duration {
 		begin := time.Now()
 		for range n {
-			if _, err := js.PublishMsgAsync(rawMessage("asyncraw.x"), jetstream.WithStallWait(patience)); err != nil {
+			opts := []jetstream.PublishOpt{jetstream.WithStallWait(patience)}
+			if id != nil {
+				opts = append(opts, jetstream.WithMsgID(id()))
+			}
+			if _, err := js.PublishMsgAsync(rawMessage("asyncraw.x"), opts...); err != nil {
 				b.Fatal(err)
 			}
 		}
 		<-js.PublishAsyncComplete()
-		raw := time.Since(begin)
+		return time.Since(begin)
+	}
+	var plain, withID ratios
+	for b.Loop() {
+		bare := raw(nil)
 		var all sync.WaitGroup
 		all.Add(n)
-		begin = time.Now()
+		begin := time.Now()
 		for range n {
 			err := br.Publish("asyncours.x", &broker.Message{Header: benchHeader, Body: benchBody}, jsbroker.Async(func(err error) {
 				if err != nil {
@@ -95,7 +103,10 @@ func BenchmarkPublishAsync(b *testing.B) {
 			}
 		}
 		all.Wait()
-		r.add(raw, time.Since(begin))
+		ours := time.Since(begin)
+		plain.add(bare, ours)
+		withID.add(raw(uuid.NewString), ours)
 	}
-	r.speed(b, n)
+	plain.speed(b, n)
+	b.ReportMetric(withID.ratio(), "xraw-with-id")
 }

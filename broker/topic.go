@@ -127,6 +127,9 @@ func readableName(topic string) string {
 // pattern. Both may contain wildcards. It does not allocate: Publish asks it
 // for every message.
 func covers(pattern, topic string) bool {
+	if pattern == topic { // most are the same
+		return true
+	}
 	for {
 		p, pRest, pMore := strings.Cut(pattern, ".")
 		t, tRest, tMore := strings.Cut(topic, ".")
