@@ -51,6 +51,7 @@ type usage struct {
 
 func measure() usage {
 	runtime.GC()
+	runtime.GC() // of what pools have kept
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return usage{goroutines: runtime.NumGoroutine(), heap: m.HeapAlloc}
@@ -271,5 +272,5 @@ func (s *soak) report(w io.Writer, took time.Duration, before, after usage, lost
 	row("dropped by the client", l.slow)
 	row("lost", lost)
 	row("goroutines", fmt.Sprintf("%d -> %d", before.goroutines, after.goroutines))
-	row("heap", fmt.Sprintf("%.1f MB -> %.1f MB", float64(before.heap)/1e6, float64(after.heap)/1e6))
+	row("heap, with this count", fmt.Sprintf("%.1f MB -> %.1f MB", float64(before.heap)/1e6, float64(after.heap)/1e6))
 }
