@@ -74,14 +74,11 @@ func (a *asyncPublish) begin() {
 func (a *asyncPublish) answered(r answer) {
 	err := r.err
 	if err == nil {
-		a.stored, err = parseAck(r.msg, a.stream.name)
+		a.stored, err = a.acked(r.msg, a.stream)
 	}
 	if err != nil {
 		go a.goOn(err)
 		return
-	}
-	if a.stored.stream != a.stream.name {
-		a.conn.doubt(a.stream, a.msg.Subject) // the topic has moved
 	}
 	a.end()
 }

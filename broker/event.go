@@ -145,22 +145,13 @@ func parseMetadata(reply string) (metadata, error) {
 		_, rest, _ = strings.Cut(rest, ".")
 	}
 	var numbers [5]uint64
-	i := 0
-	for f := range numbers {
-		var n uint64
-		begin := i
-		for ; i < len(rest) && rest[i] != '.'; i++ {
-			d := rest[i] - '0'
-			if d > 9 {
-				return metadata{}, errNotAckSubject
-			}
-			n = n*10 + uint64(d)
-		}
-		if i == begin {
+	for i := range numbers {
+		n, digits := leadingUint(rest)
+		if digits == 0 || digits < len(rest) && rest[digits] != '.' {
 			return metadata{}, errNotAckSubject
 		}
-		numbers[f] = n
-		i++
+		numbers[i] = n
+		rest = rest[min(digits+1, len(rest)):]
 	}
 	return metadata{
 		numDelivered:     numbers[0],
@@ -172,12 +163,21 @@ func parseMetadata(reply string) (metadata, error) {
 }
 
 func parseUint(s string) (n uint64, ok bool) {
-	for i := range len(s) {
-		d := s[i] - '0'
+	n, digits := leadingUint(s)
+	if digits == 0 || digits < len(s) {
+		return 0, false
+	}
+	return n, true
+}
+
+// leadingUint reads the digits that s begins with.
+func leadingUint(s string) (n uint64, digits int) {
+	for ; digits < len(s); digits++ {
+		d := s[digits] - '0'
 		if d > 9 {
-			return 0, false
+			break
 		}
 		n = n*10 + uint64(d)
 	}
-	return n, s != ""
+	return n, digits
 }

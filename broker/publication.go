@@ -110,9 +110,6 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 			if p.unknown && p.ownID {
 				stored.duplicate = false // of an earlier try, which is this message
 			}
-			if stored.stream != st.name {
-				p.conn.doubt(st, p.msg.Subject) // the topic has moved
-			}
 			return stored, nil
 		}
 		if err := p.retry(ctx, st, err); err != nil {
@@ -269,7 +266,17 @@ func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 	if err != nil {
 		return ack{}, err
 	}
-	return parseAck(m, st.name)
+	return p.acked(m, st)
+}
+
+// acked reads the answer to a try. One of another stream tells that the topic has
+// moved.
+func (p *publication) acked(m *nats.Msg, st *stream) (ack, error) {
+	stored, err := parseAck(m, st.name)
+	if err == nil && stored.stream != st.name {
+		p.conn.doubt(st, p.msg.Subject)
+	}
+	return stored, err
 }
 
 // tryUntil is when a try without an answer ends.

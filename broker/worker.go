@@ -427,10 +427,9 @@ func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
 	if s.consumer != cs {
 		return
 	}
-	changed := cs.configured(cfg)
-	s.consumer = changed
-	if s.keeping && changed.ackWait() < cs.ackWait() {
-		s.keeper.Reset(changed.ackWait() / 3)
+	s.consumer = cs.configured(cfg)
+	if s.keeping && s.consumer.ackWait() < cs.ackWait() {
+		s.keeper.Reset(s.consumer.ackWait() / 3)
 	}
 }
 
