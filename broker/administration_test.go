@@ -89,9 +89,7 @@ func TestSubjectsOfTheStreamChangedUnderPublisherAndSubscriber(t *testing.T) {
 		t.Helper()
 		cfg := streamInfo(t, js, "ORDERS").Config
 		cfg.Subjects = subjects
-		if _, err := js.UpdateStream(testContext(t), cfg); err != nil {
-			t.Fatal(err)
-		}
+		updateStream(t, js, cfg)
 	}
 	l.publish(t, b, "orders.a", 1, 20)
 	l.publish(t, b, "orders.b", 1, 20)

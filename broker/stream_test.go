@@ -403,9 +403,7 @@ func TestChangedStreamOfTheUserIsNoticed(t *testing.T) {
 	b := newBroker(t, s)
 	publish(t, b, "orders.created", "x")
 	// Its owner moves the topic to another stream.
-	if _, err := js.UpdateStream(testContext(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.paid"}}); err != nil {
-		t.Fatal(err)
-	}
+	updateStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.paid"}})
 	err := b.Publish("orders.created", message("x"))
 	wantError(t, err, jsbroker.ErrStreamMismatch, "ORDERS", "orders.paid")
 	makeStream(t, js, jetstream.StreamConfig{Name: "NEW", Subjects: []string{"orders.created"}})
@@ -428,9 +426,7 @@ func TestSubscribeFollowsATopicThatHasMovedToAnotherStream(t *testing.T) {
 	b := newBroker(t, s)
 	publish(t, b, "orders.b", "before")
 	cfg.Subjects = []string{"orders.a"}
-	if _, err := js.UpdateStream(testContext(t), cfg); err != nil {
-		t.Fatal(err)
-	}
+	updateStream(t, js, cfg)
 	makeStream(t, js, jetstream.StreamConfig{Name: "B", Subjects: []string{"orders.b"}})
 	publish(t, b, "orders.b", "after") // whose ack tells
 	h, got := collector()
@@ -450,9 +446,7 @@ func TestSubscribeAsksWhetherTheStreamIsStillAsItWas(t *testing.T) {
 	b := newBroker(t, s)
 	subscribe(t, b, "orders.a", ignore, broker.Queue("q"))
 	cfg.Subjects = []string{"orders.a"}
-	if _, err := js.UpdateStream(testContext(t), cfg); err != nil {
-		t.Fatal(err)
-	}
+	updateStream(t, js, cfg)
 	makeStream(t, js, jetstream.StreamConfig{Name: "B", Subjects: []string{"orders.b"}})
 	eventually(t, "the new stream has the consumer", func() bool {
 		if err := subscribe(t, b, "orders.b", ignore, broker.Queue("q")).Unsubscribe(); err != nil {

@@ -506,6 +506,14 @@ func makeStream(t testing.TB, js jetstream.JetStream, cfg jetstream.StreamConfig
 	return st.CachedInfo()
 }
 
+// updateStream changes a stream, as its owner would.
+func updateStream(t testing.TB, js jetstream.JetStream, cfg jetstream.StreamConfig) {
+	t.Helper()
+	if _, err := js.UpdateStream(testContext(t), cfg); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // makeConsumer creates a consumer as a user would, beside the broker.
 func makeConsumer(t testing.TB, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig) {
 	t.Helper()
