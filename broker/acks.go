@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,13 +22,11 @@ import (
 // message, and it hands a permission violation to the publish that it is about.
 type acks struct {
 	nc     *nats.Conn
-	prefix string
 	outbox outbox
 	epoch  atomic.Uint64 // changes of the connection's state
 
 	mu      sync.Mutex
-	next    uint64
-	waiting map[uint64]*waiter
+	replies replies
 	timer   *time.Timer // ends the publishes whose time is over
 	expiry  time.Time   // when it fires; zero: never
 }
@@ -37,14 +34,21 @@ type acks struct {
 // waiter is a publish that has no answer yet.
 type waiter struct {
 	subject string
+	stream  *stream
 	limit   time.Time
+	again   bool          // its reply subject may have been used before
+	acked   uint64        // by the stream, when the message was registered
 	answer  chan answer   // holds one; of a publish that waits
 	async   *asyncPublish // of one that does not
 }
 
+// answer is what a publish has waited for: an acknowledgement by its stream, or
+// another message, or an error.
 type answer struct {
-	msg *nats.Msg
-	err error
+	sequence uint64
+	msg      *nats.Msg
+	doubtful bool // the message may be an answer to an earlier publish
+	err      error
 }
 
 // waiters keeps those that wait, with their channels, for later.
@@ -64,11 +68,14 @@ var unsendable = []error{
 // was one, is lost as well.
 var errInterrupted = errors.New("the connection was lost while waiting for the answer")
 
+// errDoubtful ends a try whose answer may be another publish's; see replies.
+var errDoubtful = errors.New("the answer is not certain to be this message's")
+
 // open starts to listen for answers.
 func (a *acks) open(nc *nats.Conn) error {
-	a.nc, a.prefix = nc, nc.NewInbox()+"."
+	a.nc, a.replies.prefix = nc, nc.NewInbox()+"."
 	a.outbox.write = a.write
-	_, err := nc.Subscribe(a.prefix+"*", a.receive)
+	_, err := nc.Subscribe(a.replies.prefix+"*", a.receive)
 	return err
 }
 
@@ -82,34 +89,73 @@ func (a *acks) close() {
 }
 
 func (a *acks) receive(m *nats.Msg) {
-	id, ok := parseUint(strings.TrimPrefix(m.Subject, a.prefix))
+	id, ok := parseUint(strings.TrimPrefix(m.Subject, a.replies.prefix))
 	if !ok {
 		return
 	}
-	a.finish(id, answer{msg: m})
-}
-
-// finish hands over an answer; only the first counts.
-func (a *acks) finish(id uint64, r answer) {
 	a.mu.Lock()
-	w := a.waiting[id]
-	if w == nil {
+	r := a.replies.byID[id]
+	switch {
+	case r == nil: // too late
+		a.mu.Unlock()
+		return
+	case r.waiter == nil:
+		a.replies.distrust()
 		a.mu.Unlock()
 		return
 	}
-	delete(a.waiting, id)
+	// A message gets a higher sequence than all that its stream had acked before it
+	// was sent, so no earlier one's ack can pass for its own.
+	st := r.waiter.stream
+	sequence, ok := plainAck(m.Data, st.name)
+	if used := r.uses > 1; !ok || used && sequence <= r.waiter.acked {
+		a.finish(r, answer{msg: m, doubtful: used})
+		return
+	}
+	st.acked = max(st.acked, sequence)
+	a.finish(r, answer{sequence: sequence})
+}
+
+// finish hands an answer to the waiter. The caller holds a.mu; finish releases it.
+func (a *acks) finish(r *reply, got answer) {
+	w := r.waiter
+	r.waiter = nil
+	if got.msg == nil && got.err == nil {
+		a.replies.release(r)
+	} else {
+		a.replies.retire(r)
+	}
 	if w.async == nil {
-		w.answer <- r // under the lock: the waiter is used again
+		w.answer <- got // under the lock: the waiter is used again
 	}
 	a.mu.Unlock()
 	if w.async != nil {
-		w.async.answered(r)
+		w.async.answered(got)
 	}
+}
+
+// use is what a publish makes of a reply subject.
+type use struct {
+	reply  *reply
+	number int
+}
+
+// awaited reports whether a publish has no answer yet. The caller holds acks.mu.
+func (u use) awaited() bool { return u.reply.waiter != nil && u.reply.uses == u.number }
+
+// fail ends a publish without an answer, if it has none.
+func (a *acks) fail(u use, err error) {
+	a.mu.Lock()
+	if !u.awaited() {
+		a.mu.Unlock()
+		return
+	}
+	a.finish(u.reply, answer{err: err})
 }
 
 // refuse tells the publishes to the subject of a permission violation.
 func (a *acks) refuse(violation error) {
-	a.finishAll(answer{err: fmt.Errorf("%w: %w", ErrPermission, violation)}, func(w *waiter) bool {
+	a.failAll(fmt.Errorf("%w: %w", ErrPermission, violation), func(w *waiter) bool {
 		return strings.Contains(violation.Error(), `"`+w.subject+`"`)
 	})
 }
@@ -117,44 +163,46 @@ func (a *acks) refuse(violation error) {
 // interrupt tells all that the connection is lost, and with it their answers.
 func (a *acks) interrupt() {
 	a.epoch.Add(1) // first: who registers after that is refused
-	a.finishAll(answer{err: errInterrupted}, func(*waiter) bool { return true })
+	a.failAll(errInterrupted, func(*waiter) bool { return true })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.replies.single = false // perhaps
 }
 
 // now returns a point in the life of the connection for those who look at its
 // state before they send.
 func (a *acks) now() (epoch uint64) { return a.epoch.Load() }
 
-func (a *acks) finishAll(r answer, which func(*waiter) bool) {
-	var ids []uint64
+func (a *acks) failAll(err error, which func(*waiter) bool) {
+	var uses []use
 	a.mu.Lock()
-	for id, w := range a.waiting {
-		if which(w) {
-			ids = append(ids, id)
+	for _, r := range a.replies.byID {
+		if r.waiter != nil && which(r.waiter) {
+			uses = append(uses, use{r, r.uses})
 		}
 	}
 	a.mu.Unlock()
-	for _, id := range ids {
-		a.finish(id, r)
+	for _, u := range uses {
+		a.fail(u, err)
 	}
 }
 
-// register gives the message of a waiter a reply subject of its own, and reports
-// whether others wait, too. The waiter is told of the answer, or why there is
-// none. It fails if the connection has changed since the epoch.
-func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (id uint64, others bool, err error) {
+// register gives the message of a waiter a reply subject. The waiter is told of the
+// answer, or why there is none. It fails if the connection has changed since the
+// epoch.
+func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.epoch.Load() != epoch {
-		return 0, false, errConnectionLost
+		return outgoing{}, errConnectionLost
 	}
-	others = len(a.waiting) > 0
-	a.next++
-	a.waiting[a.next] = w
+	r := a.replies.take(w)
+	w.acked = w.stream.acked
 	if a.expiry.IsZero() || w.limit.Before(a.expiry) {
 		a.expireAt(w.limit)
 	}
-	m.Reply = a.prefix + strconv.FormatUint(a.next, 10)
-	return a.next, others, nil
+	m.Reply = r.subject
+	return outgoing{use{r, r.uses}, m}, nil
 }
 
 // write hands a message to the client.
@@ -167,16 +215,19 @@ func (a *acks) write(m outgoing) {
 	if slices.ContainsFunc(unsendable, func(reason error) bool { return errors.Is(err, reason) }) {
 		why = errNotSent
 	}
-	a.finish(m.id, answer{err: fmt.Errorf("%w: %w", why, err)})
+	a.fail(m.use, fmt.Errorf("%w: %w", why, err))
 }
 
 // remove reports whether there was no answer yet. There will be none then.
-func (a *acks) remove(id uint64) bool {
+func (a *acks) remove(u use) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, ok := a.waiting[id]
-	delete(a.waiting, id)
-	return ok
+	if !u.awaited() {
+		return false
+	}
+	u.reply.waiter = nil
+	a.replies.retire(u.reply)
+	return true
 }
 
 // expireAt sets the one timer of all publishes: one for each would cost more than
@@ -193,12 +244,12 @@ func (a *acks) expireAt(limit time.Time) {
 // expire ends the publishes whose time is over.
 func (a *acks) expire() {
 	now := time.Now()
-	a.finishAll(answer{err: context.DeadlineExceeded}, func(w *waiter) bool { return !w.limit.After(now) })
+	a.failAll(context.DeadlineExceeded, func(w *waiter) bool { return !w.limit.After(now) })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var next time.Time
-	for _, w := range a.waiting {
-		if next.IsZero() || w.limit.Before(next) {
+	for _, r := range a.replies.byID {
+		if w := r.waiter; w != nil && (next.IsZero() || w.limit.Before(next)) {
 			next = w.limit
 		}
 	}
@@ -207,29 +258,30 @@ func (a *acks) expire() {
 	}
 }
 
-// request publishes the message and waits for the answer until the limit.
-func (a *acks) request(ctx context.Context, m *nats.Msg, limit time.Time, epoch uint64) (*nats.Msg, error) {
+// request publishes the message and waits for the answer until the limit. The reply
+// subject may have been used before if again says so.
+func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.Time, again bool, epoch uint64) answer {
 	w := waiters.Get().(*waiter)
 	defer waiters.Put(w)
-	w.subject, w.limit = m.Subject, limit
-	id, others, err := a.register(m, w, epoch)
+	w.subject, w.stream, w.limit, w.again = m.Subject, st, limit, again
+	out, err := a.register(m, w, epoch)
 	if err != nil {
-		return nil, err
+		return answer{err: err}
 	}
-	a.outbox.put(outgoing{id, m}, w, others)
-	var r answer
+	a.outbox.put(out, w)
+	var got answer
 	select {
-	case r = <-w.answer:
+	case got = <-w.answer:
 	case <-ctx.Done():
-		r.err = ctx.Err()
-		if !a.remove(id) {
+		got.err = ctx.Err()
+		if !a.remove(out.use) {
 			<-w.answer // came too late
 		}
 	}
-	if r.err != nil && a.outbox.withdraw(id) {
-		r.err = unwritten(ctx, r.err)
+	if got.err != nil && a.outbox.withdraw(out.use) {
+		got.err = unwritten(ctx, got.err)
 	}
-	return r.msg, r.err
+	return got
 }
 
 // unwritten is what an error means for a message that has not been written.
@@ -247,9 +299,9 @@ func unwritten(ctx context.Context, err error) error {
 
 // publish publishes a message whose waiter does not wait.
 func (a *acks) publish(m *nats.Msg, w *waiter, epoch uint64) error {
-	id, _, err := a.register(m, w, epoch)
+	out, err := a.register(m, w, epoch)
 	if err == nil {
-		a.write(outgoing{id, m})
+		a.write(out)
 	}
 	return err
 }
@@ -261,22 +313,28 @@ type ack struct {
 	duplicate bool
 }
 
-// parseAck reads the answer to a publish. The usual one,
+// plainAck reads the usual answer to a publish,
 //
 //	{"stream":"ORDERS","seq":42}
 //
-// is read by hand, as decoding JSON takes as long as the rest of a publish;
-// every other goes through the decoder.
-func parseAck(m *nats.Msg, expected string) (ack, error) {
+// by hand, as decoding JSON takes as long as the rest of a publish. Every other is
+// for parseAck.
+func plainAck(data []byte, stream string) (sequence uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	if !ok || len(rest) < len(stream) || string(rest[:len(stream)]) != stream {
+		return 0, false
+	}
+	number, ok := bytes.CutPrefix(rest[len(stream):], []byte(`","seq":`))
+	if !ok {
+		return 0, false
+	}
+	return parseUint(string(bytes.TrimSuffix(number, []byte("}"))))
+}
+
+// parseAck reads an answer to a publish.
+func parseAck(m *nats.Msg) (ack, error) {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
 		return ack{}, nats.ErrNoResponders
-	}
-	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":"`)); ok && len(rest) > len(expected) && string(rest[:len(expected)]) == expected {
-		if number, ok := bytes.CutPrefix(rest[len(expected):], []byte(`","seq":`)); ok {
-			if n, ok := parseUint(string(bytes.TrimSuffix(number, []byte("}")))); ok {
-				return ack{stream: expected, sequence: n}, nil
-			}
-		}
 	}
 	var decoded struct {
 		Stream    string              `json:"stream"`

@@ -59,7 +59,7 @@ type asyncPublish struct {
 
 // begin sends the message.
 func (a *asyncPublish) begin() {
-	a.waiter.subject, a.waiter.limit, a.waiter.async = a.msg.Subject, a.tryUntil(a.stream), a
+	a.waiter = waiter{subject: a.msg.Subject, stream: a.stream, limit: a.tryUntil(a.stream), again: a.again(a.stream), async: a}
 	epoch := a.conn.acks.now() // before looking at the state
 	if !a.conn.nc.IsConnected() {
 		go a.goOn(errConnectionLost)
@@ -71,12 +71,9 @@ func (a *asyncPublish) begin() {
 }
 
 // answered takes the answer to the first try.
-func (a *asyncPublish) answered(r answer) {
-	err := r.err
-	if err == nil {
-		a.stored, err = a.acked(r.msg, a.stream)
-	}
-	if err != nil {
+func (a *asyncPublish) answered(got answer) {
+	var err error
+	if a.stored, err = a.acked(got, a.stream); err != nil {
 		go a.goOn(err)
 		return
 	}

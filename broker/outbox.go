@@ -1,59 +1,51 @@
 package broker
 
 import (
-	"runtime"
 	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go"
 )
 
-// outbox is where publishers that wait for their answers leave their messages
-// when there are several of them: one hands to the client what all have at hand,
-// and the client writes that to the network at once. If each did it by itself,
-// two of three messages would be a write of their own, and a publish would take a
-// third more of the processor (sixteen publishers, BenchmarkPublish).
+// outbox is where publishers that wait for their answers leave their messages: one
+// of them hands to the client what all have at hand. So only that one is held up
+// when the client is, by a network that takes nothing.
 type outbox struct {
 	write func(outgoing)
 
 	mu      sync.Mutex
 	queue   []outgoing
 	writing bool
-	several bool       // in the latest batch
 	pen     sync.Mutex // held while a batch is written
 	batch   []outgoing // of who holds the pen
 }
 
 type outgoing struct {
-	id  uint64
+	use use
 	msg *nats.Msg
 }
 
 // put has the message written, by this publisher or by another that is at it. It
 // returns at once, or, for the one that is, when there are no more messages, or
 // its own answer is there.
-func (o *outbox) put(m outgoing, own *waiter, others bool) {
+func (o *outbox) put(m outgoing, own *waiter) {
 	o.mu.Lock()
 	o.queue = append(o.queue, m)
-	busy, several := o.writing, o.several || others
+	busy := o.writing
 	o.writing = true
 	o.mu.Unlock()
 	if !busy {
-		o.writeAll(own, several)
+		o.writeAll(own)
 	}
 }
 
-func (o *outbox) writeAll(own *waiter, several bool) {
+func (o *outbox) writeAll(own *waiter) {
 	for own == nil || len(own.answer) == 0 {
-		if several {
-			// Others have had their answers as well and are about to publish again.
-			runtime.Gosched()
-		}
 		if !o.writeBatch() {
 			return
 		}
 	}
-	go o.writeAll(nil, true)
+	go o.writeAll(nil)
 }
 
 // writeBatch writes what has come up to now. It reports false, and the next to
@@ -63,23 +55,20 @@ func (o *outbox) writeBatch() bool {
 	defer o.pen.Unlock()
 	o.mu.Lock()
 	o.batch, o.queue = o.queue, o.batch[:0]
-	n := len(o.batch)
-	if o.writing = n > 0; n > 0 {
-		o.several = n > 1
-	}
+	o.writing = len(o.batch) > 0
 	o.mu.Unlock()
 	for _, m := range o.batch {
 		o.write(m)
 	}
 	clear(o.batch)
-	return n > 0
+	return len(o.batch) > 0
 }
 
 // withdraw is for a publisher that does not wait any longer: when it returns,
 // nobody reads the message. It reports whether the message was never written.
-func (o *outbox) withdraw(id uint64) bool {
+func (o *outbox) withdraw(u use) bool {
 	o.mu.Lock()
-	i := slices.IndexFunc(o.queue, func(m outgoing) bool { return m.id == id })
+	i := slices.IndexFunc(o.queue, func(m outgoing) bool { return m.use == u })
 	if i >= 0 {
 		o.queue = slices.Delete(o.queue, i, i+1)
 	}

@@ -54,6 +54,7 @@ type publication struct {
 	stream     *stream // of the latest try
 	last       error   // why that did not succeed
 	unknown    bool    // a try got no answer: it may have been stored
+	doubtful   bool    // the same, until the stream answers the next try
 	ownID      bool    // the id is of this publication alone
 	unanswered int     // tries without an answer
 	pause      time.Duration
@@ -107,7 +108,7 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 		}
 		stored, err := p.try(ctx, st)
 		if err == nil {
-			if p.unknown && p.ownID {
+			if p.ownID {
 				stored.duplicate = false // of an earlier try, which is this message
 			}
 			return stored, nil
@@ -180,6 +181,9 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 			return fmt.Errorf("%w: %w: %w", ErrNotConnected, err, ended)
 		}
 		return nil
+	case errors.Is(err, errDoubtful):
+		p.doubtful = true
+		return nil
 	case errors.Is(err, errInterrupted):
 		p.unknown = true
 		if !p.repeatable(st) {
@@ -210,6 +214,7 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 		case codeDuplicateInProcess:
 			p.unknown = true // until the next try is told what became of that copy
 		default:
+			p.doubtful = false // a copy that was stored would have been recognised
 			return publishError(api, st)
 		}
 	default:
@@ -229,7 +234,7 @@ func (p *publication) expired(ctx context.Context) bool {
 
 // fail says whether the message may have been stored.
 func (p *publication) fail(err error) error {
-	if p.unknown {
+	if p.unknown || p.doubtful {
 		return fmt.Errorf("%w: %w", ErrPublishUnknown, err)
 	}
 	return err
@@ -262,18 +267,25 @@ func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 	if !p.conn.nc.IsConnected() {
 		return ack{}, errConnectionLost
 	}
-	m, err := p.conn.acks.request(ctx, p.msg, p.tryUntil(st), epoch)
-	if err != nil {
-		return ack{}, err
-	}
-	return p.acked(m, st)
+	return p.acked(p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.again(st), epoch), st)
 }
+
+// again reports whether the reply subject of the next try may be one that was used
+// before: if the answer is doubtful, the message has to be sent again.
+func (p *publication) again(st *stream) bool { return p.last == nil && p.repeatable(st) }
 
 // acked reads the answer to a try. One of another stream tells that the topic has
 // moved.
-func (p *publication) acked(m *nats.Msg, st *stream) (ack, error) {
-	stored, err := parseAck(m, st.name)
-	if err == nil && stored.stream != st.name {
+func (p *publication) acked(got answer, st *stream) (ack, error) {
+	if got.err != nil || got.msg == nil {
+		return ack{stream: st.name, sequence: got.sequence}, got.err
+	}
+	stored, err := parseAck(got.msg)
+	moved := err == nil && stored.stream != st.name
+	if got.doubtful && !errors.Is(err, nats.ErrNoResponders) && (err != nil || moved || !stored.duplicate || p.ownID) {
+		return ack{}, errDoubtful
+	}
+	if moved {
 		p.conn.doubt(st, p.msg.Subject)
 	}
 	return stored, err

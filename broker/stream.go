@@ -37,6 +37,7 @@ type stream struct {
 	created    time.Time     // tells it from another of the same name
 	ours       bool
 	seen       atomic.Int64 // when it was last known to be so, in nanoseconds since 1970
+	acked      uint64       // the highest sequence that it has acknowledged; under acks.mu
 }
 
 // fresh is how long Subscribe believes what is known of a stream: a service makes

@@ -483,16 +483,23 @@ func countRequests(t testing.TB, nc *nats.Conn, subject string) *requests {
 }
 
 // seen returns how many have come since the last call.
-func (r *requests) seen(t testing.TB) (n int) {
+func (r *requests) seen(t testing.TB) int {
+	t.Helper()
+	return len(r.messages(t))
+}
+
+// messages returns those that have come since the last call.
+func (r *requests) messages(t testing.TB) (all []*nats.Msg) {
 	t.Helper()
 	if err := r.nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	for {
-		if _, err := r.sub.NextMsg(time.Millisecond); err != nil {
-			return n
+		m, err := r.sub.NextMsg(time.Millisecond)
+		if err != nil {
+			return all
 		}
-		n++
+		all = append(all, m)
 	}
 }
 

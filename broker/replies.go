@@ -1,0 +1,81 @@
+package broker
+
+import "strconv"
+
+// restingReplies is how many publishes there are, at least, between two with the
+// same reply subject. It is few enough for the server to remember, which keeps
+// what the latest 512 subjects that a stream has answered to lead to
+// (maxResultCacheSize in nats-server's client.go), and 1,024 for all of an account
+// (slCacheMax in its sublist.go).
+const restingReplies = 256
+
+// replies are the reply subjects of the publishes of a connection. They are used
+// again: to answer to a subject that it remembers takes the server a tenth less of
+// the time for a publish than to look for who listens to a new one.
+//
+// A publish may be answered twice, though: by another subscriber of its subject, by
+// a stream behind a leaf node, by the former and the new leader of its stream. What
+// comes late must not count for the next publish with that reply subject. So
+//   - one that has not been answered is never used again;
+//   - an answer to one that was used before counts only if it cannot be an earlier
+//     publish's, see acks.receive and publication.acked. Otherwise it is doubtful,
+//     and the message is sent again, with its id and a reply subject of its own;
+//   - when an answer comes that nobody waits for, none is used again.
+//
+// The caller holds acks.mu.
+type replies struct {
+	prefix string
+	next   uint64
+	byID   map[uint64]*reply
+	rest   [restingReplies]*reply // those that nobody uses: a ring
+	first  int                    // the one that has rested longest
+	n      int
+	single bool // none is used again
+}
+
+// reply is a reply subject.
+type reply struct {
+	id      uint64
+	subject string
+	waiter  *waiter // who waits for the answer; nil while it rests
+	uses    int     // how often it has been taken
+}
+
+// take returns a reply subject for the waiter.
+func (rs *replies) take(w *waiter) *reply {
+	var r *reply
+	if w.again && !rs.single && rs.n > 0 && len(rs.byID) >= restingReplies {
+		r = rs.rest[rs.first]
+		rs.first, rs.n = (rs.first+1)%restingReplies, rs.n-1
+	} else {
+		rs.next++
+		r = &reply{id: rs.next, subject: rs.prefix + strconv.FormatUint(rs.next, 10)}
+		rs.byID[r.id] = r
+	}
+	r.waiter = w
+	r.uses++
+	return r
+}
+
+// release is for one that has been answered and may be used again.
+func (rs *replies) release(r *reply) {
+	if rs.single || rs.n == restingReplies {
+		rs.retire(r)
+		return
+	}
+	rs.rest[(rs.first+rs.n)%restingReplies] = r
+	rs.n++
+}
+
+// retire is for one that is not used again.
+func (rs *replies) retire(r *reply) { delete(rs.byID, r.id) }
+
+// distrust retires all that rest: publishes are answered twice here.
+func (rs *replies) distrust() {
+	rs.single = true
+	for ; rs.n > 0; rs.n-- {
+		rs.retire(rs.rest[rs.first])
+		rs.rest[rs.first] = nil
+		rs.first = (rs.first + 1) % restingReplies
+	}
+}
