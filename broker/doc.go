@@ -11,16 +11,16 @@
 // # The way of a message
 //
 // Publish (publish.go) looks up the stream that captures the topic and creates
-// one if there is none (stream.go), sends the message (publication.go), together
-// with those of other publishers (outbox.go), and returns when the stream has
-// acknowledged it (acks.go). Subscribe (subscription.go) binds a durable pull
-// consumer for the queue, or one of its own without a queue (consumer.go), and
-// starts a worker: fetch in batches (pull.go, batch.go), handle in order
-// (worker.go), settle (settle.go), repeat.
-// While a handler runs, the ack deadline is extended (keepalive.go). Headers
-// change their spelling on the way in and out (header.go), and Disconnect waits
-// for what is under way (shutdown.go). Every step is an event that [Hooks] can
-// observe (hooks.go); the packages metrics and tracing are two such observers.
+// one if there is none (stream.go), sends the message (publication.go) through
+// one place for all publishers (outbox.go), and returns when the stream has
+// acknowledged it (acks.go, replies.go). Subscribe (subscription.go) binds a
+// durable pull consumer for the queue, or one of its own without a queue
+// (consumer.go), and starts a worker: fetch in batches (pull.go, batch.go),
+// handle in order (worker.go), settle (settle.go), repeat. While a handler
+// runs, the ack deadline is extended (keepalive.go). Headers change their
+// spelling on the way in and out (header.go), and Disconnect waits for what is
+// under way (shutdown.go). Every step is an event that [Hooks] can observe
+// (hooks.go); the packages metrics and tracing are two such observers.
 //
 // # What a handler's return means
 //
