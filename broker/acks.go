@@ -104,16 +104,21 @@ func (a *acks) receive(m *nats.Msg) {
 		a.mu.Unlock()
 		return
 	}
-	// A message gets a higher sequence than all that its stream had acked before it
-	// was sent, so no earlier one's ack can pass for its own.
-	st := r.waiter.stream
-	sequence, ok := plainAck(m.Data, st.name)
-	if used := r.uses > 1; !ok || used && sequence <= r.waiter.acked {
+	st, used := r.waiter.stream, r.uses > 1
+	sequence, plain := plainAck(m.Data, st.name)
+	switch {
+	case !plain:
 		a.finish(r, answer{msg: m, doubtful: used})
-		return
+	case used && sequence <= r.waiter.acked:
+		// A message gets a higher sequence than all that its stream had acked when
+		// it was sent: this is an earlier one's, or another stream's of that name.
+		a.replies.distrust()
+		st.acked = sequence
+		a.finish(r, answer{msg: m, doubtful: true})
+	default:
+		st.acked = max(st.acked, sequence)
+		a.finish(r, answer{sequence: sequence})
 	}
-	st.acked = max(st.acked, sequence)
-	a.finish(r, answer{sequence: sequence})
 }
 
 // finish hands an answer to the waiter. The caller holds a.mu; finish releases it.

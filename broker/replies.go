@@ -20,7 +20,8 @@ const restingReplies = 256
 //   - an answer to one that was used before counts only if it cannot be an earlier
 //     publish's, see acks.receive and publication.acked. Otherwise it is doubtful,
 //     and the message is sent again, with its id and a reply subject of its own;
-//   - when an answer comes that nobody waits for, none is used again.
+//   - when a second answer has come, none is used again before the connection has
+//     changed.
 //
 // The caller holds acks.mu.
 type replies struct {

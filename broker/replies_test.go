@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,6 +190,29 @@ func TestWhereThereAreSecondAnswersNoReplySubjectIsUsedAgain(t *testing.T) {
 	fresh := r.publish(t, 2*replyRing)
 	if n := len(distinct(append(fresh, r.replies...))); n != 3*replyRing {
 		t.Errorf("%d publishes have %d reply subjects", 3*replyRing, n)
+	}
+}
+
+func TestAStreamThatBeginsAgainCostsOneMoreMessage(t *testing.T) {
+	t.Parallel()
+	var duplicates atomic.Int64
+	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{}, jsbroker.WithHooks(jsbroker.Hooks{
+		Published: func(_ context.Context, e jsbroker.Published) {
+			if e.Duplicate {
+				duplicates.Add(1)
+			}
+		},
+	}))
+	if err := r.js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	makeStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	const n = 10
+	if sent := len(r.publish(t, n)); sent != n+1 {
+		t.Errorf("%d publishes were sent %d times", n, sent)
+	}
+	if stored := streamInfo(t, r.js, "ORDERS").State.Msgs; stored != n || duplicates.Load() != 0 {
+		t.Errorf("%d messages stored, %d reported as duplicates", stored, duplicates.Load())
 	}
 }
 
