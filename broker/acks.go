@@ -27,8 +27,13 @@ type acks struct {
 
 	mu      sync.Mutex
 	replies replies
-	timer   *time.Timer // ends the publishes whose time is over
-	expiry  time.Time   // when it fires; zero: never
+	acked   map[string]*uint64 // by stream: the highest sequence that it has acknowledged
+	timer   *time.Timer        // ends the publishes whose time is over
+	expiry  time.Time          // when it fires; zero: never
+}
+
+func newAcks() *acks {
+	return &acks{replies: replies{byID: make(map[uint64]*reply)}, acked: make(map[string]*uint64)}
 }
 
 // waiter is a publish that has no answer yet.
@@ -36,7 +41,7 @@ type waiter struct {
 	subject string
 	stream  *stream
 	limit   time.Time
-	again   bool          // its reply subject may have been used before
+	reuse   bool          // its reply subject may have been used before
 	acked   uint64        // by the stream, when the message was registered
 	answer  chan answer   // holds one; of a publish that waits
 	async   *asyncPublish // of one that does not
@@ -50,6 +55,9 @@ type answer struct {
 	doubtful bool // the message may be an answer to an earlier publish
 	err      error
 }
+
+// plain reports whether it is an acknowledgement by the stream.
+func (a answer) plain() bool { return a.msg == nil && a.err == nil }
 
 // waiters keeps those that wait, with their channels, for later.
 var waiters = sync.Pool{New: func() any { return &waiter{answer: make(chan answer, 1)} }}
@@ -113,10 +121,10 @@ func (a *acks) receive(m *nats.Msg) {
 		// A message gets a higher sequence than all that its stream had acked when
 		// it was sent: this is an earlier one's, or another stream's of that name.
 		a.replies.distrust()
-		st.acked = sequence
+		*st.acked = sequence // where a stream has begun again
 		a.finish(r, answer{msg: m, doubtful: true})
 	default:
-		st.acked = max(st.acked, sequence)
+		*st.acked = max(*st.acked, sequence)
 		a.finish(r, answer{sequence: sequence})
 	}
 }
@@ -125,7 +133,7 @@ func (a *acks) receive(m *nats.Msg) {
 func (a *acks) finish(r *reply, got answer) {
 	w := r.waiter
 	r.waiter = nil
-	if got.msg == nil && got.err == nil {
+	if got.plain() {
 		a.replies.release(r)
 	} else {
 		a.replies.retire(r)
@@ -169,9 +177,6 @@ func (a *acks) refuse(violation error) {
 func (a *acks) interrupt() {
 	a.epoch.Add(1) // first: who registers after that is refused
 	a.failAll(errInterrupted, func(*waiter) bool { return true })
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.replies.single = false // perhaps
 }
 
 // now returns a point in the life of the connection for those who look at its
@@ -192,6 +197,17 @@ func (a *acks) failAll(err error, which func(*waiter) bool) {
 	}
 }
 
+// ackedBy returns where acks keeps the highest sequence that the named stream has
+// acknowledged, whatever becomes of what is known of the stream otherwise.
+func (a *acks) ackedBy(name string) *uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.acked[name] == nil {
+		a.acked[name] = new(uint64)
+	}
+	return a.acked[name]
+}
+
 // register gives the message of a waiter a reply subject. The waiter is told of the
 // answer, or why there is none. It fails if the connection has changed since the
 // epoch.
@@ -202,7 +218,7 @@ func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) 
 		return outgoing{}, errConnectionLost
 	}
 	r := a.replies.take(w)
-	w.acked = w.stream.acked
+	w.acked = *w.stream.acked
 	if a.expiry.IsZero() || w.limit.Before(a.expiry) {
 		a.expireAt(w.limit)
 	}
@@ -264,11 +280,11 @@ func (a *acks) expire() {
 }
 
 // request publishes the message and waits for the answer until the limit. The reply
-// subject may have been used before if again says so.
-func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.Time, again bool, epoch uint64) answer {
+// subject may have been used before if reuse says so.
+func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.Time, reuse bool, epoch uint64) answer {
 	w := waiters.Get().(*waiter)
 	defer waiters.Put(w)
-	w.subject, w.stream, w.limit, w.again = m.Subject, st, limit, again
+	w.subject, w.stream, w.limit, w.reuse = m.Subject, st, limit, reuse
 	out, err := a.register(m, w, epoch)
 	if err != nil {
 		return answer{err: err}
@@ -283,7 +299,11 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.
 			<-w.answer // came too late
 		}
 	}
-	if got.err != nil && a.outbox.withdraw(out.use) {
+	if got.err == nil && !got.doubtful {
+		return got
+	}
+	// An answer that is another message's can come before this one is written.
+	if a.outbox.withdraw(out.use) && got.err != nil {
 		got.err = unwritten(ctx, got.err)
 	}
 	return got

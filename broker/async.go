@@ -59,7 +59,7 @@ type asyncPublish struct {
 
 // begin sends the message.
 func (a *asyncPublish) begin() {
-	a.waiter = waiter{subject: a.msg.Subject, stream: a.stream, limit: a.tryUntil(a.stream), again: a.again(a.stream), async: a}
+	a.waiter = waiter{subject: a.msg.Subject, stream: a.stream, limit: a.tryUntil(a.stream), reuse: a.reusesReply(a.stream), async: a}
 	epoch := a.conn.acks.now() // before looking at the state
 	if !a.conn.nc.IsConnected() {
 		go a.goOn(errConnectionLost)

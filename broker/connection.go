@@ -146,7 +146,7 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 		closed:   make(chan struct{}),
 		subs:     make(map[*subscription]struct{}),
 		calls:    make(map[*apiCall]struct{}),
-		acks:     &acks{replies: replies{byID: make(map[uint64]*reply)}},
+		acks:     newAcks(),
 	}
 	changed := make(chan struct{})
 	c.changed.Store(&changed)

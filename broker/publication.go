@@ -106,6 +106,9 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 		if err != nil {
 			return ack{}, p.fail(err)
 		}
+		if p.doubtful && !p.repeatable(st) { // its stream is another one now
+			return ack{}, p.fail(p.last)
+		}
 		stored, err := p.try(ctx, st)
 		if err == nil {
 			if p.ownID {
@@ -214,7 +217,9 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 		case codeDuplicateInProcess:
 			p.unknown = true // until the next try is told what became of that copy
 		default:
-			p.doubtful = false // a copy that was stored would have been recognised
+			if api.ErrorCode == codeStoreFailed {
+				p.doubtful = false // the server looks for a stored copy first
+			}
 			return publishError(api, st)
 		}
 	default:
@@ -267,12 +272,16 @@ func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 	if !p.conn.nc.IsConnected() {
 		return ack{}, errConnectionLost
 	}
-	return p.acked(p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.again(st), epoch), st)
+	return p.acked(p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.reusesReply(st), epoch), st)
 }
 
-// again reports whether the reply subject of the next try may be one that was used
-// before: if the answer is doubtful, the message has to be sent again.
-func (p *publication) again(st *stream) bool { return p.last == nil && p.repeatable(st) }
+// reusesReply reports whether the reply subject of the next try may be one that was
+// used before: if the answer is doubtful, the message has to be sent again. With an
+// id that others may use as well, "duplicate" is a usual answer, but not one that
+// tells which message it is about.
+func (p *publication) reusesReply(st *stream) bool {
+	return p.last == nil && p.ownID && p.repeatable(st)
+}
 
 // acked reads the answer to a try. One of another stream tells that the topic has
 // moved.
@@ -281,12 +290,12 @@ func (p *publication) acked(got answer, st *stream) (ack, error) {
 		return ack{stream: st.name, sequence: got.sequence}, got.err
 	}
 	stored, err := parseAck(got.msg)
-	moved := err == nil && stored.stream != st.name
-	if got.doubtful && !errors.Is(err, nats.ErrNoResponders) && (err != nil || moved || !stored.duplicate || p.ownID) {
-		return ack{}, errDoubtful
-	}
-	if moved {
+	doubtful := got.doubtful && !errors.Is(err, nats.ErrNoResponders)
+	if err == nil && (doubtful || stored.stream != st.name) { // the topic may have moved
 		p.conn.doubt(st, p.msg.Subject)
+	}
+	if doubtful {
+		return ack{}, errDoubtful
 	}
 	return stored, err
 }

@@ -2,16 +2,21 @@ package broker
 
 import "strconv"
 
-// restingReplies is how many publishes there are, at least, between two with the
-// same reply subject. It is few enough for the server to remember, which keeps
-// what the latest 512 subjects that a stream has answered to lead to
-// (maxResultCacheSize in nats-server's client.go), and 1,024 for all of an account
-// (slCacheMax in its sublist.go).
-const restingReplies = 256
+// maxResting is how many reply subjects rest at most. It is few enough for the
+// server to remember them, which keeps what the latest 512 subjects that a stream
+// has answered to lead to (maxResultCacheSize in nats-server's client.go), and 1,024
+// for all of an account (slCacheMax in its sublist.go).
+const maxResting = 256
+
+// minResting is how many rest when one is used again, so how many publishes there
+// are at least between two with the same reply subject.
+const minResting = maxResting / 2
 
 // replies are the reply subjects of the publishes of a connection. They are used
 // again: to answer to a subject that it remembers takes the server a tenth less of
-// the time for a publish than to look for who listens to a new one.
+// the time for a publish than to look for who listens to a new one. Where the server
+// has a JetStream domain, its answers are longer than those that acks.receive can
+// trust, and none is.
 //
 // A publish may be answered twice, though: by another subscriber of its subject, by
 // a stream behind a leaf node, by the former and the new leader of its stream. What
@@ -20,18 +25,21 @@ const restingReplies = 256
 //   - an answer to one that was used before counts only if it cannot be an earlier
 //     publish's, see acks.receive and publication.acked. Otherwise it is doubtful,
 //     and the message is sent again, with its id and a reply subject of its own;
-//   - when a second answer has come, none is used again before the connection has
-//     changed.
+//   - when a second answer has come, none is used again on this connection.
+//
+// What this cannot tell apart is the late answer of a second stream that has the
+// same name, no domain, and a higher sequence; the first one that meets a resting
+// subject, or that has a lower sequence, ends it.
 //
 // The caller holds acks.mu.
 type replies struct {
-	prefix string
-	next   uint64
-	byID   map[uint64]*reply
-	rest   [restingReplies]*reply // those that nobody uses: a ring
-	first  int                    // the one that has rested longest
-	n      int
-	single bool // none is used again
+	prefix     string
+	next       uint64
+	byID       map[uint64]*reply
+	rest       [maxResting]*reply // those that nobody uses: a ring
+	first      int                // the one that has rested longest
+	n          int
+	distrusted bool // none is used again
 }
 
 // reply is a reply subject.
@@ -45,9 +53,8 @@ type reply struct {
 // take returns a reply subject for the waiter.
 func (rs *replies) take(w *waiter) *reply {
 	var r *reply
-	if w.again && !rs.single && rs.n > 0 && len(rs.byID) >= restingReplies {
-		r = rs.rest[rs.first]
-		rs.first, rs.n = (rs.first+1)%restingReplies, rs.n-1
+	if w.reuse && rs.n >= minResting {
+		r = rs.pop()
 	} else {
 		rs.next++
 		r = &reply{id: rs.next, subject: rs.prefix + strconv.FormatUint(rs.next, 10)}
@@ -60,11 +67,11 @@ func (rs *replies) take(w *waiter) *reply {
 
 // release is for one that has been answered and may be used again.
 func (rs *replies) release(r *reply) {
-	if rs.single || rs.n == restingReplies {
+	if rs.distrusted || rs.n == maxResting {
 		rs.retire(r)
 		return
 	}
-	rs.rest[(rs.first+rs.n)%restingReplies] = r
+	rs.rest[(rs.first+rs.n)%maxResting] = r
 	rs.n++
 }
 
@@ -73,10 +80,16 @@ func (rs *replies) retire(r *reply) { delete(rs.byID, r.id) }
 
 // distrust retires all that rest: publishes are answered twice here.
 func (rs *replies) distrust() {
-	rs.single = true
-	for ; rs.n > 0; rs.n-- {
-		rs.retire(rs.rest[rs.first])
-		rs.rest[rs.first] = nil
-		rs.first = (rs.first + 1) % restingReplies
+	rs.distrusted = true
+	for rs.n > 0 {
+		rs.retire(rs.pop())
 	}
+}
+
+// pop returns the one that has rested longest.
+func (rs *replies) pop() *reply {
+	r := rs.rest[rs.first]
+	rs.rest[rs.first] = nil
+	rs.first, rs.n = (rs.first+1)%maxResting, rs.n-1
+	return r
 }

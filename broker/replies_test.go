@@ -17,8 +17,8 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// replyRing is how many publishes there are between two with the same reply subject.
-const replyRing = 256
+// replyRing is how many reply subjects a publisher uses that waits for each ack.
+const replyRing = 128
 
 // replyBench is a broker whose reply subjects have all been used.
 type replyBench struct {
@@ -65,6 +65,30 @@ func (r *replyBench) forge(t *testing.T, to, answer string) {
 	}
 }
 
+// answer has somebody answer beside the stream.
+func (r *replyBench) answer(t *testing.T, f func(*nats.Msg)) {
+	t.Helper()
+	if _, err := r.nc.Subscribe("orders.created", f); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replaceStream puts another stream in the place of ORDERS.
+func (r *replyBench) replaceStream(t *testing.T, cfg jetstream.StreamConfig) {
+	t.Helper()
+	if err := r.js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Subjects = []string{"orders.>"}
+	eventually(t, "the server has put away the former stream's files", func() bool {
+		_, err := r.js.CreateStream(testContext(t), cfg)
+		return err == nil
+	})
+}
+
 func distinct(v []string) []string { return slices.Compact(slices.Sorted(slices.Values(v))) }
 
 func TestReplySubjectsAreUsedAgainInTurn(t *testing.T) {
@@ -82,14 +106,13 @@ func TestReplySubjectsAreUsedAgainInTurn(t *testing.T) {
 
 func TestAnAnswerToAnEarlierPublishDoesNotCount(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ late, id string }{
-		"second ack":             {late: fmt.Sprintf(`{"stream":"ORDERS","seq":%d}`, replyRing)},
-		"ack of another stream":  {late: `{"stream":"EDGE","seq":100000}`},
-		"ack of another domain":  {late: `{"stream":"ORDERS","domain":"edge","seq":100000}`},
-		"duplicate":              {late: `{"stream":"ORDERS","seq":1,"duplicate":true}`},
-		"another's duplicate":    {late: `{"stream":"EDGE","seq":1,"duplicate":true}`, id: "mine"},
-		"refusal by another one": {late: `{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`},
-		"answer of a service":    {late: "thank you"},
+	for name, late := range map[string]string{
+		"second ack":             fmt.Sprintf(`{"stream":"ORDERS","seq":%d}`, replyRing),
+		"ack of another stream":  `{"stream":"EDGE","seq":100000}`,
+		"ack of another domain":  `{"stream":"ORDERS","domain":"edge","seq":100000}`,
+		"duplicate":              `{"stream":"ORDERS","seq":1,"duplicate":true}`,
+		"refusal by another one": `{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`,
+		"answer of a service":    "thank you",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -99,27 +122,26 @@ func TestAnAnswerToAnEarlierPublishDoesNotCount(t *testing.T) {
 			if err := r.js.DeleteStream(testContext(t), "ORDERS"); err != nil {
 				t.Fatal(err)
 			}
-			_, err := r.nc.Subscribe("orders.created", func(m *nats.Msg) {
+			r.answer(t, func(m *nats.Msg) {
 				if slices.Contains(r.replies, m.Reply) {
-					_ = m.Respond([]byte(c.late))
+					_ = m.Respond([]byte(late))
 				}
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := r.nc.Flush(); err != nil {
-				t.Fatal(err)
-			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			err = r.Publish("orders.created", message("lost"), broker.PublishContext(ctx), jsbroker.MessageID(c.id))
+			err := r.Publish("orders.created", message("lost"), broker.PublishContext(ctx))
 			wantError(t, err, jsbroker.ErrPublishUnknown, "orders.created")
 			wire := r.wire.messages(t)
-			if len(wire) < 2 || wire[0].Reply != r.replies[0] || slices.Contains(r.replies, wire[1].Reply) {
-				t.Fatalf("%d messages sent; want one with a reply subject that was used before, and others without", len(wire))
+			if len(wire) == 0 || wire[0].Reply != r.replies[0] {
+				t.Fatal("not sent with a reply subject that was used before")
 			}
-			if a, b := wire[0].Header.Get(nats.MsgIdHdr), wire[1].Header.Get(nats.MsgIdHdr); a != b || a == "" {
-				t.Errorf("the message was sent with the id %q, then with %q", a, b)
+			for _, again := range wire[1:] {
+				if slices.Contains(r.replies, again.Reply) {
+					t.Error("sent again with a reply subject that was used before")
+				}
+				if a, b := wire[0].Header.Get(nats.MsgIdHdr), again.Header.Get(nats.MsgIdHdr); a != b || a == "" {
+					t.Errorf("the message was sent with the id %q, then with %q", a, b)
+				}
 			}
 		})
 	}
@@ -161,18 +183,12 @@ func TestADoubtfulAnswerToAStoredMessageIsNoDuplicate(t *testing.T) {
 	// The server answers once the message is stored, which others do not wait for:
 	// a stream that acknowledges nothing leaves that to them alone.
 	updateStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, NoAck: true})
-	_, err := r.nc.Subscribe("orders.created", func(m *nats.Msg) {
+	r.answer(t, func(m *nats.Msg) {
 		if m.Reply == r.replies[0] {
 			updateStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
 			_ = m.Respond([]byte("thank you"))
 		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.nc.Flush(); err != nil {
-		t.Fatal(err)
-	}
 	publish(t, r, "orders.created", "once")
 	if e := receive(t, published); e.Err != nil || e.Duplicate || e.Sequence != replyRing+1 {
 		t.Errorf("event %+v", e)
@@ -203,10 +219,7 @@ func TestAStreamThatBeginsAgainCostsOneMoreMessage(t *testing.T) {
 			}
 		},
 	}))
-	if err := r.js.DeleteStream(testContext(t), "ORDERS"); err != nil {
-		t.Fatal(err)
-	}
-	makeStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	r.replaceStream(t, jetstream.StreamConfig{Name: "ORDERS"})
 	const n = 10
 	if sent := len(r.publish(t, n)); sent != n+1 {
 		t.Errorf("%d publishes were sent %d times", n, sent)
@@ -216,25 +229,103 @@ func TestAStreamThatBeginsAgainCostsOneMoreMessage(t *testing.T) {
 	}
 }
 
-func TestDuplicatesWithAReplySubjectThatWasUsedBefore(t *testing.T) {
+func TestWithAUsersIDTheReplySubjectIsNew(t *testing.T) {
 	t.Parallel()
-	published, onPublished := hookChan[jsbroker.Published]()
-	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{}, jsbroker.WithHooks(jsbroker.Hooks{
-		Published: func(ctx context.Context, e jsbroker.Published) {
-			if e.MessageID == "mine" {
-				onPublished(ctx, e)
-			}
-		},
-	}))
-	for i := range 2 {
-		sent := r.publish(t, 1, jsbroker.MessageID("mine"))
-		if !slices.Equal(sent, r.replies[i:i+1]) {
-			t.Errorf("publish %d was sent with the reply subjects %q", i, sent)
-		}
-		if e := receive(t, published); e.Duplicate != (i > 0) || e.Sequence != replyRing+1 {
-			t.Errorf("publish %d: event %+v", i, e)
+	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{})
+	// "duplicate" is a usual answer here, and tells nothing of which message it is
+	// about.
+	for range 2 {
+		if sent := r.publish(t, 1, jsbroker.MessageID("mine")); len(sent) != 1 || slices.Contains(r.replies, sent[0]) {
+			t.Errorf("sent with the reply subjects %q", sent)
 		}
 	}
+}
+
+func TestNoReplySubjectIsUsedAgainBeforeManyOthers(t *testing.T) {
+	t.Parallel()
+	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{})
+	// While others wait for their answers, fewer rest.
+	makeStream(t, r.js, jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"silent"}})
+	publish(t, r, "silent", "x")
+	updateStream(t, r.js, jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"silent"}, NoAck: true})
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	for range replyRing {
+		publish(t, r, "silent", "x", broker.PublishContext(ctx), jsbroker.Async(func(error) {}))
+	}
+	if sent := r.publish(t, replyRing); len(distinct(sent)) != replyRing {
+		t.Errorf("%d publishes have %d reply subjects", replyRing, len(distinct(sent)))
+	}
+}
+
+func TestWhatAStreamHasAckedOutlivesALookUp(t *testing.T) {
+	t.Parallel()
+	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{})
+	// A publish without an answer has the broker look the stream up again.
+	updateStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, NoAck: true})
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	err := r.Publish("orders.created", message("x"), broker.PublishContext(ctx))
+	wantError(t, err, jsbroker.ErrPublishUnknown, "orders.created")
+	updateStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	lookUps := countRequests(t, r.nc, "$JS.API.STREAM.NAMES")
+	subscribe(t, r, "orders.created", ignore)
+	if lookUps.seen(t) == 0 {
+		t.Fatal("the stream has not been looked up")
+	}
+	publish(t, r, "in.place.of.the.one.without.an.answer", "x")
+	// Now nobody stores anything, and an earlier publish is answered once more.
+	if err := r.js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	r.answer(t, func(m *nats.Msg) {
+		if slices.Contains(r.replies, m.Reply) {
+			_ = m.Respond(fmt.Appendf(nil, `{"stream":"ORDERS","seq":%d}`, replyRing))
+		}
+	})
+	ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err = r.Publish("orders.created", message("lost"), broker.PublishContext(ctx))
+	wantError(t, err, jsbroker.ErrPublishUnknown, "orders.created")
+	if wire := r.wire.messages(t); len(wire) == 0 || !slices.Contains(r.replies, wire[0].Reply) {
+		t.Error("not sent with a reply subject that was used before")
+	}
+}
+
+func TestADoubtfulAnswerAndAStreamWithAShorterWindow(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"ORDERS", "NEW"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			p := startProxy(t, s)
+			r := newReplyBench(t, s, jetstream.StreamConfig{}, broker.Addrs(p.url()))
+			const window = 100 * time.Millisecond // the server's least
+			r.replaceStream(t, jetstream.StreamConfig{Name: name, Duplicates: window})
+			p.stallAfter("PUB orders.created")
+			time.AfterFunc(4*window, p.resume) // when the server has forgotten the id
+			err := r.Publish("orders.created", message("once"))
+			wantError(t, err, jsbroker.ErrPublishUnknown, "orders.created")
+			if n := streamInfo(t, r.js, name).State.Msgs; n != 1 {
+				t.Errorf("stored %d times", n)
+			}
+		})
+	}
+}
+
+func TestADoubtfulAnswerAndAStreamThatTakesNothingNow(t *testing.T) {
+	t.Parallel()
+	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{})
+	updateStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, NoAck: true})
+	r.answer(t, func(m *nats.Msg) {
+		if m.Reply == r.replies[0] {
+			eventually(t, "the message is stored", func() bool { return streamInfo(t, r.js, "ORDERS").State.Msgs == replyRing+1 })
+			updateStream(t, r.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, Sealed: true})
+			_ = m.Respond([]byte("thank you"))
+		}
+	})
+	// A sealed stream does not look whether it has the message.
+	wantError(t, r.Publish("orders.created", message("once")), jsbroker.ErrPublishUnknown, "ORDERS")
 }
 
 func TestRefusalWithAReplySubjectThatWasUsedBefore(t *testing.T) {

@@ -37,7 +37,7 @@ type stream struct {
 	created    time.Time     // tells it from another of the same name
 	ours       bool
 	seen       atomic.Int64 // when it was last known to be so, in nanoseconds since 1970
-	acked      uint64       // the highest sequence that it has acknowledged; under acks.mu
+	acked      *uint64      // the highest sequence that it has acknowledged; under acks.mu
 }
 
 // fresh is how long Subscribe believes what is known of a stream: a service makes
@@ -180,8 +180,14 @@ func (c *connection) findStream(ctx context.Context, topic string, missing func(
 	if err != nil {
 		return nil, err
 	}
-	c.streams.add(s)
+	c.remember(s)
 	return s, nil
+}
+
+// remember adds a stream to those that are known.
+func (c *connection) remember(s *stream) {
+	s.acked = c.acks.ackedBy(s.name)
+	c.streams.add(s)
 }
 
 // verifyStream forgets what is known of the topic's stream if that is so no more.
@@ -240,7 +246,7 @@ func (c *connection) checkLost(ctx context.Context, subjects []string) error {
 		if err != nil {
 			return err
 		}
-		c.streams.add(s) // it is there, with other subjects
+		c.remember(s) // it is there, with other subjects
 	}
 	return nil
 }

@@ -1,0 +1,86 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// TestAnotherMessagesAnswerBeforeThisOneIsWritten is about the moment in which a
+// publisher has left its message to one that is at writing, whom the network holds
+// up.
+func TestAnotherMessagesAnswerBeforeThisOneIsWritten(t *testing.T) {
+	t.Parallel()
+	a := newAcks()
+	written := make(chan string)
+	a.outbox.write = func(m outgoing) { written <- m.msg.Reply }
+	orders := &stream{name: "ORDERS", acked: a.ackedBy("ORDERS")}
+	const again = "reply subject of the next try"
+	publish := func() <-chan answer {
+		got := make(chan answer, 1)
+		go func() {
+			m := nats.NewMsg("orders")
+			result := a.request(context.Background(), m, orders, time.Now().Add(time.Minute), true, a.now())
+			m.Reply = again
+			got <- result
+		}()
+		return got
+	}
+	sequence := 0
+	ack := func(reply string) {
+		sequence++
+		a.receive(&nats.Msg{Subject: reply, Data: fmt.Appendf(nil, `{"stream":"ORDERS","seq":%d}`, sequence)})
+	}
+	var all []<-chan answer
+	for range minResting + 1 { // at a time, so that two can be used again at a time
+		all = append(all, publish())
+	}
+	var replies []string
+	for range all {
+		replies = append(replies, <-written)
+	}
+	for _, reply := range replies {
+		ack(reply)
+	}
+	for _, got := range all {
+		if result := <-got; !result.plain() {
+			t.Fatalf("%+v", result)
+		}
+	}
+
+	waiting := func(i int) bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		id, _ := parseUint(strings.TrimPrefix(replies[i], a.replies.prefix))
+		return a.replies.byID[id].waiter != nil
+	}
+	await := func(i int) {
+		for !waiting(i) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	writes := publish()
+	await(0)
+	leaves := publish()
+	await(1)
+	a.receive(&nats.Msg{Subject: replies[1], Data: []byte("thank you")})
+	if result := <-leaves; !result.doubtful {
+		t.Fatalf("%+v", result)
+	}
+	next := publish()
+	for range 2 {
+		reply := <-written
+		if reply == replies[1] || reply == again {
+			t.Fatal("a message that its publisher has taken back was written")
+		}
+		ack(reply)
+	}
+	if one, other := <-writes, <-next; !one.plain() || !other.plain() {
+		t.Errorf("%+v, %+v", one, other)
+	}
+	a.close()
+}
