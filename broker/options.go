@@ -78,7 +78,7 @@ func option(change func(s *settings) error) broker.Option {
 }
 
 // WithBatchSize fixes how many messages a fetch asks for: at least 1. By default
-// it is 10, and with a backlog as many, up to 500 or some 4 MiB, as the
+// it is 10, and with a backlog as many, up to 900 or some 4 MiB, as the
 // subscription lately handled in 50ms, with the next fetch under way before the
 // last is handled: quick handlers are fed without pauses, and slow ones do not
 // hoard what other replicas could handle. Fix it where messages are so uneven

@@ -77,7 +77,7 @@ func consumer() *dashboard {
 		section("Fetching",
 			timeseries("Fetches", "Fetches per second that brought messages. As many as messages: batches of one, which costs a round trip each.",
 				"cps", query(counter("fetches_total"), byQueue)).size(8, 8),
-			timeseries("Batch size", "Messages per fetch that brought any. By default it adapts to how quick the handlers are: 10, with a backlog up to 500. At a fixed WithBatchSize with pending growing: raise it, if handlers are quick.",
+			timeseries("Batch size", "Messages per fetch that brought any. By default it adapts to how quick the handlers are: 10, with a backlog up to 900. At a fixed WithBatchSize with pending growing: raise it, if handlers are quick.",
 				"short", query(ratio(counter("fetched_total"), counter("fetches_total")), byQueue)).size(8, 8),
 			timeseries("Backoff", "The pause after failed fetches, up to 30 s; 0 while healthy; and how many pauses began per minute. Not 0 for minutes: nothing is consumed there; see Fetch errors for the reason.",
 				"s",
