@@ -121,7 +121,6 @@ func (a *acks) receive(m *nats.Msg) {
 		// A message gets a higher sequence than all that its stream had acked when
 		// it was sent: this is an earlier one's, or another stream's of that name.
 		a.replies.distrust()
-		*st.acked = sequence // where a stream has begun again
 		a.finish(r, answer{msg: m, doubtful: true})
 	default:
 		*st.acked = max(*st.acked, sequence)

@@ -106,13 +106,16 @@ func TestReplySubjectsAreUsedAgainInTurn(t *testing.T) {
 
 func TestAnAnswerToAnEarlierPublishDoesNotCount(t *testing.T) {
 	t.Parallel()
-	for name, late := range map[string]string{
-		"second ack":             fmt.Sprintf(`{"stream":"ORDERS","seq":%d}`, replyRing),
-		"ack of another stream":  `{"stream":"EDGE","seq":100000}`,
-		"ack of another domain":  `{"stream":"ORDERS","domain":"edge","seq":100000}`,
-		"duplicate":              `{"stream":"ORDERS","seq":1,"duplicate":true}`,
-		"refusal by another one": `{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`,
-		"answer of a service":    "thank you",
+	for name, c := range map[string]struct {
+		late string
+		sent int // an ack has the broker look first where the topic is now: nowhere
+	}{
+		"second ack":             {fmt.Sprintf(`{"stream":"ORDERS","seq":%d}`, replyRing), 1},
+		"ack of another stream":  {`{"stream":"EDGE","seq":100000}`, 1},
+		"ack of another domain":  {`{"stream":"ORDERS","domain":"edge","seq":100000}`, 1},
+		"duplicate":              {`{"stream":"ORDERS","seq":1,"duplicate":true}`, 1},
+		"refusal by another one": {`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`, 2},
+		"answer of a service":    {"thank you", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -124,7 +127,7 @@ func TestAnAnswerToAnEarlierPublishDoesNotCount(t *testing.T) {
 			}
 			r.answer(t, func(m *nats.Msg) {
 				if slices.Contains(r.replies, m.Reply) {
-					_ = m.Respond([]byte(late))
+					_ = m.Respond([]byte(c.late))
 				}
 			})
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -132,8 +135,8 @@ func TestAnAnswerToAnEarlierPublishDoesNotCount(t *testing.T) {
 			err := r.Publish("orders.created", message("lost"), broker.PublishContext(ctx))
 			wantError(t, err, jsbroker.ErrPublishUnknown, "orders.created")
 			wire := r.wire.messages(t)
-			if len(wire) == 0 || wire[0].Reply != r.replies[0] {
-				t.Fatal("not sent with a reply subject that was used before")
+			if len(wire) != c.sent || wire[0].Reply != r.replies[0] {
+				t.Fatalf("%d messages sent, want %d, the first with a reply subject that was used before", len(wire), c.sent)
 			}
 			for _, again := range wire[1:] {
 				if slices.Contains(r.replies, again.Reply) {
@@ -231,12 +234,22 @@ func TestAStreamThatBeginsAgainCostsOneMoreMessage(t *testing.T) {
 
 func TestWithAUsersIDTheReplySubjectIsNew(t *testing.T) {
 	t.Parallel()
-	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{})
+	published, onPublished := hookChan[jsbroker.Published]()
+	r := newReplyBench(t, startServer(t), jetstream.StreamConfig{}, jsbroker.WithHooks(jsbroker.Hooks{
+		Published: func(ctx context.Context, e jsbroker.Published) {
+			if e.MessageID == "mine" {
+				onPublished(ctx, e)
+			}
+		},
+	}))
 	// "duplicate" is a usual answer here, and tells nothing of which message it is
 	// about.
-	for range 2 {
+	for i := range 2 {
 		if sent := r.publish(t, 1, jsbroker.MessageID("mine")); len(sent) != 1 || slices.Contains(r.replies, sent[0]) {
-			t.Errorf("sent with the reply subjects %q", sent)
+			t.Errorf("publish %d was sent with the reply subjects %q", i, sent)
+		}
+		if e := receive(t, published); e.Duplicate != (i > 0) || e.Sequence != replyRing+1 {
+			t.Errorf("publish %d: event %+v", i, e)
 		}
 	}
 }
