@@ -16,7 +16,9 @@ import (
 
 // BenchmarkPublish measures Publish beside PublishMsg, one publisher and sixteen.
 // As Publish does, xraw-with-id gives each message an id, by which the stream
-// knows a repetition: the server has more to do for those.
+// knows a repetition: the server has more to do for those. xraw-future is beside
+// PublishMsgAsync where each publisher waits for its own answer, without ids: of
+// the ways in which several can publish with nats.go, the fastest.
 func BenchmarkPublish(b *testing.B) {
 	w := newBench(b)
 	for _, bm := range []struct{ publishers, messages int }{{1, 4000}, {16, 20_000}} {
@@ -43,7 +45,19 @@ func BenchmarkPublish(b *testing.B) {
 				_, err := w.js.PublishMsg(context.Background(), rawMessage("pubraw.x"), opts...)
 				return err
 			}
-			var plain, withID ratios
+			future := func() error {
+				f, err := w.js.PublishMsgAsync(rawMessage("pubraw.x"))
+				if err != nil {
+					return err
+				}
+				select {
+				case <-f.Ok():
+					return nil
+				case err := <-f.Err():
+					return err
+				}
+			}
+			var plain, withID, async ratios
 			for b.Loop() {
 				bare := round(func() error { return raw() })
 				ours := round(func() error {
@@ -52,9 +66,11 @@ func BenchmarkPublish(b *testing.B) {
 				identified := round(func() error { return raw(jetstream.WithMsgID(uuid.NewString())) })
 				plain.add(bare, ours)
 				withID.add(identified, ours)
+				async.add(round(future), ours)
 			}
 			plain.speed(b, bm.messages)
 			b.ReportMetric(withID.ratio(), "xraw-with-id")
+			b.ReportMetric(async.ratio(), "xraw-future")
 		})
 	}
 }
