@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -165,10 +166,12 @@ func (a *acks) fail(u use, err error) {
 	a.finish(u.reply, answer{err: err})
 }
 
-// refuse tells the publishes to the subject of a permission violation.
+// refuse tells the publishes to the subject of a permission violation, which the
+// server writes as Go source does.
 func (a *acks) refuse(violation error) {
+	text := violation.Error()
 	a.failAll(fmt.Errorf("%w: %w", ErrPermission, violation), func(w *waiter) bool {
-		return strings.Contains(violation.Error(), `"`+w.subject+`"`)
+		return strings.Contains(text, publishViolation+strconv.Quote(w.subject))
 	})
 }
 
@@ -234,6 +237,9 @@ func (a *acks) write(m outgoing) {
 	why := errConnectionLost
 	if slices.ContainsFunc(unsendable, func(reason error) bool { return errors.Is(err, reason) }) {
 		why = errNotSent
+	}
+	if errors.Is(err, nats.ErrMaxPayload) { // the server before this one accepted more
+		err = fmt.Errorf("%w: %d bytes without headers, the server accepts %d: %w", ErrMessageTooLarge, len(m.msg.Data), a.nc.MaxPayload(), err)
 	}
 	a.fail(m.use, fmt.Errorf("%w: %w", why, err))
 }

@@ -55,6 +55,7 @@ type asyncPublish struct {
 	done   func(error)
 	stored ack
 	err    error
+	pen    sync.Mutex // held while the first try is being written
 }
 
 // begin sends the message.
@@ -65,7 +66,10 @@ func (a *asyncPublish) begin() {
 		go a.goOn(errConnectionLost)
 		return
 	}
-	if err := a.conn.acks.publish(a.msg, &a.waiter, epoch); err != nil {
+	a.pen.Lock()
+	err := a.conn.acks.publish(a.msg, &a.waiter, epoch)
+	a.pen.Unlock()
+	if err != nil {
 		go a.goOn(err)
 	}
 }
@@ -90,6 +94,8 @@ func (a *asyncPublish) goOn(failure error) {
 	} else {
 		a.stored, a.err = a.run(a.call.ctx)
 	}
+	a.pen.Lock() // the body is the caller's again with the end
+	a.pen.Unlock()
 	a.end()
 }
 

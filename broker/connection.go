@@ -95,7 +95,7 @@ func (b *jetstreamBroker) Connect() error {
 			continue
 		}
 		if closing.calledFromHandler() {
-			return fmt.Errorf("jetstream: connect: %w: the broker is shutting down and waits for the handler that calls Connect", ErrNotConnected)
+			return fmt.Errorf("jetstream: connect: %w: the broker is shutting down and waits for the handler, or the hook, that calls Connect", ErrNotConnected)
 		}
 		<-closing.done
 	}
@@ -249,9 +249,12 @@ func (c *connection) natsOptions() (nats.Options, error) {
 	return o, nil
 }
 
-// subscriptionViolation is in the server's text about a subject that the user
-// may not subscribe to.
-const subscriptionViolation = "Subscription"
+// What the server's text has about a subject that the user may not subscribe to,
+// or publish to, before the subject.
+const (
+	subscriptionViolation = "Subscription"
+	publishViolation      = "Publish to "
+)
 
 // checkJetStream tells a server without JetStream from one that works. A user
 // without permission for the look-up, or a cluster that elects a leader just
@@ -313,8 +316,8 @@ func (c *connection) onReconnect(nc *nats.Conn) {
 }
 
 func (c *connection) onClose(nc *nats.Conn) {
-	defer close(c.closed)
 	c.signal()
+	close(c.closed) // before the hooks, which may call Connect
 	if c.expected.Load() {
 		return
 	}
@@ -400,8 +403,14 @@ func (c *connection) subscriptions() []*subscription {
 	return subs
 }
 
+// awaitPoll is how often await looks at the connection by itself: it may be called
+// by a hook that is told of the loss, and then the client cannot tell of its end.
+const awaitPoll = 50 * time.Millisecond
+
 // await waits until the connection is up.
 func (c *connection) await(ctx context.Context) error {
+	poll := time.NewTicker(awaitPoll)
+	defer poll.Stop()
 	for {
 		changed := c.stateChange()
 		switch {
@@ -412,6 +421,7 @@ func (c *connection) await(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-poll.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -17,7 +17,7 @@ type outbox struct {
 	queue   []outgoing
 	writing bool
 	pen     sync.Mutex // held while a batch is written
-	batch   []outgoing // of who holds the pen
+	batch   []outgoing // of who holds the pen; changed under mu
 }
 
 type outgoing struct {
@@ -55,26 +55,31 @@ func (o *outbox) writeBatch() bool {
 	defer o.pen.Unlock()
 	o.mu.Lock()
 	o.batch, o.queue = o.queue, o.batch[:0]
-	o.writing = len(o.batch) > 0
+	some := len(o.batch) > 0
+	o.writing = some
 	o.mu.Unlock()
 	for _, m := range o.batch {
 		o.write(m)
 	}
+	o.mu.Lock()
 	clear(o.batch)
-	return len(o.batch) > 0
+	o.mu.Unlock()
+	return some
 }
 
 // withdraw is for a publisher that does not wait any longer: when it returns,
 // nobody reads the message. It reports whether the message was never written.
 func (o *outbox) withdraw(u use) bool {
+	its := func(m outgoing) bool { return m.use == u }
 	o.mu.Lock()
-	i := slices.IndexFunc(o.queue, func(m outgoing) bool { return m.use == u })
+	i := slices.IndexFunc(o.queue, its)
 	if i >= 0 {
 		o.queue = slices.Delete(o.queue, i, i+1)
 	}
+	underWay := slices.ContainsFunc(o.batch, its)
 	o.mu.Unlock()
-	if i < 0 {
-		o.pen.Lock() // until the batch that it may be in is written
+	if underWay {
+		o.pen.Lock() // until the batch is written
 		defer o.pen.Unlock()
 	}
 	return i >= 0

@@ -106,7 +106,7 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 		if err != nil {
 			return ack{}, p.fail(err)
 		}
-		if p.doubtful && !p.repeatable(st) { // its stream is another one now
+		if (p.doubtful || p.unknown) && !p.repeatable(st) { // its stream is another one now, or has another window
 			return ack{}, p.fail(p.last)
 		}
 		stored, err := p.try(ctx, st)

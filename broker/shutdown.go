@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go-micro.dev/v5/logger"
@@ -12,6 +13,7 @@ import (
 // shutdown is a Disconnect under way.
 type shutdown struct {
 	conn *connection
+	id   atomic.Uint64 // the goroutine that it runs on, and hooks with it
 	done chan struct{}
 	err  error // valid once done is closed
 }
@@ -19,8 +21,8 @@ type shutdown struct {
 // Disconnect stops all subscriptions, waits for running handlers and publishes
 // within [WithShutdownTimeout], flushes acknowledgements and closes the
 // connection. A second caller waits for the first and gets the same result.
-// Called from inside a handler it returns nil at once and completes when that
-// handler has returned. Past the bound it closes the connection all the same
+// Called from inside a handler, or a hook that Disconnect waits for, it returns
+// nil at once and completes when that has returned. Past the bound it closes the connection all the same
 // and returns [ErrShutdownTimeout] with the number of handlers that still run,
 // whose messages are delivered again after AckWait, and of publishes without an
 // answer. It adds at most some
@@ -53,9 +55,12 @@ func (b *jetstreamBroker) Disconnect() error {
 }
 
 // calledFromHandler reports whether the calling goroutine is one that the
-// shutdown waits for.
+// shutdown waits for: a handler's, or its own, in a hook.
 func (sd *shutdown) calledFromHandler() bool {
 	id := goroutineID()
+	if id != 0 && id == sd.id.Load() {
+		return true
+	}
 	for _, s := range sd.conn.subscriptions() {
 		if s.runsOn(id) {
 			return true
@@ -66,6 +71,7 @@ func (sd *shutdown) calledFromHandler() bool {
 
 func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	c := sd.conn
+	sd.id.Store(goroutineID())
 	timeout := time.NewTimer(bound)
 	defer timeout.Stop()
 

@@ -200,7 +200,7 @@ func (c *connection) verifyStream(ctx context.Context, topic string) error {
 	}
 	s, err := c.streamInfo(ctx, known.name)
 	switch {
-	case err == nil && s.created.Equal(known.created) && coversAny(s.subjects, topic):
+	case err == nil && s.created.Equal(known.created) && coversAny(s.subjects, topic) && s.duplicates == known.duplicates:
 		known.seen.Store(s.seen.Load())
 		return nil
 	case err == nil, errors.Is(err, jetstream.ErrStreamNotFound):
