@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -259,4 +260,58 @@ func TestAsyncEndsAtEachDeadlineWithoutAnAnswer(t *testing.T) {
 		}
 	}
 	p.resume()
+}
+
+// While the network takes nothing in, a publish can end before its message has
+// been handed to the client: as long as that may read the body, done is not called.
+func TestAsyncBodyIsNotReadAfterDone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	publish(t, b, "orders", "first")
+	p.takeNothing()
+	fill := func(body []byte, with string) {
+		for i := range len(body) / len(with) {
+			copy(body[i*len(with):], with)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
+	defer cancel()
+	var publishers sync.WaitGroup
+	for range 300 { // more than buffers hold
+		publishers.Go(func() {
+			body := make([]byte, 200<<10)
+			fill(body, "mine")
+			over := make(chan struct{})
+			if err := b.Publish("orders", &broker.Message{Body: body}, broker.PublishContext(ctx), jsbroker.Async(func(error) {
+				fill(body, "used")
+				close(over)
+			})); err == nil {
+				<-over
+			}
+		})
+	}
+	<-ctx.Done()
+	// Long enough for those who are told too early to change their bodies.
+	patient, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	<-patient.Done()
+	p.takeAgain()
+	publishers.Wait()
+	publish(t, b, "orders", "last", broker.PublishContext(testContext(t)))
+	st, err := js.Stream(testContext(t), "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(2); seq < streamInfo(t, js, "ORDERS").State.LastSeq; seq++ {
+		m, err := st.GetMsg(testContext(t), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(m.Data, []byte("used")) {
+			t.Errorf("message %d was stored as it was changed after done", seq)
+		}
+	}
 }

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -176,4 +179,151 @@ func TestDisconnectTellsOfPublishesItHasCutOff(t *testing.T) {
 			t.Errorf("told of %v", err)
 		}
 	}
+}
+
+// A publish that was written long ago ends with its context, whoever's message the
+// network does not take in just then.
+func TestCancelledPublishDoesNotWaitForTheWriteOfAnother(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.url()))
+	silent := jetstream.StreamConfig{Name: "SILENT", Subjects: []string{"silent"}}
+	makeStream(t, js, silent)
+	publish(t, b, "orders", "first")
+	publish(t, b, "silent", "first")
+	silent.NoAck = true
+	updateStream(t, js, silent)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Publish("silent", message("x"), broker.PublishContext(ctx)) }()
+	eventually(t, "it is written", func() bool { return streamInfo(t, js, "SILENT").State.Msgs == 2 })
+	p.takeNothing()
+	m := &broker.Message{Body: bytes.Repeat([]byte("x"), 900<<10)}
+	var others sync.WaitGroup
+	for range 30 { // more than buffers hold
+		others.Go(func() { _ = b.Publish("orders", m) })
+	}
+	eventually(t, "one of them is held up", func() bool {
+		return slices.ContainsFunc(ourGoroutines(), func(stack string) bool {
+			return strings.Contains(stack, "TestCancelledPublishDoes") && strings.Contains(stack, ").writeBatch") && strings.Contains(stack, "[IO wait")
+		})
+	})
+	begin := time.Now()
+	cancel()
+	wantError(t, receive(t, ended), jsbroker.ErrPublishUnknown)
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it was held up for %v", took)
+	}
+	p.takeAgain()
+	others.Wait()
+}
+
+// What the server before accepted, or nobody had a limit for yet, is too large for
+// the one that is there now.
+func TestTooLargeForTheServerThatComes(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]bool{"after an outage": false, "not known at Connect": true} {
+		t.Run(name, func(t *testing.T) {
+			s := startRestartable(t)
+			states, onState := hookChan[jsbroker.ConnectionChanged]()
+			opts := []broker.Option{
+				broker.Addrs(s.ClientURL()),
+				jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(late)),
+				jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+			}
+			if late {
+				s.stop()
+			}
+			b := newBroker(t, s.Server, opts...)
+			if !late {
+				publish(t, b, "orders", "first")
+				s.stop()
+				for receive(t, states).State != jsbroker.StateDisconnected {
+				}
+			}
+			result := make(chan error, 1)
+			go func() {
+				result <- b.Publish("orders", &broker.Message{Body: make([]byte, 5000)}, broker.PublishContext(testContext(t)))
+			}()
+			eventually(t, "it waits", func() bool {
+				return slices.ContainsFunc(ourGoroutines(), func(stack string) bool {
+					return strings.Contains(stack, "TestTooLargeForTheServer") && strings.Contains(stack, ").awaitConnection")
+				})
+			})
+			s.opts.MaxPayload = 2000
+			s.start(t)
+			err := receive(t, result)
+			wantError(t, err, jsbroker.ErrMessageTooLarge, "5000", "2000")
+			if errors.Is(err, jsbroker.ErrPublishUnknown) {
+				t.Errorf("nothing was sent, and yet: %v", err)
+			}
+		})
+	}
+}
+
+// The client tells of its states one after the other, so it cannot tell of the end
+// of a loss while a hook deals with the loss.
+func TestPublishFromTheHookOfALoss(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	var b broker.Broker
+	result := make(chan error, 10)
+	b = newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond)), jsbroker.WithHooks(jsbroker.Hooks{
+		ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+			if e.State == jsbroker.StateDisconnected {
+				result <- b.Publish("orders", message("from the hook"))
+			}
+		},
+	}))
+	publish(t, b, "orders", "first")
+	p.cut()
+	if err := receive(t, result); err != nil {
+		t.Error(err)
+	}
+}
+
+// A hook that is told of the end of a connection may try for the next: it gets a
+// word at once where Disconnect waits for it, and a connection where it does not.
+func TestConnectFromTheHookOfTheEnd(t *testing.T) {
+	t.Parallel()
+	start := func(t *testing.T, opts ...broker.Option) (b broker.Broker, connected, disconnected chan error) {
+		connected, disconnected = make(chan error, 1), make(chan error, 1)
+		var told atomic.Bool
+		b = newBroker(t, startServer(t), append(opts, jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+			if e.State == jsbroker.StateClosed && told.CompareAndSwap(false, true) {
+				connected <- b.Connect()
+				disconnected <- b.Disconnect()
+			}
+		}}))...)
+		return b, connected, disconnected
+	}
+	t.Run("Disconnect", func(t *testing.T) {
+		t.Parallel()
+		b, connected, disconnected := start(t)
+		ended := make(chan error, 1)
+		go func() { ended <- b.Disconnect() }()
+		wantError(t, receive(t, connected), jsbroker.ErrNotConnected, "hook")
+		for _, c := range []chan error{disconnected, ended} {
+			if err := receive(t, c); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := b.Connect(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("closed for good", func(t *testing.T) {
+		t.Parallel()
+		conns := make(chan *nats.Conn, 2)
+		_, connected, disconnected := start(t, jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
+		receive(t, conns).Close()
+		for _, c := range []chan error{connected, disconnected} {
+			if err := receive(t, c); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

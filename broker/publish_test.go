@@ -691,6 +691,134 @@ func TestPublishWithoutPermissionSaysSoAtOnce(t *testing.T) {
 	}
 }
 
+// The server writes subjects as Go source does.
+func TestPublishWithoutPermissionToAnUnusualTopic(t *testing.T) {
+	t.Parallel()
+	for _, topic := range []string{`orders.a"b`, `orders.a\b`, "orders.\u200b"} {
+		s := limitedUser(t, topic)
+		publish(t, newBroker(t, s, as("admin:admin", s)), "orders.created", "by the admin")
+		err := newBroker(t, s, as("limited:pw", s)).Publish(topic, message("x"))
+		wantError(t, err, jsbroker.ErrPermission)
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Errorf("%q: nothing was stored, and yet: %v", topic, err)
+		}
+	}
+}
+
+// A user's own subscription on the broker's connection is nothing to its publishes.
+func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "admin", Password: "admin"},
+			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"orders"}}}},
+		}
+	})
+	nc, err := nats.Connect(strings.Replace(s.ClientURL(), "nats://", "nats://admin:admin@", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
+	makeStream(t, js, silent)
+	conns, refused := make(chan *nats.Conn, 1), make(chan struct{}, 1)
+	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithNATSOptions(
+		nats.ConnectHandler(func(c *nats.Conn) { conns <- c }),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { refused <- struct{}{} })))
+	publish(t, b, "orders", "first")
+	silent.NoAck = true
+	updateStream(t, js, silent)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	result := make(chan error, 1)
+	go func() { result <- b.Publish("orders", message("stored"), broker.PublishContext(ctx)) }()
+	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
+	if _, err := receive(t, conns).SubscribeSync("orders"); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, refused) // the broker has been told before
+	cancel()
+	err = receive(t, result)
+	wantError(t, err, jsbroker.ErrPublishUnknown)
+	if errors.Is(err, jsbroker.ErrPermission) {
+		t.Errorf("it was permitted, and yet: %v", err)
+	}
+}
+
+// A message that may be stored is not sent again to a stream that would not know it,
+// although it would have when the message was sent first.
+func TestUnansweredIsNotRepeatedWhereItIsForgotten(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]bool{"known before": true, "known afterwards": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			nc, js := natsConn(t, s)
+			p := startProxy(t, s)
+			cfg := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}
+			makeStream(t, js, cfg)
+			cfg.Duplicates = 100 * time.Millisecond
+			b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond)))
+			publish(t, b, "orders.created", "first")
+			if before {
+				updateStream(t, js, cfg)
+				looks := countRequests(t, nc, "$JS.API.STREAM.INFO.ORDERS")
+				eventually(t, "Subscribe looks at the stream, which it does once a second", func() bool {
+					sub := subscribe(t, b, "orders.created", ignore, broker.Queue("q"), broker.DisableAutoAck())
+					if err := sub.Unsubscribe(); err != nil {
+						t.Fatal(err)
+					}
+					return looks.seen(t) > 0
+				})
+			}
+			p.stall()
+			result := make(chan error, 1)
+			go func() {
+				result <- b.Publish("orders.created", message("once"), broker.PublishContext(testContext(t)))
+			}()
+			stored := func() (n int) {
+				st, err := js.Stream(testContext(t), "ORDERS")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for seq := uint64(1); seq <= streamInfo(t, js, "ORDERS").State.LastSeq; seq++ {
+					if m, err := st.GetMsg(testContext(t), seq); err == nil && string(m.Data) == "once" {
+						n++
+					}
+				}
+				return n
+			}
+			eventually(t, "it is stored", func() bool { return stored() == 1 })
+			if !before {
+				updateStream(t, js, cfg)
+				ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+				defer cancel()
+				// Without an answer it has the stream looked up again.
+				wantError(t, b.Publish("orders.other", message("x"), broker.PublishContext(ctx)), jsbroker.ErrPublishUnknown)
+			}
+			probe := func() *jetstream.PubAck {
+				ack, err := js.Publish(testContext(t), "orders.probe", nil, jetstream.WithMsgID("probe"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return ack
+			}
+			probe()
+			eventually(t, "the stream has forgotten it", func() bool { return !probe().Duplicate })
+			p.cut()
+			p.resume()
+			wantError(t, receive(t, result), jsbroker.ErrPublishUnknown)
+			if n := stored(); n != 1 {
+				t.Errorf("stored %d times", n)
+			}
+		})
+	}
+}
+
 func TestPublishErrorNamesWhatItIsAbout(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, startServer(t))

@@ -424,6 +424,12 @@ func (p *proxy) takeNothing() {
 	p.admit = make(chan struct{})
 }
 
+func (p *proxy) takeAgain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.admit)
+}
+
 func (p *proxy) resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
