@@ -94,8 +94,8 @@ func (a *asyncPublish) goOn(failure error) {
 	} else {
 		a.stored, a.err = a.run(a.call.ctx)
 	}
-	a.pen.Lock() // the body is the caller's again with the end
-	a.pen.Unlock()
+	a.pen.Lock() // with the end the body is the caller's again
+	defer a.pen.Unlock()
 	a.end()
 }
 
