@@ -86,7 +86,9 @@ type Hooks struct {
 	Handled func(ctx context.Context, e Handled)
 
 	// ConnectionChanged fires when the connection to the server is made, lost,
-	// restored or closed.
+	// restored or closed. The client tells of no other change while it runs.
+	// Disconnect waits for it, so there Connect returns [ErrNotConnected]; where
+	// the client has closed for good, Connect works.
 	ConnectionChanged func(ctx context.Context, e ConnectionChanged)
 
 	// Err is for constructors of hooks that failed: it is returned by Connect
