@@ -714,15 +714,7 @@ func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
 			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"orders"}}}},
 		}
 	})
-	nc, err := nats.Connect(strings.Replace(s.ClientURL(), "nats://", "nats://admin:admin@", 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
 	makeStream(t, js, silent)
 	conns, refused := make(chan *nats.Conn, 1), make(chan struct{}, 1)
@@ -742,7 +734,7 @@ func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
 	}
 	receive(t, refused) // the broker has been told before
 	cancel()
-	err = receive(t, result)
+	err := receive(t, result)
 	wantError(t, err, jsbroker.ErrPublishUnknown)
 	if errors.Is(err, jsbroker.ErrPermission) {
 		t.Errorf("it was permitted, and yet: %v", err)

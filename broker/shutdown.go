@@ -22,11 +22,11 @@ type shutdown struct {
 // within [WithShutdownTimeout], flushes acknowledgements and closes the
 // connection. A second caller waits for the first and gets the same result.
 // Called from inside a handler, or a hook that Disconnect waits for, it returns
-// nil at once and completes when that has returned. Past the bound it closes the connection all the same
-// and returns [ErrShutdownTimeout] with the number of handlers that still run,
-// whose messages are delivered again after AckWait, and of publishes without an
-// answer. It adds at most some
-// seconds to the bound when the server does not answer.
+// nil at once and completes when that has returned. Past the bound it closes the
+// connection all the same and returns [ErrShutdownTimeout] with the number of
+// handlers that still run, whose messages are delivered again after AckWait, and
+// of publishes without an answer. It adds at most some seconds to the bound when
+// the server does not answer.
 func (b *jetstreamBroker) Disconnect() error {
 	b.mu.Lock()
 	for b.dialing != nil {
