@@ -113,7 +113,7 @@ func (a *acks) receive(m *nats.Msg) {
 		a.mu.Unlock()
 		return
 	}
-	st, used := r.waiter.stream, r.uses > 1
+	st, used := r.waiter.stream, r.used
 	sequence, plain := plainAck(m.Data, st.name)
 	switch {
 	case !plain:
@@ -150,11 +150,11 @@ func (a *acks) finish(r *reply, got answer) {
 // use is what a publish makes of a reply subject.
 type use struct {
 	reply  *reply
-	number int
+	number uint64
 }
 
 // awaited reports whether a publish has no answer yet. The caller holds acks.mu.
-func (u use) awaited() bool { return u.reply.waiter != nil && u.reply.uses == u.number }
+func (u use) awaited() bool { return u.reply.waiter != nil && u.reply.number == u.number }
 
 // fail ends a publish without an answer, if it has none.
 func (a *acks) fail(u use, err error) {
@@ -166,13 +166,37 @@ func (a *acks) fail(u use, err error) {
 	a.finish(u.reply, answer{err: err})
 }
 
-// refuse tells the publishes to the subject of a permission violation, which the
-// server writes as Go source does.
+// refuse tells a publish of a permission violation to its subject. There is one for
+// each message that the server refuses: it is the latest, as those before may have
+// been sent while they were permitted.
 func (a *acks) refuse(violation error) {
-	text := violation.Error()
-	a.failAll(fmt.Errorf("%w: %w", ErrPermission, violation), func(w *waiter) bool {
-		return strings.Contains(text, publishViolation+strconv.Quote(w.subject))
-	})
+	subject, ok := refusedSubject(violation)
+	if !ok {
+		return
+	}
+	var latest use
+	a.mu.Lock()
+	for _, r := range a.replies.byID {
+		if r.waiter != nil && r.waiter.subject == subject && r.number > latest.number {
+			latest = use{r, r.number}
+		}
+	}
+	a.mu.Unlock()
+	if latest.reply != nil {
+		a.fail(latest, fmt.Errorf("%w: %w", ErrPermission, violation))
+	}
+}
+
+// refusedSubject returns the subject of a refused publish, which the server writes
+// as Go source does.
+func refusedSubject(violation error) (string, bool) {
+	_, after, _ := strings.Cut(violation.Error(), publishViolation)
+	quoted, err := strconv.QuotedPrefix(after)
+	if err != nil {
+		return "", false
+	}
+	subject, err := strconv.Unquote(quoted)
+	return subject, err == nil
 }
 
 // interrupt tells all that the connection is lost, and with it their answers.
@@ -190,7 +214,7 @@ func (a *acks) failAll(err error, which func(*waiter) bool) {
 	a.mu.Lock()
 	for _, r := range a.replies.byID {
 		if r.waiter != nil && which(r.waiter) {
-			uses = append(uses, use{r, r.uses})
+			uses = append(uses, use{r, r.number})
 		}
 	}
 	a.mu.Unlock()
@@ -225,7 +249,7 @@ func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) 
 		a.expireAt(w.limit)
 	}
 	m.Reply = r.subject
-	return outgoing{use{r, r.uses}, m}, nil
+	return outgoing{use{r, r.number}, m}, nil
 }
 
 // write hands a message to the client.

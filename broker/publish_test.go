@@ -741,6 +741,57 @@ func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
 	}
 }
 
+// What was sent before a permission was taken away has not been refused.
+func TestPublishBeforeThePermissionIsTakenAway(t *testing.T) {
+	t.Parallel()
+	users := func(denied ...string) []*server.User {
+		return []*server.User{
+			{Username: "admin", Password: "admin"},
+			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: denied}}},
+		}
+	}
+	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, Users: users("none")}
+	changed := opts.Clone()
+	changed.Users = users("orders")
+	s := runServer(t, opts)
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
+	makeStream(t, js, silent)
+	b := newBroker(t, s, as("limited:pw", s))
+	publish(t, b, "orders", "first")
+	silent.NoAck = true
+	updateStream(t, js, silent)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	before := make(chan error, 1)
+	go func() { before <- b.Publish("orders", message("stored"), broker.PublishContext(ctx)) }()
+	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
+	if err := s.ReloadOptions(changed); err != nil {
+		t.Fatal(err)
+	}
+	const afterwards = 3
+	refused := make(chan error, afterwards)
+	for range afterwards {
+		err := b.Publish("orders", message("refused"), jsbroker.Async(func(err error) { refused <- err }))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range afterwards {
+		err := receive(t, refused)
+		wantError(t, err, jsbroker.ErrPermission)
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Errorf("nothing was stored, and yet: %v", err)
+		}
+	}
+	cancel()
+	err := receive(t, before)
+	wantError(t, err, jsbroker.ErrPublishUnknown)
+	if errors.Is(err, jsbroker.ErrPermission) {
+		t.Errorf("it was permitted, and yet: %v", err)
+	}
+}
+
 // A message that may be stored is not sent again to a stream that would not know it,
 // although it would have when the message was sent first.
 func TestUnansweredIsNotRepeatedWhereItIsForgotten(t *testing.T) {

@@ -35,6 +35,7 @@ const minResting = maxResting / 2
 type replies struct {
 	prefix     string
 	next       uint64
+	taken      uint64 // how often one has been, of all
 	byID       map[uint64]*reply
 	rest       [maxResting]*reply // those that nobody uses: a ring
 	first      int                // the one that has rested longest
@@ -47,7 +48,8 @@ type reply struct {
 	id      uint64
 	subject string
 	waiter  *waiter // who waits for the answer; nil while it rests
-	uses    int     // how often it has been taken
+	number  uint64  // of its latest use among those of all; they are in order
+	used    bool    // more than once
 }
 
 // take returns a reply subject for the waiter.
@@ -55,13 +57,14 @@ func (rs *replies) take(w *waiter) *reply {
 	var r *reply
 	if w.reuse && rs.n >= minResting {
 		r = rs.pop()
+		r.used = true
 	} else {
 		rs.next++
 		r = &reply{id: rs.next, subject: rs.prefix + strconv.FormatUint(rs.next, 10)}
 		rs.byID[r.id] = r
 	}
-	r.waiter = w
-	r.uses++
+	rs.taken++
+	r.waiter, r.number = w, rs.taken
 	return r
 }
 
