@@ -74,8 +74,8 @@ func text(v any) string {
 // of the broker's own wrapper, takes its stack where the hook runs rather than
 // where the handler panicked, and calls Error unprotected.
 func exception(err error) []attribute.KeyValue {
-	var p *jsbroker.PanicError
-	if !errors.As(err, &p) || p == nil {
+	p := panicError(err)
+	if p == nil {
 		return []attribute.KeyValue{
 			semconv.ExceptionType(typeName(err)),
 			semconv.ExceptionMessage(text(err)),
@@ -92,11 +92,22 @@ func exception(err error) []attribute.KeyValue {
 	}
 }
 
+// panicError returns the panic of the handler, or nil if it returned an error. Like
+// text it survives the methods of that.
+func panicError(err error) (p *jsbroker.PanicError) {
+	defer func() {
+		if recover() != nil {
+			p = nil
+		}
+	}()
+	_ = errors.As(err, &p)
+	return p
+}
+
 // errorType is the error.type of what a handler did.
 func errorType(err error) attribute.KeyValue {
-	var p *jsbroker.PanicError
-	switch {
-	case !errors.As(err, &p) || p == nil:
+	switch p := panicError(err); {
+	case p == nil:
 		return semconv.ErrorTypeKey.String(typeName(err))
 	case p.Goexit:
 		return semconv.ErrorTypeKey.String("goexit")
@@ -115,8 +126,14 @@ func reasonType(reason string, err error) attribute.KeyValue {
 
 // typeName is the conventions' name for the type of an error, or of what was
 // passed to panic. It looks through the wrappers with which a handler tells the
-// broker what to do: what it wrapped is the error.
-func typeName(v any) string {
+// broker what to do: what it wrapped is the error. Like text it survives the methods
+// of that.
+func typeName(v any) (name string) {
+	defer func() {
+		if recover() != nil {
+			name = fmt.Sprintf("%T", v)
+		}
+	}()
 	err, ok := v.(error)
 	if !ok {
 		return fmt.Sprintf("%T", v)
@@ -126,7 +143,7 @@ func typeName(v any) string {
 		if cause == nil {
 			break
 		}
-		err = cause
+		err, v = cause, cause
 	}
 	return clean(semconv.ErrorType(err).Value.AsString())
 }

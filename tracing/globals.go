@@ -2,6 +2,7 @@ package tracing
 
 import (
 	"reflect"
+	"slices"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
@@ -59,7 +60,7 @@ type propagatorSource struct {
 	cached   atomic.Pointer[fieldPropagator]
 }
 
-// fieldPropagator is a propagator and its Fields.
+// fieldPropagator is a propagator and the names that it may read and write.
 type fieldPropagator struct {
 	propagation.TextMapPropagator
 	fields []string
@@ -73,13 +74,30 @@ func (s *propagatorSource) get() fieldPropagator {
 	if c := s.cached.Load(); c != nil && (s.explicit != nil || same(c.TextMapPropagator, p)) {
 		return *c
 	}
-	c := fieldPropagator{p, p.Fields()}
+	c := fieldPropagator{p, withB3(p.Fields())}
 	// No fields is no answer to keep: the global propagator has none until it
 	// is told which one to stand for, and remains the same value.
 	if len(c.fields) > 0 {
 		s.cached.Store(&fieldPropagator{c.TextMapPropagator, c.fields})
 	}
 	return c
+}
+
+// b3 are the names of one context in its two forms,
+// https://github.com/openzipkin/b3-propagation.
+var b3 = []string{"b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"}
+
+// withB3 adds the other names if there is one of B3. Its propagators read both
+// forms, but announce only the one that they write: the other would stay behind,
+// from the context before, and be read first.
+func withB3(fields []string) []string {
+	known := func(name string) bool {
+		return slices.ContainsFunc(fields, func(field string) bool { return sameName(field, name) })
+	}
+	if !slices.ContainsFunc(b3, known) {
+		return fields
+	}
+	return append(slices.Clip(fields), slices.DeleteFunc(slices.Clone(b3), known)...)
 }
 
 // same reports whether two values are one and the same. The composite propagator

@@ -3,6 +3,7 @@ package tracing_test
 import (
 	"context"
 	"maps"
+	"strings"
 	"testing"
 
 	"go.opentelemetry.io/otel/baggage"
@@ -327,4 +328,51 @@ func TestLocalSamplerDecides(t *testing.T) {
 	if len(b.Started()) != 0 {
 		t.Error("the consumer recorded a trace that its publisher did not sample")
 	}
+}
+
+// B3 has two forms, and its propagators read both and write one. The other must not
+// stay behind: it would be read first by the next service.
+func TestB3StandsInOneForm(t *testing.T) {
+	t.Parallel()
+	b := setup(t, tracing.WithPropagator(b3Headers{}))
+	h := map[string]string{"B3": upstreamTrace + "-" + upstreamSpan + "-1", "X-B3-Flags": "1", "Micro-Topic": "orders"}
+	process := b.handle(context.Background(), h)
+	wantParent(t, process, upstreamTrace, upstreamSpan)
+	want := map[string]string{
+		"x-b3-traceid": upstreamTrace, "x-b3-spanid": process.SpanContext().SpanID().String(), "x-b3-sampled": "1", "Micro-Topic": "orders",
+	}
+	if !maps.Equal(h, want) {
+		t.Errorf("header %v, want %v", h, want)
+	}
+	wantChild(t, b.publish(context.Background(), h), process)
+	wantParent(t, b.publish(context.Background(), map[string]string{"b3": upstreamTrace + "-" + upstreamSpan + "-1"}), upstreamTrace, upstreamSpan)
+	w3 := map[string]string{"b3": "stays"}
+	if setup(t).handle(context.Background(), w3); w3["b3"] != "stays" {
+		t.Errorf("a header that is nothing to the propagator was touched: %v", w3)
+	}
+}
+
+// b3Headers is as OpenTelemetry's propagator for B3 in several headers is.
+type b3Headers struct{}
+
+func (b3Headers) Fields() []string {
+	return []string{"x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags"}
+}
+
+func (b3Headers) Inject(ctx context.Context, c propagation.TextMapCarrier) {
+	sc := trace.SpanContextFromContext(ctx)
+	c.Set("x-b3-traceid", sc.TraceID().String())
+	c.Set("x-b3-spanid", sc.SpanID().String())
+	c.Set("x-b3-sampled", "1")
+}
+
+func (b3Headers) Extract(ctx context.Context, c propagation.TextMapCarrier) context.Context {
+	traceID, spanID := c.Get("x-b3-traceid"), c.Get("x-b3-spanid")
+	if parts := strings.Split(c.Get("b3"), "-"); len(parts) == 3 {
+		traceID, spanID = parts[0], parts[1]
+	}
+	cfg := trace.SpanContextConfig{TraceFlags: trace.FlagsSampled, Remote: true}
+	cfg.TraceID, _ = trace.TraceIDFromHex(traceID)
+	cfg.SpanID, _ = trace.SpanIDFromHex(spanID)
+	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(cfg))
 }

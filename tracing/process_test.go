@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -404,6 +406,55 @@ func TestTextIsValid(t *testing.T) {
 		}
 	}
 }
+
+// A nil pointer in an error is a failure like any other, although its methods panic.
+func TestFailureWhoseMethodsPanic(t *testing.T) {
+	t.Parallel()
+	for err, name := range map[error]string{
+		(*namelessError)(nil): "*tracing_test.namelessError",
+		(*wrapperError)(nil):  "*tracing_test.wrapperError",
+		jsbroker.RetryAfter(time.Second, (*namelessError)(nil)): "*tracing_test.namelessError",
+	} {
+		b := setup(t)
+		b.run(delivery(), jsbroker.Handled{Result: jsbroker.ResultNak, Err: err})
+		s := b.last()
+		got := attributes(s.Attributes())
+		if s.Status().Code != codes.Error || got["error.type"] != name || got["messaging.nats.result"] != "nak" || len(s.Events()) != 1 {
+			t.Errorf("%T: status %v, attributes %v, events %v", err, s.Status(), got, s.Events())
+		}
+	}
+}
+
+type namelessError struct{ kind string }
+
+func (e *namelessError) Error() string     { return e.kind }
+func (e *namelessError) ErrorType() string { return e.kind }
+
+type wrapperError struct{ cause error }
+
+func (e *wrapperError) Error() string { return e.cause.Error() }
+func (e *wrapperError) Unwrap() error { return e.cause }
+
+// A propagator that panics costs the trace its way to the next service, and not the
+// span its end.
+func TestPropagatorThatPanics(t *testing.T) {
+	b := setup(t, tracing.WithPropagator(brokenWriter{w3c}))
+	var got reports
+	otel.SetErrorHandler(&got)
+	t.Cleanup(func() { otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { t.Log(err) })) })
+	b.publish(context.Background(), map[string]string{})
+	b.handle(context.Background(), map[string]string{"traceparent": upstream})
+	if started, ended := len(b.Started()), len(b.Ended()); started != 2 || ended != 2 {
+		t.Errorf("%d spans started, %d ended, want 2", started, ended)
+	}
+	if len(got.errs) != 2 || !strings.Contains(got.errs[0].Error(), "no baggage today") {
+		t.Errorf("reported: %v", got.errs)
+	}
+}
+
+type brokenWriter struct{ propagation.TextMapPropagator }
+
+func (brokenWriter) Inject(context.Context, propagation.TextMapCarrier) { panic("no baggage today") }
 
 func TestNilOptions(t *testing.T) {
 	t.Parallel()

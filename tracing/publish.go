@@ -19,8 +19,10 @@ func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) co
 	op := i.publishes.get(e.Topic)
 	ctx, span := i.tracer.get().Start(publishParent(ctx, p, header), op.name, op.opts...)
 	i.inject(ctx, p, header)
-	if !span.IsRecording() {
-		return ctx // there is nothing to add to it, and its End does nothing
+	// There is nothing to add to one that does not record, and its End does nothing.
+	// But it must not be taken for that of a publish whose hook publishes this.
+	if !span.IsRecording() && i.scopeOf(ctx, publishing) == nil {
+		return ctx
 	}
 	return &scope{Context: ctx, owner: i, stage: publishing, span: span}
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -114,6 +116,37 @@ func TestNestedPublish(t *testing.T) {
 	if len(b.Ended()) != 2 || b.last().Name() != "publish outer" {
 		t.Fatalf("ended: %v", names(b))
 	}
+}
+
+// The span of a publish is not that of another inside it that has none.
+func TestNestedPublishWithoutSpan(t *testing.T) {
+	t.Parallel()
+	rec := tracetest.NewSpanRecorder()
+	tp := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(rec), sdktrace.WithSampler(noInner{}))
+	hooks := tracing.New(tracing.WithTracerProvider(tp), tracing.WithPropagator(w3c))
+	outer := hooks.PublishStart(context.Background(), jsbroker.PublishStart{Topic: "outer", Header: map[string]string{}})
+	inner := hooks.PublishStart(outer, jsbroker.PublishStart{Topic: "inner", Header: map[string]string{}})
+	hooks.Published(inner, jsbroker.Published{Topic: "inner", MessageID: "inner"})
+	if n := len(rec.Ended()); n != 0 {
+		t.Fatalf("%d spans ended with the publish that has none", n)
+	}
+	hooks.Published(outer, jsbroker.Published{Topic: "outer", MessageID: "outer", Err: errors.New("full")})
+	ended := rec.Ended()
+	if len(ended) != 1 || ended[0].Status().Code != codes.Error || attributes(ended[0].Attributes())["messaging.message.id"] != "outer" {
+		t.Errorf("ended: %v", ended)
+	}
+}
+
+// noInner is a sampler that drops the spans of one topic.
+type noInner struct{}
+
+func (noInner) Description() string { return "no inner" }
+
+func (noInner) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	if p.Name == "publish inner" {
+		return sdktrace.SamplingResult{Decision: sdktrace.Drop}
+	}
+	return sdktrace.SamplingResult{Decision: sdktrace.RecordAndSample}
 }
 
 func names(b *bench) (names []string) {

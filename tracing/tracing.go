@@ -3,6 +3,7 @@ package tracing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"go.opentelemetry.io/otel"
@@ -59,8 +60,14 @@ type instance struct {
 var errNoPropagator = errors.New("go-micro-jetstream/tracing: the global propagator does nothing, " +
 	"so traces end at this service: call otel.SetTextMapPropagator, or pass tracing.WithPropagator")
 
-// inject replaces the trace headers by those of ctx.
+// inject replaces the trace headers by those of ctx. It survives a propagator that
+// panics: somebody has to end the span.
 func (i *instance) inject(ctx context.Context, p fieldPropagator, header *fields) {
+	defer func() {
+		if v := recover(); v != nil {
+			otel.Handle(fmt.Errorf("go-micro-jetstream/tracing: the propagator panicked: %s", text(v)))
+		}
+	}()
 	if header.HeaderCarrier == nil {
 		return
 	}
