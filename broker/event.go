@@ -110,7 +110,7 @@ func describe(err error, otherwise string) string {
 	if err == nil {
 		return otherwise
 	}
-	return err.Error()
+	return fmt.Sprint(err) // which survives an Error method that panics
 }
 
 // metadata is what the ack subject of a delivery tells.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -84,7 +85,7 @@ func (s *subscription) handleFindable(e *event) {
 	}
 	if cause := e.failures.joined(); cause != nil {
 		o.err = cause
-		_ = errors.As(cause, &o.panicked)
+		o.panicked = findError[*PanicError](cause)
 	}
 }
 
@@ -99,9 +100,9 @@ func (f *failures) joined() error {
 	discards := 0
 	for i, err := range f.errs {
 		all[i] = err
-		if discarded := (*discardError)(nil); errors.As(err, &discarded) {
+		if findError[*discardError](err) != nil {
 			discards++
-			all[i] = errors.New(err.Error()) // the text alone, should others want it again
+			all[i] = errors.New(fmt.Sprint(err)) // the text alone, should others want it again
 		}
 	}
 	if discards == len(all) {

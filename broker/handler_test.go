@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,14 +26,23 @@ type treacherous struct{ text string }
 
 func (e *treacherous) Error() string  { return e.text }
 func (e *treacherous) String() string { return e.text }
+func (e *treacherous) Unwrap() error  { return errors.New(e.text) }
 
 func TestErrorsAndPanicValuesThatPanicThemselvesEndAsDeadLetters(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
 	var none *treacherous
+	var handled atomic.Int64 // starts less ends
 	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}),
-		broker.ErrorHandler(func(e broker.Event) error { panic(none) }))
+		broker.ErrorHandler(func(e broker.Event) error { panic(none) }),
+		jsbroker.WithHooks(jsbroker.Hooks{
+			HandleStart: func(ctx context.Context, _ jsbroker.HandleStart) context.Context {
+				handled.Add(1)
+				return ctx
+			},
+			Handled: func(context.Context, jsbroker.Handled) { handled.Add(-1) },
+		}))
 	fail := map[string]func() error{
 		"returned":           func() error { return none },
 		"wrapped":            func() error { return fmt.Errorf("wrapped: %w", none) },
@@ -64,6 +74,7 @@ func TestErrorsAndPanicValuesThatPanicThemselvesEndAsDeadLetters(t *testing.T) {
 		t.Errorf("dead letters of %v only", got)
 	}
 	eventually(t, "the originals are gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	eventually(t, "each start has its end", func() bool { return handled.Load() == 0 })
 }
 
 func TestHandlerThatAcksTwiceSettlesOnce(t *testing.T) {

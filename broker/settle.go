@@ -36,8 +36,7 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 		}
 		return s.conclusion(e, ResultAck, 0)
 	}
-	var discard *discardError
-	discarded := errors.As(err, &discard)
+	discarded := findError[*discardError](err) != nil
 	if exhausted, byServer := s.exhausted(e); (discarded || exhausted) && s.deadLetters(e) {
 		if s.publishDeadLetter(e, err, exhausted && byServer) {
 			return s.conclusion(e, ResultTerm, 0)
@@ -51,10 +50,22 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 	if exhausted, byServer := s.exhausted(e); exhausted && byServer {
 		s.reportExhausted(e, err)
 	}
-	if retry, ok := errors.AsType[*retryError](err); ok {
+	if retry := findError[*retryError](err); retry != nil {
 		return s.conclusion(e, ResultNak, retry.delay)
 	}
 	return s.conclusion(e, ResultNak, redeliveryDelay(s.deliveries(e), s.currentConsumer().cfg.BackOff))
+}
+
+// findError returns the error of that type in a handler's error, or nil. Errors may
+// panic when they are looked into, as nil pointers in them do: these hold none.
+func findError[T *discardError | *retryError | *PanicError](err error) (found T) {
+	defer func() {
+		if recover() != nil {
+			found = nil
+		}
+	}()
+	_ = errors.As(err, &found)
+	return found
 }
 
 // conclusion settles unless the handler, or a goroutine that it left behind,

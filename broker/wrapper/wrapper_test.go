@@ -247,6 +247,11 @@ func (h *Two) HandleFirst(ctx context.Context, _ *Order) error { return h.First(
 // HandleSecond runs second.
 func (h *Two) HandleSecond(ctx context.Context, _ *Order) error { return h.Second(ctx) }
 
+// addressError panics as a nil pointer.
+type addressError struct{ address string }
+
+func (e *addressError) Error() string { return "no such address: " + e.address }
+
 func TestSeveralHandlersOfOneTopic(t *testing.T) {
 	t.Parallel()
 	always := func(err error) func(context.Context) error { return func(context.Context) error { return err } }
@@ -266,6 +271,7 @@ func TestSeveralHandlersOfOneTopic(t *testing.T) {
 			"one wants it again":          {Two{always(discard), always(other)}, jsbroker.ResultNak, 0, []string{"no such address", "try later"}, false},
 			"one wants it at a time":      {Two{always(jsbroker.RetryAfter(time.Hour, other)), always(discard)}, jsbroker.ResultNak, time.Hour, []string{"no such address", "try later"}, false},
 			"one panics, one discards":    {Two{panics, always(discard)}, jsbroker.ResultNak, 0, []string{"a bug", "no such address"}, true},
+			"one discards a nil pointer":  {Two{always(jsbroker.Discard((*addressError)(nil))), always(other)}, jsbroker.ResultNak, 0, []string{"try later"}, false},
 			"both succeed, says go-micro": {Two{always(nil), always(nil)}, jsbroker.ResultAck, 0, nil, false},
 		} {
 			t.Run(name, func(t *testing.T) {
