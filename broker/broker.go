@@ -30,6 +30,7 @@ type jetstreamBroker struct {
 	conn atomic.Pointer[connection] // nil when not connected
 
 	running finder
+	states  states
 }
 
 // NewBroker returns a broker that speaks NATS JetStream. It does not connect.

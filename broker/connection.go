@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,16 +44,17 @@ type connection struct {
 	streams     streamCache
 	ensuring    chan struct{} // held while a stream is looked up or created
 
-	changed    atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
-	server     atomic.Pointer[string]        // URL of the last one, without credentials
-	lines      limiter
-	lossSaid   bool          // in the log; only the client's callbacks use it
-	dialed     atomic.Bool   // the broker has it
-	announced  sync.Once     // that it is up for the first time
-	closed     chan struct{} // closed when nc is
-	expected   atomic.Bool   // the close is our own doing
-	publishes  gate
-	subscribes gate
+	changed      atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
+	server       atomic.Pointer[string]        // URL of the last one, without credentials
+	lines        limiter
+	lossSaid     bool            // in the log; only the client's callbacks use it
+	dialed       atomic.Bool     // the broker has it
+	announced    sync.Once       // that it is up for the first time
+	announcement <-chan struct{} // closed when hooks have been told so
+	closed       chan struct{}   // closed when nc is
+	expected     atomic.Bool     // the close is our own doing
+	publishes    gate
+	subscribes   gate
 
 	mu     sync.Mutex
 	subs   map[*subscription]struct{}
@@ -116,22 +118,29 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	if len(c.hooks.consumerState) > 0 {
 		go c.monitor()
 	}
+	var told <-chan struct{}
+	if !c.nc.IsConnected() {
+		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on, as nats.RetryOnFailedConnect asks for")
+		told = c.emitState(StateDisconnected, "", cmp.Or(c.nc.LastError(), nats.ErrNoServers))
+	}
 	c.dialed.Store(true)
 	if c.nc.IsConnected() {
-		c.announce()
-	} else {
-		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on, as nats.RetryOnFailedConnect asks for")
+		told = c.announce()
+	}
+	if !b.states.runsOn(goroutineID()) {
+		<-told
 	}
 	return nil
 }
 
 // announce tells of the first time that the connection is up.
-func (c *connection) announce() {
+func (c *connection) announce() (told <-chan struct{}) {
 	c.announced.Do(func() {
 		url := c.serverURL()
-		c.emitState(StateConnected, url, nil)
 		c.logf(logger.InfoLevel, "connected to %s", url)
+		c.announcement = c.emitState(StateConnected, url, nil)
 	})
+	return c.announcement
 }
 
 func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
@@ -372,8 +381,8 @@ func (c *connection) logf(level logger.Level, format string, args ...any) {
 	c.log.Fields(fields{"server": c.serverURL()}).Log(level, "jetstream: "+fmt.Sprintf(format, args...))
 }
 
-func (c *connection) emitState(state ConnectionState, url string, err error) {
-	emit(c.hooks, c.hooks.connectionChanged, context.Background(), ConnectionChanged{
+func (c *connection) emitState(state ConnectionState, url string, err error) (told <-chan struct{}) {
+	return c.broker.states.tell(c.hooks, ConnectionChanged{
 		BrokerID:   c.broker.id,
 		ClientName: c.name,
 		State:      state,
@@ -403,14 +412,8 @@ func (c *connection) subscriptions() []*subscription {
 	return subs
 }
 
-// awaitPoll is how often await looks at the connection by itself: it may be called
-// by a hook that is told of the loss, and then the client cannot tell of its end.
-const awaitPoll = 50 * time.Millisecond
-
 // await waits until the connection is up.
 func (c *connection) await(ctx context.Context) error {
-	poll := time.NewTicker(awaitPoll)
-	defer poll.Stop()
 	for {
 		changed := c.stateChange()
 		switch {
@@ -421,7 +424,6 @@ func (c *connection) await(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
-		case <-poll.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

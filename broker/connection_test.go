@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,9 @@ func TestServerMayComeAfterConnect(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	wantError(t, b.Publish("orders", message("too soon"), broker.PublishContext(ctx)), jsbroker.ErrNotConnected)
+	if e := receive(t, states); e.State != jsbroker.StateDisconnected || e.Err == nil {
+		t.Errorf("first event %+v, want that it is not connected, and why", e)
+	}
 	if len(states) > 0 {
 		t.Errorf("%+v while there is no server", <-states)
 	}
@@ -50,7 +54,7 @@ func TestServerMayComeAfterConnect(t *testing.T) {
 	go func() { published <- b.Publish("orders", message("waited"), broker.PublishContext(testContext(t))) }()
 	s.start(t)
 	if e := receive(t, states); e.State != jsbroker.StateConnected || e.URL != url {
-		t.Errorf("first event %+v, want that %s is connected", e, url)
+		t.Errorf("second event %+v, want that %s is connected", e, url)
 	}
 	for _, result := range []chan error{subscribed, published} {
 		if err := receive(t, result); err != nil {
@@ -263,8 +267,153 @@ func TestTooLargeForTheServerThatComes(t *testing.T) {
 	}
 }
 
-// The client tells of its states one after the other, so it cannot tell of the end
-// of a loss while a hook deals with the loss.
+// connectNow connects a broker that its own hooks or callbacks use, which must know
+// it before, and disconnects it with the test.
+func connectNow(t *testing.T, b broker.Broker) {
+	t.Helper()
+	if err := b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Disconnect() })
+}
+
+// A hook is told of the states in their order, however long another one takes with
+// each, and what it does.
+func TestStatesAreToldInOrder(t *testing.T) {
+	t.Parallel()
+	t.Run("lost while hooks are told of Connect", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		p := startProxy(t, s)
+		lost := make(chan struct{}, 10)
+		slow := func(_ context.Context, e jsbroker.ConnectionChanged) {
+			if e.State == jsbroker.StateConnected {
+				p.cut()
+				receive(t, lost)
+			}
+		}
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: slow}, jsbroker.Hooks{ConnectionChanged: onState}),
+			jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond), nats.DisconnectErrHandler(func(*nats.Conn, error) { lost <- struct{}{} })))
+		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateDisconnected, jsbroker.StateReconnected} {
+			if e := receive(t, states); e.State != want {
+				t.Errorf("told of %s, want %s", e.State, want)
+			}
+		}
+	})
+	t.Run("connected again by another hook", func(t *testing.T) {
+		t.Parallel()
+		conns := make(chan *nats.Conn, 2)
+		var b broker.Broker
+		var again sync.Once
+		connect := func(_ context.Context, e jsbroker.ConnectionChanged) {
+			if e.State != jsbroker.StateClosed {
+				return
+			}
+			again.Do(func() {
+				if err := b.Connect(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		b = unconnected(startServer(t), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: connect}, jsbroker.Hooks{ConnectionChanged: onState}),
+			jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
+		connectNow(t, b)
+		receive(t, conns).Close()
+		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateClosed, jsbroker.StateConnected} {
+			if e := receive(t, states); e.State != want {
+				t.Errorf("told of %s, want %s", e.State, want)
+			}
+		}
+	})
+	t.Run("a hook ends its goroutine", func(t *testing.T) {
+		t.Parallel()
+		exits := func(context.Context, jsbroker.ConnectionChanged) { runtime.Goexit() }
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}, jsbroker.Hooks{ConnectionChanged: exits}))
+		if err := b.Disconnect(); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateClosed} {
+			if e := receive(t, states); e.State != want {
+				t.Errorf("told of %s, want %s", e.State, want)
+			}
+		}
+	})
+}
+
+// The hook of a loss may give up.
+func TestDisconnectFromTheHookOfALoss(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	var b broker.Broker
+	results := make(chan error, 10)
+	states, onState := hookChan[jsbroker.ConnectionChanged]()
+	b = unconnected(s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(ctx context.Context, e jsbroker.ConnectionChanged) {
+		onState(ctx, e)
+		if e.State == jsbroker.StateDisconnected {
+			results <- b.Disconnect()
+			results <- b.Connect()
+		}
+	}}))
+	connectNow(t, b)
+	p.cut()
+	if err := receive(t, results); err != nil {
+		t.Error(err)
+	}
+	wantError(t, receive(t, results), jsbroker.ErrNotConnected, "hook") // Disconnect waits for it
+	for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateDisconnected, jsbroker.StateClosed} {
+		if e := receive(t, states); e.State != want {
+			t.Errorf("told of %s, want %s", e.State, want)
+		}
+	}
+	if err := b.Disconnect(); err != nil { // waits for the first, or comes after it
+		t.Error(err)
+	}
+	if err := b.Connect(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Neither a hook that hangs nor the client's own callback that does keeps Disconnect
+// beyond its bound.
+func TestDisconnectIsBoundedWhateverHangs(t *testing.T) {
+	t.Parallel()
+	t.Run("hook", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		p := startProxy(t, s)
+		entered, release := make(chan struct{}), make(chan struct{})
+		b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(50*time.Millisecond),
+			jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+				if e.State == jsbroker.StateDisconnected {
+					close(entered)
+					<-release
+				}
+			}}))
+		defer close(release)
+		p.cut()
+		receive(t, entered)
+		wantError(t, b.Disconnect(), jsbroker.ErrShutdownTimeout, "ConnectionChanged")
+	})
+	t.Run("the client's callback", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		p := startProxy(t, s)
+		var b broker.Broker
+		result := make(chan error, 10)
+		b = unconnected(s, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.DisconnectErrHandler(func(*nats.Conn, error) { result <- b.Disconnect() })))
+		connectNow(t, b)
+		p.cut()
+		if err := receive(t, result); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The hook of a loss may wait for its end.
 func TestPublishFromTheHookOfALoss(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

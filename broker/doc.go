@@ -20,7 +20,7 @@
 // runs, the ack deadline is extended (keepalive.go). Headers change their
 // spelling on the way in and out (header.go), and Disconnect waits for what is
 // under way (shutdown.go). Every step is an event that [Hooks] can observe
-// (hooks.go); the packages metrics and tracing are two such observers.
+// (hooks.go), those of the connection in their order (states.go); the packages metrics and tracing are two such observers.
 //
 // # What a handler's return means
 //

@@ -86,9 +86,11 @@ type Hooks struct {
 	Handled func(ctx context.Context, e Handled)
 
 	// ConnectionChanged fires when the connection to the server is made, lost,
-	// restored or closed. The client tells of no other change while it runs.
-	// Disconnect waits for it, so there Connect returns [ErrNotConnected]; where
-	// the client has closed for good, Connect works.
+	// restored or closed, one state after the other, on a goroutine of its own.
+	// Connect and Disconnect return when it has returned. In the hook itself
+	// Disconnect returns nil at once and completes after the hook, so that Connect
+	// returns [ErrNotConnected] until then; where the client has closed for good,
+	// Connect works.
 	ConnectionChanged func(ctx context.Context, e ConnectionChanged)
 
 	// Err is for constructors of hooks that failed: it is returned by Connect
@@ -112,7 +114,7 @@ type Delivery struct {
 	StreamSequence   uint64    // position in the stream
 	ConsumerSequence uint64    // position in the consumer's deliveries
 	NumDelivered     uint64    // 1 for the first delivery
-	NumPending       uint64    // messages left in the stream for this consumer
+	NumPending       uint64    // messages left in the stream for this consumer when it was fetched
 	StoredAt         time.Time // when the stream stored it, by the server's clock
 	Size             int       // bytes of the body
 }
@@ -159,8 +161,9 @@ type SubscribeFailed struct {
 // Fetched is the event of [Hooks.Fetched].
 type Fetched struct {
 	Subscription
-	Messages int // at least 1
-	Bytes    int // headers and bodies
+	Messages   int    // at least 1
+	Bytes      int    // headers and bodies
+	NumPending uint64 // messages left in the stream for this consumer after the last of these
 }
 
 // FetchError is the event of [Hooks.FetchError].
@@ -256,7 +259,7 @@ type ConnectionState string
 // The states of a connection.
 const (
 	StateConnected    ConnectionState = "connected"    // Connect succeeded
-	StateDisconnected ConnectionState = "disconnected" // lost; the client tries to get it back
+	StateDisconnected ConnectionState = "disconnected" // lost, or with nats.RetryOnFailedConnect not made yet; the client tries to get it
 	StateReconnected  ConnectionState = "reconnected"  // restored
 	StateClosed       ConnectionState = "closed"       // closed for good
 )

@@ -12,10 +12,11 @@ import (
 
 // shutdown is a Disconnect under way.
 type shutdown struct {
-	conn *connection
-	id   atomic.Uint64 // the goroutine that it runs on, and hooks with it
-	done chan struct{}
-	err  error // valid once done is closed
+	conn  *connection
+	ended bool          // the client had closed before
+	id    atomic.Uint64 // the goroutine that it runs on, and hooks with it
+	done  chan struct{}
+	err   error // valid once done is closed
 }
 
 // Disconnect stops all subscriptions, waits for running handlers and publishes
@@ -25,7 +26,7 @@ type shutdown struct {
 // nil at once and completes when that has returned. Past the bound it closes the
 // connection all the same and returns [ErrShutdownTimeout] with the number of
 // handlers that still run, whose messages are delivered again after AckWait, and
-// of publishes without an answer. It adds at most some seconds to the bound when
+// of publishes without an answer, and the hook that still runs. It adds at most some seconds to the bound when
 // the server does not answer.
 func (b *jetstreamBroker) Disconnect() error {
 	b.mu.Lock()
@@ -42,7 +43,7 @@ func (b *jetstreamBroker) Disconnect() error {
 			b.mu.Unlock()
 			return nil
 		}
-		sd = &shutdown{conn: c, done: make(chan struct{})}
+		sd = &shutdown{conn: c, ended: c.nc.IsClosed(), done: make(chan struct{})}
 		b.closing = sd
 		go sd.run(b, b.cfg.Load().shutdownTimeout)
 	}
@@ -58,7 +59,7 @@ func (b *jetstreamBroker) Disconnect() error {
 // shutdown waits for: a handler's, or its own, in a hook.
 func (sd *shutdown) calledFromHandler() bool {
 	id := goroutineID()
-	if id != 0 && id == sd.id.Load() {
+	if id != 0 && id == sd.id.Load() || !sd.ended && sd.conn.broker.states.runsOn(id) {
 		return true
 	}
 	for _, s := range sd.conn.subscriptions() {
@@ -111,8 +112,18 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	}
 	publishing := c.publishes.inside()
 	b.conn.Store(nil)
-	c.close()
+	told := c.close()
+	if expired {
+		timeout.Reset(closeTimeout)
+	}
 	var left []string
+	if told != nil {
+		select {
+		case <-told:
+		case <-timeout.C:
+			left = append(left, "a hook of ConnectionChanged still running")
+		}
+	}
 	if running > 0 {
 		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", running))
 	}
@@ -138,8 +149,9 @@ func stopAll(subs []*subscription) {
 	stopping.Wait()
 }
 
-// close flushes what is still to be sent and closes the connection.
-func (c *connection) close() {
+// close flushes what is still to be sent and closes the connection. It returns a
+// channel that is closed when hooks have been told, or nil if they were before.
+func (c *connection) close() (told <-chan struct{}) {
 	alreadyClosed := c.nc.IsClosed()
 	url := c.serverURL()
 	c.expected.Store(true)
@@ -149,19 +161,26 @@ func (c *connection) close() {
 			c.logf(logger.WarnLevel, "flush before closing: %v", err)
 		}
 		if err := c.nc.Drain(); err == nil {
-			wait := time.NewTimer(closeTimeout)
-			select {
-			case <-c.closed:
-			case <-wait.C:
-			}
-			wait.Stop()
+			c.awaitClosed()
 		}
 	}
 	c.nc.Close()
-	<-c.closed
+	c.awaitClosed()
 	c.acks.close()
-	if !alreadyClosed {
-		c.logf(logger.InfoLevel, "disconnected from %s", url)
-		c.emitState(StateClosed, url, nil)
+	if alreadyClosed {
+		return nil
+	}
+	c.logf(logger.InfoLevel, "disconnected from %s", url)
+	return c.emitState(StateClosed, url, nil)
+}
+
+// awaitClosed waits until the client has called back for the last time. It does not
+// wait long: what the user has it call back may be what waits for Disconnect.
+func (c *connection) awaitClosed() {
+	wait := time.NewTimer(closeTimeout)
+	defer wait.Stop()
+	select {
+	case <-c.closed:
+	case <-wait.C:
 	}
 }

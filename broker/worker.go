@@ -211,8 +211,9 @@ func (s *subscription) await(changed <-chan struct{}, silence time.Duration) (*n
 type arrivals struct {
 	messages int
 	bytes    int
-	alive    bool  // the server has given a sign of life
-	err      error // the request under way has failed
+	last     string // reply subject of the last message
+	alive    bool   // the server has given a sign of life
+	err      error  // the request under way has failed
 }
 
 // collect takes in a message from the inbox and all that wait behind it.
@@ -237,6 +238,7 @@ func (s *subscription) takeIn(m *nats.Msg) arrivals {
 			s.waiting = append(s.waiting, item{msg: m, received: now})
 			a.messages++
 			a.bytes += m.Size()
+			a.last = m.Reply
 		case err == nil || errors.Is(err, errBatchDone):
 			a.alive = true
 			if s.pull.idle > 0 && len(s.waiting) == 0 {
@@ -273,8 +275,9 @@ func (s *subscription) refuseStray(m *nats.Msg) error {
 
 // report tells the hooks what came.
 func (s *subscription) report(a arrivals) {
-	if a.messages > 0 {
-		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: a.messages, Bytes: a.bytes})
+	if a.messages > 0 && len(s.hooks.fetched) > 0 {
+		meta, _ := parseMetadata(a.last)
+		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: a.messages, Bytes: a.bytes, NumPending: meta.pending})
 	}
 }
 

@@ -592,6 +592,23 @@ func TestLargeMessagesPassTheByteBound(t *testing.T) {
 	}
 }
 
+func TestFetchedTellsWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	fetched, onFetched := hookChan[jsbroker.Fetched]()
+	b := newBroker(t, startServer(t), jsbroker.WithBatchSize(10), jsbroker.WithHooks(jsbroker.Hooks{Fetched: onFetched}))
+	const n = 35
+	for i := range n {
+		publish(t, b, "orders", fmt.Sprint(i))
+	}
+	subscribe(t, b, "orders", ignore, broker.Queue("q"))
+	for left := n; left > 0; {
+		e := receive(t, fetched)
+		if left -= e.Messages; e.NumPending != uint64(left) {
+			t.Errorf("%d messages are left, and the event says %d", left, e.NumPending)
+		}
+	}
+}
+
 func TestStatusHeaderOfAnotherClientDoesNotBlockTheQueue(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -93,23 +93,22 @@ type collector struct {
 	returned         *prometheus.CounterVec
 	settleErrors     *prometheus.CounterVec
 
-	connected  *prometheus.GaugeVec
 	reconnects *prometheus.CounterVec
 
 	vectors []prometheus.Collector // all of the above
 
-	// The gauges of a subscription are not vectors: they are made at each
-	// scrape from the subscriptions that live. So they cost the messages next
-	// to nothing, and there is no way to forget one that has ended.
+	// The gauges are not vectors: they are made at each scrape from the brokers
+	// and subscriptions that live. So they cost the messages next to nothing, and
+	// there is no way to forget one that has ended.
+	connected           *prometheus.Desc
 	activeSubscriptions *prometheus.Desc
 	inFlight            *prometheus.Desc
 	pending             *prometheus.Desc
 	backoff             *prometheus.Desc
 
-	mu           sync.Mutex
-	live         map[labels]*series       // what has a subscription now
-	brokers      map[string]*brokerSeries // by BrokerID
-	brokerLabels map[string]bool          // the values taken
+	mu      sync.Mutex
+	live    map[labels]*series       // what has a subscription now
+	brokers map[string]*brokerSeries // by BrokerID
 
 	publishTopics   guard[*publishSeries]
 	subscribeTopics guard[string]
@@ -122,10 +121,9 @@ type labels struct{ topic, queue string }
 
 func newCollector(buckets []float64) *collector {
 	c := &collector{
-		buckets:      buckets,
-		live:         make(map[labels]*series),
-		brokers:      make(map[string]*brokerSeries),
-		brokerLabels: make(map[string]bool),
+		buckets: buckets,
+		live:    make(map[labels]*series),
+		brokers: make(map[string]*brokerSeries),
 	}
 	forHandlers, forPublishes := handlerBuckets, publishBuckets
 	if buckets != nil {
@@ -156,9 +154,9 @@ func newCollector(buckets []float64) *collector {
 	c.returned = c.counter("returned_total", "Fetched messages given back unhandled because the subscription ended. They are delivered again.", "topic", "queue")
 	c.settleErrors = c.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result")
 
-	c.connected = c.gauge("connected", "1 while the broker is connected to a server, else 0.", "broker")
 	c.reconnects = c.counter("reconnects_total", "Connections restored after they were lost.", "broker")
 
+	c.connected = desc("connected", "1 while the broker is connected to a server, else 0. It goes a minute after Disconnect.", "broker")
 	c.activeSubscriptions = desc("active_subscriptions", "Subscriptions that are active now.", "topic", "queue")
 	c.inFlight = desc("in_flight", "Handlers that are running now.", "topic", "queue")
 	c.pending = desc("pending", "Messages in the stream that were not yet delivered to this consumer.", "topic", "queue")
@@ -168,12 +166,6 @@ func newCollector(buckets []float64) *collector {
 
 func (c *collector) counter(name, help string, labels ...string) *prometheus.CounterVec {
 	v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
-	c.vectors = append(c.vectors, v)
-	return v
-}
-
-func (c *collector) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
-	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, labels)
 	c.vectors = append(c.vectors, v)
 	return v
 }
@@ -234,6 +226,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, v := range c.vectors {
 		v.Describe(ch)
 	}
+	ch <- c.connected
 	ch <- c.activeSubscriptions
 	ch <- c.inFlight
 	ch <- c.pending
@@ -254,7 +247,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 func (c *collector) gauges() []prometheus.Metric {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ms := make([]prometheus.Metric, 0, 4*len(c.live))
+	ms := make([]prometheus.Metric, 0, 4*len(c.live)+len(c.brokers))
+	for _, b := range c.openBrokers() {
+		connected := 0.0
+		if b.connected {
+			connected = 1
+		}
+		ms = append(ms, prometheus.MustNewConstMetric(c.connected, prometheus.GaugeValue, connected, b.label))
+	}
 	for l, s := range c.live {
 		gauge := func(d *prometheus.Desc, v float64) {
 			ms = append(ms, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l.topic, l.queue))

@@ -50,7 +50,7 @@
 //
 // The connection:
 //
-//	micro_broker_connected{broker}                           gauge      1 or 0
+//	micro_broker_connected{broker}                           gauge      1 or 0; gone a minute after Disconnect
 //	micro_broker_reconnects_total{broker}                    counter    connections restored
 //
 // # Labels

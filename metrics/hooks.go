@@ -87,7 +87,7 @@ func (o *observer) publishTopic(e jsbroker.Published) string {
 }
 
 func (o *observer) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
-	return context.WithValue(ctx, subscriptionKey{o.c}, o.c.start(e.Subscription))
+	return context.WithValue(ctx, subscriptionKey{o.c}, o.c.start(e.Subscription, o.subscription(ctx)))
 }
 
 func (o *observer) subscriptionEnd(ctx context.Context, _ jsbroker.SubscriptionEnd) {
@@ -109,6 +109,7 @@ func (o *observer) fetched(ctx context.Context, e jsbroker.Fetched) {
 	if sub := o.subscription(ctx); sub != nil {
 		sub.fetches.Inc()
 		sub.fetched.Add(float64(max(e.Messages, 0)))
+		sub.pending.Store(e.NumPending)
 	}
 }
 
@@ -136,7 +137,6 @@ func (o *observer) consumerState(ctx context.Context, e jsbroker.ConsumerState) 
 func (o *observer) handleStart(ctx context.Context, e jsbroker.HandleStart) context.Context {
 	if sub := o.subscription(ctx); sub != nil {
 		sub.inFlight.Add(1)
-		sub.pending.Store(e.NumPending)
 		if e.NumDelivered > 1 {
 			sub.redelivered.Inc()
 		}
@@ -204,15 +204,15 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 }
 
 func (o *observer) connectionChanged(_ context.Context, e jsbroker.ConnectionChanged) {
-	b := o.c.broker(e.BrokerID, e.ClientName)
 	switch e.State {
 	case jsbroker.StateConnected:
-		b.connected.Set(1)
+		o.c.setConnected(e.BrokerID, e.ClientName, true, false)
 	case jsbroker.StateReconnected:
-		b.connected.Set(1)
-		b.reconnects.Inc()
-	case jsbroker.StateDisconnected, jsbroker.StateClosed:
-		b.connected.Set(0)
+		o.c.setConnected(e.BrokerID, e.ClientName, true, false).reconnects.Inc()
+	case jsbroker.StateDisconnected:
+		o.c.setConnected(e.BrokerID, e.ClientName, false, false)
+	case jsbroker.StateClosed: // with an error, the client has given up
+		o.c.setConnected(e.BrokerID, e.ClientName, false, e.Err == nil)
 	}
 }
 

@@ -3,6 +3,7 @@ package metrics
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -47,11 +48,14 @@ type subscription struct {
 	// would hide one that did not, and one that ended in a pause would leave
 	// it there.
 	backoff atomic.Int64 // nanoseconds
+
+	outer *subscription // in whose context it has started: the same one's, if a broker has these hooks twice
+	ended bool          // guarded by collector.mu
 }
 
 // start adds a subscription. The first of its labels brings the series into
 // being, all of them, at zero.
-func (c *collector) start(s jsbroker.Subscription) *subscription {
+func (c *collector) start(s jsbroker.Subscription, outer *subscription) *subscription {
 	l := labels{topic: label(s.Topic), queue: label(s.Queue)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -60,16 +64,23 @@ func (c *collector) start(s jsbroker.Subscription) *subscription {
 		sr = c.newSeries(l)
 		c.live[l] = sr
 	}
-	sub := &subscription{series: sr}
+	sub := &subscription{series: sr, outer: outer}
 	sr.subscriptions[sub] = struct{}{}
 	return sub
 }
 
 // end removes a subscription. With the last of its labels the gauges go; the
 // counters stay in their vectors, where the next start finds them.
+//
+// Where a broker has these hooks twice there are two starts, the second in the
+// context of the first, and two ends, each with the context of the second.
 func (c *collector) end(sub *subscription) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for sub.ended && sub.outer != nil {
+		sub = sub.outer
+	}
+	sub.ended = true
 	delete(sub.subscriptions, sub)
 	// An end that comes twice must not take away what has started since.
 	if len(sub.subscriptions) == 0 && c.live[sub.labels] == sub.series {
@@ -173,35 +184,71 @@ func (p *publishSeries) err(reason string) prometheus.Counter {
 	return p.c.publishErrors.WithLabelValues(p.topic, reason)
 }
 
+// disconnectedFor is how long the gauge of a broker is 0 after its Disconnect. That is
+// no outage, so it goes before MicroBrokerDisconnected would fire, after two minutes;
+// and a process that makes one broker after the other is not to keep it of each.
+const disconnectedFor = time.Minute
+
 // brokerSeries are the metrics of one broker.
 type brokerSeries struct {
-	connected  prometheus.Gauge
+	label      string
+	connected  bool      // guarded by collector.mu
+	closed     time.Time // by Disconnect; zero: it is not. Guarded by collector.mu
 	reconnects prometheus.Counter
 }
 
-// broker returns the series of the broker with that id. Their label is the
-// client name of its first event, for good. A second broker of the same name
-// would write to the same gauge, and one that is down would look connected:
-// it gets "name-2".
-func (c *collector) broker(id, clientName string) *brokerSeries {
+// setConnected notes the state of the broker with that id. Its label is the client
+// name of its first event, as long as it is in use. A second broker of the same name
+// would write to the same gauge, and one that is down would look connected: it gets
+// "name-2".
+func (c *collector) setConnected(id, clientName string, connected, closed bool) *brokerSeries {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b, ok := c.brokers[id]; ok {
-		return b
+	b := c.brokers[id]
+	if b == nil {
+		b = c.newBroker(clientName)
+		c.brokers[id] = b
 	}
+	b.connected, b.closed = connected, time.Time{}
+	if closed {
+		b.closed = time.Now()
+	}
+	return b
+}
+
+// newBroker returns the series for another broker. The caller holds c.mu.
+func (c *collector) newBroker(clientName string) *brokerSeries {
 	name := label(clientName)
 	if name == "" {
 		name = unnamedBroker
 	}
 	value := name
-	for n := 2; c.brokerLabels[value]; n++ {
+	for n := 2; !c.freeBroker(value); n++ {
 		value = fmt.Sprintf("%s-%d", name, n)
 	}
-	b := &brokerSeries{
-		connected:  c.connected.WithLabelValues(value),
-		reconnects: c.reconnects.WithLabelValues(value),
+	return &brokerSeries{label: value, reconnects: c.reconnects.WithLabelValues(value)}
+}
+
+// freeBroker reports whether a label is free for another broker: that of one that is
+// disconnected is. The caller holds c.mu.
+func (c *collector) freeBroker(value string) bool {
+	for id, b := range c.brokers {
+		if b.label == value {
+			if b.closed.IsZero() {
+				return false
+			}
+			delete(c.brokers, id)
+		}
 	}
-	c.brokers[id] = b
-	c.brokerLabels[value] = true
-	return b
+	return true
+}
+
+// openBrokers returns the brokers whose gauges there are. The caller holds c.mu.
+func (c *collector) openBrokers() map[string]*brokerSeries {
+	for id, b := range c.brokers {
+		if !b.closed.IsZero() && time.Since(b.closed) >= disconnectedFor {
+			delete(c.brokers, id)
+		}
+	}
+	return c.brokers
 }

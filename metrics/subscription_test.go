@@ -107,15 +107,29 @@ func TestGaugesGoWithTheSubscription(t *testing.T) {
 	})
 }
 
+// A library installs the hooks on a broker, and so does the service that uses it: what
+// they count adds up, and the gauges go all the same.
+func TestTwiceOnOneBroker(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	a, b := newHooksOn(t, reg), newHooksOn(t, reg)
+	for range 2 {
+		ctx := b.SubscriptionStart(subscribe(a, orders), jsbroker.SubscriptionStart{Subscription: orders})
+		want(t, reg, map[string]float64{"micro_broker_active_subscriptions" + ordersLabels: 2})
+		for _, h := range []jsbroker.Hooks{b, a} {
+			h.SubscriptionEnd(ctx, jsbroker.SubscriptionEnd{Subscription: orders})
+		}
+		wantGone(t, reg, gauges...)
+	}
+}
+
 // Two brokers, or two calls of Subscribe, with the same topic and queue write
 // to the same series.
 func TestSubscriptionsShareSeries(t *testing.T) {
 	h, reg := newHooks(t)
 	a, b := subscribe(h, orders), subscribe(h, orders)
 	start := func(ctx context.Context, pending uint64) {
-		d := delivery(orders)
-		d.NumPending = pending
-		h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
+		h.Fetched(ctx, jsbroker.Fetched{Subscription: orders, Messages: 1, NumPending: pending})
+		h.HandleStart(ctx, jsbroker.HandleStart{Delivery: delivery(orders)})
 	}
 	start(a, 5)
 	start(b, 4)
@@ -264,7 +278,7 @@ func TestDeliveries(t *testing.T) {
 	}
 }
 
-func TestInFlightAndPendingFollowTheHandlers(t *testing.T) {
+func TestInFlightAndPending(t *testing.T) {
 	h, reg := newHooks(t)
 	ctx := subscribe(h, orders)
 	check := func(inFlight, pending float64) {
@@ -276,17 +290,21 @@ func TestInFlightAndPendingFollowTheHandlers(t *testing.T) {
 	}
 	h.ConsumerState(ctx, jsbroker.ConsumerState{Subscription: orders, Pending: 9, AckPending: 3})
 	check(0, 9)
+	h.Fetched(ctx, jsbroker.Fetched{Subscription: orders, Messages: 2, NumPending: 7})
+	check(0, 7)
 	d := delivery(orders)
-	d.NumPending = 8
 	one := h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
-	check(1, 8)
+	check(1, 7)
+	// While the first is handled more has come. What the second says of that is as
+	// old as its fetch.
+	h.ConsumerState(ctx, jsbroker.ConsumerState{Subscription: orders, Pending: 500, AckPending: 2})
 	d.NumPending = 7
 	two := h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
-	check(2, 7)
+	check(2, 500)
 	h.Handled(one, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultAck})
-	check(1, 7)
+	check(1, 500)
 	h.Handled(two, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultNak, Panicked: true})
-	check(0, 7)
+	check(0, 500)
 }
 
 func TestFetching(t *testing.T) {
