@@ -32,6 +32,7 @@ const patience = 30 * time.Second
 // shop is two live brokers on a nats-server and one registry.
 type shop struct {
 	reg    *prometheus.Registry
+	traces *sdktrace.TracerProvider
 	srv    *server.Server
 	dir    string
 	port   int
@@ -84,8 +85,14 @@ func (j *journal) hooks(broker string) (before, after jsbroker.Hooks) {
 		},
 	}
 	after = jsbroker.Hooks{
-		DeadLettered: func(_ context.Context, e jsbroker.DeadLettered) { j.add("%s dead letter %s", broker, e.MessageID) },
-		Exhausted:    func(_ context.Context, e jsbroker.Exhausted) { j.add("%s exhausted %s", broker, e.MessageID) },
+		DeadLettered: func(_ context.Context, e jsbroker.DeadLettered) {
+			if e.Err != nil {
+				j.add("%s refused dead letter %s", broker, e.MessageID)
+			} else {
+				j.add("%s dead letter %s", broker, e.MessageID)
+			}
+		},
+		Exhausted: func(_ context.Context, e jsbroker.Exhausted) { j.add("%s exhausted %s", broker, e.MessageID) },
 		Backoff: func(_ context.Context, e jsbroker.Backoff) {
 			if e.Delay > 0 {
 				j.add("%s backs off", broker)
@@ -118,27 +125,10 @@ func openShop(t *testing.T) *shop {
 	s.reg.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.startServer(t)
 	t.Cleanup(func() { s.stopServer() })
-	tp := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.AlwaysSample()))
-	t.Cleanup(func() { _ = tp.Shutdown(context.Background()) })
-
-	open := func(name string, more ...broker.Option) broker.Broker {
-		before, after := s.events.hooks(name)
-		b := jsbroker.NewBroker(append([]broker.Option{
-			broker.Addrs(s.srv.ClientURL()),
-			broker.Logger(logger.NewLogger(logger.WithOutput(io.Discard))),
-			jsbroker.WithClientName(name),
-			jsbroker.WithFetchWait(time.Second),
-			jsbroker.WithNATSOptions(nats.ReconnectWait(20 * time.Millisecond)),
-			jsbroker.WithHooks(before, metrics.New(metrics.WithRegisterer(s.reg)), tracing.New(tracing.WithTracerProvider(tp), tracing.WithPropagator(propagation.TraceContext{})), after),
-		}, more...)...)
-		if err := b.Connect(); err != nil {
-			t.Fatalf("connect: %v", err)
-		}
-		t.Cleanup(func() { _ = b.Disconnect() })
-		return b
-	}
-	s.main = open("shop", jsbroker.WithDeadLetter(deadTopic))
-	s.plain = open("depot", jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
+	s.traces = sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	t.Cleanup(func() { _ = s.traces.Shutdown(context.Background()) })
+	s.main = s.open(t, "shop", jsbroker.WithDeadLetter(deadTopic))
+	s.plain = s.open(t, "depot", jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
 
 	subscribe := func(b broker.Broker, topic string, h broker.Handler, opts ...broker.SubscribeOption) {
 		if _, err := b.Subscribe(topic, h, opts...); err != nil {
@@ -149,6 +139,25 @@ func openShop(t *testing.T) *shop {
 	subscribe(s.plain, parcelsTopic, s.handle, broker.Queue("depot"))
 	subscribe(s.plain, auditTopic, s.handle)
 	return s
+}
+
+// open connects one more broker.
+func (s *shop) open(t *testing.T, name string, more ...broker.Option) broker.Broker {
+	t.Helper()
+	before, after := s.events.hooks(name)
+	b := jsbroker.NewBroker(append([]broker.Option{
+		broker.Addrs(s.srv.ClientURL()),
+		broker.Logger(logger.NewLogger(logger.WithOutput(io.Discard))),
+		jsbroker.WithClientName(name),
+		jsbroker.WithFetchWait(time.Second),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(20 * time.Millisecond)),
+		jsbroker.WithHooks(before, metrics.New(metrics.WithRegisterer(s.reg)), tracing.New(tracing.WithTracerProvider(s.traces), tracing.WithPropagator(propagation.TraceContext{})), after),
+	}, more...)...)
+	if err := b.Connect(); err != nil {
+		t.Fatalf("connect: %v", err)
+	}
+	t.Cleanup(func() { _ = b.Disconnect() })
+	return b
 }
 
 func (s *shop) startServer(t *testing.T) {

@@ -88,7 +88,7 @@ type prom struct{ url string }
 var listening = regexp.MustCompile(`Listening on.*address=(\S+)`)
 
 // startPrometheus scrapes the target every second and evaluates the rules.
-func startPrometheus(t *testing.T, target string) *prom {
+func startPrometheus(t *testing.T, target string, features ...string) *prom {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, text string) string {
@@ -107,7 +107,7 @@ scrape_configs: [{job_name: shop, static_configs: [{targets: [%q]}]}]
 `, rules, target))
 	// Stopped by the cleanup.
 	cmd := exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage")
+		"--web.listen-address=127.0.0.1:0", "--enable-feature="+strings.Join(append(features, "exemplar-storage"), ","))
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -300,6 +300,72 @@ func TestPrometheus(t *testing.T) {
 	}
 
 	t.Run("rules", func(t *testing.T) { p.checkRules(t) })
+}
+
+// Where native histograms are scraped and nothing is set for the classic ones,
+// the alert on failed publishes still has its data: it counts calls by counters.
+func TestPublishErrorsWithNativeHistograms(t *testing.T) {
+	t.Parallel()
+	needPrometheus(t)
+	s := openShop(t)
+	exported := newExporter(t, s)
+	p := startPrometheus(t, exported.Listener.Addr().String(), "native-histograms")
+	exported.await(t)
+	s.round(t)
+	exported.await(t)
+	s.round(t)
+	exported.await(t)
+
+	const histogram = "micro_broker_publish_duration_seconds"
+	if result, err := p.query(true, "count("+histogram+")"); err != nil {
+		t.Fatal(err)
+	} else if len(result) == 0 {
+		t.Skip("this Prometheus scrapes no native histograms for that flag")
+	}
+	for _, suffix := range []string{"_bucket", "_count"} { // as README.md says
+		if result, err := p.query(true, histogram+suffix); err != nil || len(result) > 0 {
+			t.Errorf("%d series of %s%s, %v", len(result), histogram, suffix, err)
+		}
+	}
+	for _, r := range readRules(t) {
+		if r.Record != "job_topic:micro_broker_publish_errors:ratio_rate5m" {
+			continue
+		}
+		if problem := p.check(use{target: target{Instant: true}}, "("+r.Expr+") > 0"); problem != "" {
+			t.Errorf("rule %s: %s", r.Record, problem)
+		}
+		return
+	}
+	t.Error("the rule is gone")
+}
+
+// Each call counts once, as published or as an error: what the share of failed
+// publishes is of.
+func TestPublishCallsArePublishedOrErrors(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	s.round(t)
+	families, err := s.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls, ended := map[string]float64{}, map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				switch {
+				case l.GetName() != "topic":
+				case f.GetName() == "micro_broker_publish_duration_seconds":
+					calls[l.GetValue()] += float64(m.Histogram.GetSampleCount())
+				case f.GetName() == "micro_broker_published_total", f.GetName() == "micro_broker_publish_errors_total":
+					ended[l.GetValue()] += m.Counter.GetValue()
+				}
+			}
+		}
+	}
+	if calls[ordersTopic] < 7 || !maps.Equal(calls, ended) {
+		t.Errorf("calls by topic: %v; published or failed: %v", calls, ended)
+	}
 }
 
 // choices are the selection with each value of the dashboard's own variables.

@@ -32,7 +32,7 @@ var aggregators = []string{"sum", "min", "max", "count", "avg"}
 
 var functions = []string{
 	"rate", "irate", "increase", "deriv", "histogram_quantile", "vector", "count_over_time",
-	"min_over_time", "max_over_time", "absent",
+	"min_over_time", "max_over_time", "last_over_time", "absent", "time", "clamp_min",
 }
 
 // promql is what an expression names.

@@ -58,7 +58,7 @@ func failures(by string) string {
 }
 
 // quantile is estimated from the classic buckets: those that every Prometheus
-// has, with native histograms or without.
+// can have. One that scrapes native histograms has to be told so: README.md.
 func quantile(q float64, by, histogram, matchers string) string {
 	labels := "le"
 	if by != "" {

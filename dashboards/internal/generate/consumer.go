@@ -62,7 +62,7 @@ func consumer() *dashboard {
 				"mps", query(counter("redelivered_total"), byQueue)).size(8, 8),
 			timeseries("Share of redeliveries", "Redeliveries by deliveries. Near 1: almost only messages that fail again and again; set MaxDeliver and WithDeadLetter, or discard what can never succeed.",
 				"percentunit", query(ratio(counter("redelivered_total"), handled(perQueue)), byQueue)).size(8, 8),
-			timeseries("Dead letters and exhausted", "Messages per minute that were given up: published to the dead-letter topic, refused there and kept, or exhausted, which means stuck in the stream without a dead-letter topic. Read Micro-Dead-Letter-Reason, repair, publish again.",
+			timeseries("Dead letters and exhausted", "Messages per minute that were given up: published to the dead-letter topic; refused there and kept, most to be tried again; or exhausted, which means stuck in the stream without a dead letter. Read Micro-Dead-Letter-Reason, repair, publish again.",
 				"cpm",
 				query(counter("dead_lettered_total")+" * 60", "dead letters "+byQueue),
 				query(counter("dead_letter_errors_total")+" * 60", "refused "+byQueue),

@@ -55,7 +55,7 @@ func slo() *dashboard {
 			timeseries("Success over time", "Share of deliveries that succeeded, per topic and queue; gaps are times without deliveries. A dip is an incident: open the Consumer dashboard at that time.",
 				"percentunit", query(rest(ratio(failures(perQueue), handled(perQueue))), labels(perQueue)),
 				query("vector($objective)", "objective")).size(10, 8).max(1).anySign().colored("objective", "red"),
-			timeseries("Burn rate of the success budget", "How fast the budget is used, over 5 minutes, 1 hour and 6 hours. The alerts fire when a long and a short window are above 14.4 or 6 together: it is serious, and it goes on. Only the short one: a moment's trouble.",
+			timeseries("Burn rate of the success budget", "How fast the budget is used, over 5 minutes, 1 hour and 6 hours. The alerts fire when a long and a short window are above 14.4 or 6 together: it is serious, and it goes on. With few deliveries they do not: one failure is a large share then. Only the short one: a moment's trouble.",
 				"short",
 				query(burn(failed("", "5m"), budget), "5 min"),
 				query(burn(failed("", "1h"), budget), "1 h"),
