@@ -216,3 +216,52 @@ func (c *cluster) publishUntil(t testing.TB, b broker.Broker, l *ledger, topics 
 		cancel()
 	}
 }
+
+// What is on its way from the leader of a consumer to the server of the client, when a
+// subscription ends, is given back like the rest. The order of the stops and what is on
+// its way then are a matter of timing: AckWait is an hour.
+func TestStopsInAClusterStrandNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a cluster")
+	}
+	c := startCluster(t)
+	_, js := natsConn(t, c.nodes[0].Server)
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 1000})
+	leader := c.consumerLeader(t, "ORDERS", "q")
+	other := c.node(t, "node that is not the leader", func(s *server.Server) bool { return s != leader.Server })
+	const n, stops = 20000, 10
+	p := newBroker(t, other.Server)
+	for i := range n {
+		publishAsync(t, p, "orders", fmt.Sprint(i))
+	}
+	handled := make(chan string, 2*n)
+	h := func(e broker.Event) error {
+		handled <- string(e.Message().Body)
+		return nil
+	}
+	seen := make(map[string]bool, n)
+	for i := range stops {
+		b := newBroker(t, other.Server)
+		sub := subscribe(t, b, "orders", h, broker.Queue("q"))
+		for range 500 {
+			seen[receive(t, handled)] = true
+		}
+		if i%2 == 0 {
+			if err := sub.Unsubscribe(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Disconnect(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subscribe(t, p, "orders", h, broker.Queue("q"))
+	for len(seen) < n {
+		seen[receive(t, handled)] = true
+	}
+	eventually(t, "all is settled", func() bool {
+		info := consumerInfo(t, js, "ORDERS", "q")
+		return info.NumPending == 0 && info.NumAckPending == 0
+	})
+}

@@ -303,6 +303,45 @@ func TestUnsubscribeStormStrandsNothing(t *testing.T) {
 	l.settleInAnyOrder(t)
 }
 
+// What is unsubscribed in an outage is not subscribed to again on the server when the
+// connection is back: nobody would handle what it is sent.
+func TestUnsubscribeInAnOutageStrandsNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := startProxy(t, s)
+	states, onState := hookChan[jsbroker.ConnectionChanged]()
+	a := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithClientName("a"), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Hour}), jsbroker.WithFetchWait(time.Minute),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(time.Second), nats.ReconnectJitter(0, 0)))
+	state := func(want jsbroker.ConnectionState) {
+		t.Helper()
+		if e := receive(t, states); e.State != want {
+			t.Fatalf("told of %s, want %s", e.State, want)
+		}
+	}
+	state(jsbroker.StateConnected)
+	h, got := collector()
+	sub := subscribe(t, a, "orders", h, broker.Queue("q"))
+	other := newBroker(t, s)
+	publish(t, other, "orders", "0")
+	receive(t, got)
+	p.cut()
+	state(jsbroker.StateDisconnected)
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	state(jsbroker.StateReconnected)
+	publish(t, a, "others", "the client has subscribed again before it publishes")
+	h, got = collector()
+	for i := range 5 {
+		publish(t, other, "orders", fmt.Sprint(i))
+	}
+	subscribe(t, other, "orders", h, broker.Queue("q"))
+	for range 5 {
+		receive(t, got)
+	}
+}
+
 func TestDisconnectOfManySubscriptionsIsBoundedOnAStalledServer(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -196,6 +198,85 @@ func TestHooksMayCallTheBroker(t *testing.T) {
 	receive(t, ended)
 	subscribe(t, newBroker(t, s), "audit", h, broker.Queue("q"))
 	receive(t, got)
+}
+
+// Also hooks that are told of messages that are given back, when a subscription ends
+// while one is handled and others wait.
+func TestHooksOfTheEndMayCallTheBroker(t *testing.T) {
+	t.Parallel()
+	type calls struct {
+		b   broker.Broker
+		sub broker.Subscriber
+	}
+	call := map[string]func(calls) error{
+		"Unsubscribe": func(c calls) error { return c.sub.Unsubscribe() },
+		"Disconnect":  func(c calls) error { return c.b.Disconnect() },
+		"Connect":     func(c calls) error { return c.b.Connect() },
+	}
+	for _, end := range []string{"Unsubscribe", "Disconnect"} {
+		for name, fromHook := range call {
+			for _, hook := range []string{"Settled", "Exhausted"} {
+				t.Run(end+", "+hook+" calls "+name, func(t *testing.T) {
+					t.Parallel()
+					var c calls
+					results, started, release := make(chan error, 10), make(chan struct{}, 10), make(chan struct{})
+					hooks := jsbroker.Hooks{Settled: func(_ context.Context, e jsbroker.Settled) {
+						if e.Returned {
+							results <- fromHook(c)
+						}
+					}}
+					if hook == "Exhausted" {
+						hooks = jsbroker.Hooks{Exhausted: func(context.Context, jsbroker.Exhausted) { results <- fromHook(c) }}
+					}
+					s := startServer(t)
+					_, js := natsConn(t, s)
+					c.b = newBroker(t, s, jsbroker.WithHooks(hooks), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
+					const n = 5
+					for range n {
+						publish(t, c.b, "orders", "x")
+					}
+					c.sub = subscribe(t, c.b, "orders", func(broker.Event) error {
+						started <- struct{}{}
+						<-release
+						return nil
+					}, broker.Queue("q"))
+					receive(t, started)
+					eventually(t, "all have been sent", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+					ended := make(chan error, 1)
+					go func() { ended <- call[end](c) }()
+					for range n - 1 {
+						if err := receive(t, results); err != nil && (name != "Connect" || end != "Disconnect" || !errors.Is(err, jsbroker.ErrNotConnected)) {
+							t.Errorf("%s in the hook: %v", name, err)
+						}
+					}
+					close(release)
+					if err := receive(t, ended); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// There is nothing to wait for yet.
+func TestDisconnectFromTheHookOfASubscribe(t *testing.T) {
+	t.Parallel()
+	var b broker.Broker
+	result := make(chan error, 1)
+	b = newBroker(t, startServer(t), jsbroker.WithShutdownTimeout(time.Hour), jsbroker.WithHooks(jsbroker.Hooks{
+		SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context {
+			result <- b.Disconnect()
+			return ctx
+		},
+	}))
+	go func() { _, _ = b.Subscribe("orders", ignore, broker.Queue("q")) }()
+	if err := receive(t, result); err != nil {
+		t.Error(err)
+	}
+	if err := b.Disconnect(); err != nil { // waits for the first
+		t.Error(err)
+	}
 }
 
 func TestNilContextOfAStartKeepsTheOld(t *testing.T) {

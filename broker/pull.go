@@ -304,17 +304,15 @@ func (p *pull) abandon() {
 	p.batch.reset()
 }
 
-// close ends the inbox. When it returns, everything the server has sent is in
-// the channel, provided that the connection is up.
+// close ends the inbox. When it returns, everything the client's server has sent is
+// in the channel, provided that the connection is up.
 func (p *pull) close() {
-	// Drain, unlike Unsubscribe, keeps accepting what is on the way.
-	if err := p.sub.Drain(); err != nil {
-		_ = p.sub.Unsubscribe()
+	// Drain, unlike Unsubscribe, keeps accepting what is on the way. But in an outage
+	// the client takes it for a subscription to make again, on the server only.
+	if p.nc.IsConnected() && p.sub.Drain() == nil && p.nc.FlushTimeout(closeTimeout) == nil {
 		return
 	}
-	if p.nc.IsConnected() {
-		_ = p.nc.FlushTimeout(closeTimeout)
-	}
+	_ = p.sub.Unsubscribe()
 }
 
 func cutLast(s, sep string) (before, after string, ok bool) {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,8 +44,9 @@ type subscription struct {
 	end      context.CancelFunc // ends it
 	returned chan struct{}      // closed when unstarted messages have been given back
 	done     chan struct{}      // closed when the last worker has ended
-	stopOnce sync.Once
-	unwatch  func() bool // of the SubscribeContext
+	stopping atomic.Bool
+	stopper  atomic.Uint64 // the goroutine that gives back what was not started, while it does
+	unwatch  func() bool   // of the SubscribeContext
 
 	mu        sync.Mutex
 	consumer  *consumer
@@ -54,7 +56,7 @@ type subscription struct {
 	running   []*event    // by worker; nil when it has nothing in hand
 	fetching  bool        // a worker waits on pull.messages
 	workers   int         // that have not ended
-	ids       []uint64    // goroutines of the workers
+	ids       []uint64    // goroutines of the workers, before that the one that subscribes
 	keeper    *time.Timer // nil until something is in hand
 	keeping   bool        // the keeper is armed
 	abandoned bool        // Disconnect has given up waiting
@@ -200,6 +202,7 @@ func (c *connection) newSubscription(cfg *config, topic string, handler broker.H
 	s.life, s.end = context.WithCancel(context.Background())
 	s.silent = time.NewTimer(time.Hour)
 	s.silent.Stop()
+	s.ids[0] = goroutineID()
 	if err := c.add(s); err != nil {
 		_ = s.pull.sub.Unsubscribe()
 		s.deleteConsumer()
@@ -227,6 +230,9 @@ func headStart(handler broker.Handler) time.Duration {
 
 // begin starts the workers, after a delay: the last act of Subscribe.
 func (s *subscription) begin(delay time.Duration) {
+	s.mu.Lock()
+	s.ids[0] = 0
+	s.mu.Unlock()
 	for i := range s.workers {
 		go func() {
 			if delay > 0 {
@@ -301,28 +307,78 @@ func (s *subscription) Unsubscribe() error {
 }
 
 // stop ends the pulling, gives back what was not started, and reports whether
-// this was the first call.
+// this was the first call. Others do not wait for it: they may be its hooks.
 func (s *subscription) stop() (first bool) {
-	s.stopOnce.Do(func() {
-		first = true
-		s.end()
-		s.pull.close()
-		s.giveBack()
-		close(s.returned)
-	})
-	return first
+	if !s.stopping.CompareAndSwap(false, true) {
+		return false
+	}
+	s.stopper.Store(goroutineID())
+	defer s.stopper.Store(0)
+	s.end()
+	s.drain()
+	s.pull.close()
+	s.giveBack()
+	close(s.returned)
+	return true
 }
 
 func (s *subscription) isStopped() bool {
 	return s.life.Err() != nil
 }
 
-// giveBack naks what was fetched and not started, so that another subscriber of
-// the consumer gets it now rather than after AckWait.
-func (s *subscription) giveBack() {
+const (
+	// drainTimeout bounds drain.
+	drainTimeout = 500 * time.Millisecond
+	// drainSilence is how long nothing comes of a backlog when no more does, the way
+	// to the consumer's leader and back aside.
+	drainSilence = 100 * time.Millisecond
+)
+
+// drain takes in what the requests under way still bring. In a cluster that may be on
+// its way from the consumer's leader to the client's server, and what finds no inbox
+// there any more is lost until AckWait. With a backlog the requests soon come to their
+// end. Without, little is on its way, and there is no sign of its end: drain waits as
+// long as the leader is away.
+func (s *subscription) drain() {
+	if !s.takeRest() || s.conn.nc.ConnectedClusterName() == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	cs, began := s.currentConsumer(), time.Now()
+	info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
+	silence := time.Since(began)
+	if err != nil || info.NumPending > 0 {
+		silence += drainSilence
+	}
+	for s.takeRest() {
+		timer := time.NewTimer(silence)
+		select {
+		case m := <-s.pull.messages:
+			s.collect(m)
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// takeRest takes in what has come, and reports whether more may.
+func (s *subscription) takeRest() (more bool) {
 	if m := s.arrived(); m != nil {
 		s.collect(m)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pull.open > 0 && !s.pull.outlived()
+}
+
+// giveBack naks what was fetched and not started, so that another subscriber of
+// the consumer gets it now rather than after AckWait.
+func (s *subscription) giveBack() {
+	s.takeRest()
 	s.mu.Lock()
 	unstarted := s.waiting
 	s.waiting, s.room = nil, nil
@@ -382,8 +438,11 @@ func (s *subscription) runningHandlers() int {
 	return n
 }
 
-// runsOn reports whether the goroutine is one of the workers.
+// runsOn reports whether the goroutine is one of those that end the subscription.
 func (s *subscription) runsOn(id uint64) bool {
+	if id != 0 && s.stopper.Load() == id {
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, own := range s.ids {

@@ -165,7 +165,7 @@ func (s *subscription) fill() bool {
 func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.waiting) > 0 {
+	if len(s.waiting) > 0 || s.isStopped() {
 		s.fetching = false
 		return nil, 0, nil
 	}
