@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"time"
@@ -156,6 +157,7 @@ func startServer() (url string, stop func(), err error) {
 
 // serve is the server's process: it ends with its input.
 func serve() error {
+	signal.Ignore(os.Interrupt) // Ctrl-C reaches both processes
 	s, err := natsserver.Start()
 	if err != nil {
 		return err

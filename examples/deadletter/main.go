@@ -46,8 +46,16 @@ func charge(ctx context.Context, order *Order) error {
 }
 
 func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
 	url, stop, err := natsserver.Open()
-	check(err)
+	if err != nil {
+		return err
+	}
 	defer stop()
 
 	b := jsbroker.NewBroker(
@@ -72,20 +80,23 @@ func main() {
 			h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Reason"])
 		return nil
 	}
-	check(micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")))
-	check(micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")))
-	check(service.Start())
+	err = errors.Join(
+		micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")),
+		micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")),
+	)
+	if err != nil {
+		return err
+	}
+	if err := service.Start(); err != nil {
+		return err
+	}
 	created := micro.NewEvent("orders.created", service.Client())
 	for _, order := range []*Order{{"1", 20}, {"2", -5}, {"3", 5000}} {
-		check(created.Publish(context.Background(), order))
+		if err := created.Publish(context.Background(), order); err != nil {
+			return err
+		}
 	}
 	fmt.Println(<-dead)
 	fmt.Println(<-dead)
-	check(service.Stop())
-}
-
-func check(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
+	return service.Stop()
 }

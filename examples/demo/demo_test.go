@@ -400,6 +400,23 @@ func TestExternalServer(t *testing.T) {
 	}
 }
 
+// Of two demos that begin at the same time on one server at most one goes on.
+func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
+	s, err := natsserver.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	env := []string{"NATS_URL=" + s.URL()}
+	for _, p := range []*proc.Process{start(t, env, "-n", "50"), start(t, env, "-n", "50")} {
+		if code, out, stderr := p.Wait(); code != 0 && !strings.Contains(stderr, "another demo is running") {
+			t.Errorf("exit %d, stderr %q, stdout:\n%s", code, stderr, out)
+		}
+	}
+	mustSucceed(t, start(t, env, "-n", "50")) // neither has left anything
+}
+
 func TestNoServer(t *testing.T) {
 	t.Parallel()
 	mustFail(t, start(t, []string{"NATS_URL=nats://tester:s3cret@127.0.0.1:1"}, "-n", "1"), "no NATS server answers at nats://127.0.0.1:1")

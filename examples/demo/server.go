@@ -17,6 +17,9 @@ import (
 // mark is in the metadata of the streams that the demo makes.
 const mark = "go-micro-jetstream-demo"
 
+// claimTimeout ends the wait of a demo that may not ask for others.
+const claimTimeout = 10 * time.Second
+
 // natsServer is the server that the demo runs on.
 type natsServer struct {
 	url      string
@@ -27,10 +30,15 @@ type natsServer struct {
 // openServer starts the embedded server, or makes the one at NATS_URL ready.
 func openServer() (*natsServer, error) {
 	if url := os.Getenv("NATS_URL"); url != "" {
-		if err := removeStreams(url); err != nil {
+		nc, err := claim(url)
+		if err != nil {
 			return nil, err
 		}
-		return &natsServer{url: url, describe: natsurl.Redact(url), close: func() {}}, nil
+		if err := removeStreams(nc, url); err != nil {
+			nc.Close()
+			return nil, err
+		}
+		return &natsServer{url: url, describe: natsurl.Redact(url), close: nc.Close}, nil
 	}
 	s, err := natsserver.Start()
 	if err != nil {
@@ -52,15 +60,33 @@ func streamTemplate() jetstream.StreamConfig {
 	}
 }
 
+// claim makes sure that no other demo runs on the server, and that none begins
+// to before the connection is closed: two would take each other's orders. Each
+// first answers on a subject, then asks there: of two that begin at the same
+// time at least one hears of the other, if not both.
+func claim(url string) (*nats.Conn, error) {
+	nc, err := nats.Connect(url, nats.Name("demo-setup"), nats.MaxReconnects(-1), nats.NoEcho()) // it must not hear itself
+	if err != nil {
+		return nil, natsurl.Explain(url, err)
+	}
+	const subject = mark + ".running"
+	if _, err = nc.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(nil) }); err == nil {
+		_, err = nc.Request(subject, nil, claimTimeout)
+	}
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nc, nil
+	}
+	nc.Close()
+	if err == nil {
+		return nil, fmt.Errorf("another demo is running at %s: wait for its end, or use another server", natsurl.Redact(url))
+	}
+	return nil, fmt.Errorf("cannot ask at %s, on the subject %s, whether another demo is running: %w", natsurl.Redact(url), subject, err)
+}
+
 // removeStreams removes what an earlier run has left on a server, so that the count
 // begins at zero. Whoever else has streams for these topics has messages in
 // them that the demo would take away: then it does not start.
-func removeStreams(url string) error {
-	nc, err := nats.Connect(url, nats.Name("demo-setup"))
-	if err != nil {
-		return natsurl.Explain(url, err)
-	}
-	defer nc.Close()
+func removeStreams(nc *nats.Conn, url string) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return err
@@ -98,15 +124,6 @@ func mayDelete(ctx context.Context, js jetstream.JetStream, name string) error {
 	}
 	if _, ours := stream.CachedInfo().Config.Metadata[mark]; !ours {
 		return errors.New("was not made by the demo, which would take its messages: use another server, or leave NATS_URL unset")
-	}
-	consumers := stream.ListConsumers(ctx)
-	for c := range consumers.Info() {
-		if c.NumWaiting > 0 {
-			return errors.New("is in use: another demo is running there")
-		}
-	}
-	if err := consumers.Err(); err != nil {
-		return fmt.Errorf("its consumers cannot be looked up: %w", err)
 	}
 	return nil
 }

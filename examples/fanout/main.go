@@ -20,8 +20,16 @@ import (
 )
 
 func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
 	url, stop, err := natsserver.Open()
-	check(err)
+	if err != nil {
+		return err
+	}
 	defer stop()
 
 	// The template counts when the stream is created. An existing one stays as it
@@ -29,7 +37,9 @@ func main() {
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithStreamConfig(jetstream.StreamConfig{
 		Retention: jetstream.InterestPolicy, // until every queue has acked it
 	}))
-	check(b.Connect())
+	if err := b.Connect(); err != nil {
+		return err
+	}
 
 	// Subscribe before publishing: an Interest stream does not keep what nobody
 	// has asked for. Queues that have been there once are remembered.
@@ -40,22 +50,20 @@ func main() {
 				got <- fmt.Sprintf("%s got order %s, in replica %d", queue, e.Message().Body, replica+1)
 				return nil
 			}, broker.Queue(queue))
-			check(err)
+			if err != nil {
+				return err
+			}
 		}
 	}
 	const orders = 3
 	fmt.Printf("%d orders for two queues of two replicas each: every queue gets every order, one of its replicas handles it\n", orders)
 	for n := range orders {
-		check(b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}))
+		if err := b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
+			return err
+		}
 	}
 	for range 2 * orders {
 		fmt.Println(<-got)
 	}
-	check(b.Disconnect())
-}
-
-func check(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
+	return b.Disconnect()
 }

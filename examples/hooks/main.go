@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log"
@@ -62,29 +63,47 @@ func auditLog(w io.Writer) jsbroker.Hooks {
 }
 
 func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
 	url, stop, err := natsserver.Open()
-	check(err)
+	if err != nil {
+		return err
+	}
 	defer stop()
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(auditLog(os.Stdout)))
-	check(b.Connect())
-	done := make(chan struct{})
+	if err := b.Connect(); err != nil {
+		return err
+	}
+	// An order of this run: what has the message id of another one is a
+	// duplicate, and is not stored.
+	number := rand.Text()
+	done := make(chan error, 1)
 	_, err = b.Subscribe("orders.created", func(e broker.Event) error {
 		if jsbroker.NumDelivered(e) == 1 {
 			return jsbroker.RetryAfter(0, errors.New("the till is locked"))
 		}
-		defer close(done)
+		order := string(e.Message().Body)
 		// With the context, the actor goes on to what this handler causes.
-		return b.Publish("invoices.sent", &broker.Message{}, broker.PublishContext(jsbroker.EventContext(e)), jsbroker.MessageID("invoice-1"))
+		err := b.Publish("invoices.sent", &broker.Message{}, broker.PublishContext(jsbroker.EventContext(e)), jsbroker.MessageID("invoice-"+order))
+		if order == number { // and not one that another run has left
+			done <- err
+		}
+		return err
 	}, broker.Queue("payments"))
-	check(err)
-	alice := context.WithValue(context.Background(), actorKey{}, "alice")
-	check(b.Publish("orders.created", &broker.Message{Body: []byte("1")}, broker.PublishContext(alice), jsbroker.MessageID("order-1")))
-	<-done
-	check(b.Disconnect()) // after the last line of the log
-}
-
-func check(err error) {
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
+	alice := context.WithValue(context.Background(), actorKey{}, "alice")
+	err = b.Publish("orders.created", &broker.Message{Body: []byte(number)}, broker.PublishContext(alice), jsbroker.MessageID("order-"+number))
+	if err != nil {
+		return err
+	}
+	if err := <-done; err != nil {
+		return err
+	}
+	return b.Disconnect() // after the last line of the log
 }

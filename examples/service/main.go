@@ -41,8 +41,16 @@ func charge(_ context.Context, order *Order) error {
 }
 
 func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
 	url, stop, err := natsserver.Open()
-	check(err)
+	if err != nil {
+		return err
+	}
 	defer stop()
 
 	// go-micro starts a service whose subscription has failed, and tries again
@@ -58,11 +66,16 @@ func main() {
 		},
 	}
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(metrics.New(), probe))
-	service := micro.NewService(micro.Name("payments"), micro.Broker(b),
+	ctx, fail := context.WithCancelCause(context.Background())
+	defer fail(nil)
+	service := micro.NewService(micro.Name("payments"), micro.Context(ctx), micro.Broker(b),
 		micro.WrapSubscriber(wrapper.Subscriber(b)), // for what handlers return, and their context
 		micro.AfterStop(b.Disconnect))               // waits for running handlers
 	service.Init()
-	check(micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")))
+	err = micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments"))
+	if err != nil {
+		return err
+	}
 
 	http.Handle("/metrics", promhttp.Handler())
 	// An outage of NATS is no reason to be killed: the broker reconnects.
@@ -73,15 +86,14 @@ func main() {
 		}
 	})
 	l, err := net.Listen("tcp", cmp.Or(os.Getenv("HTTP_ADDR"), "127.0.0.1:2112"))
-	check(err)
-	answers := &http.Server{ReadHeaderTimeout: 10 * time.Second}
-	go func() { log.Fatal(answers.Serve(l)) }()
-	fmt.Printf("answering at http://%s\n", l.Addr())
-	check(service.Run())
-}
-
-func check(err error) {
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
+	answers := &http.Server{ReadHeaderTimeout: 10 * time.Second}
+	go func() { fail(answers.Serve(l)) }() // and Run returns
+	fmt.Printf("answering at http://%s\n", l.Addr())
+	if err := service.Run(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -107,4 +108,23 @@ func TestServiceWithoutItsSubscriptionIsNotReady(t *testing.T) {
 	await(t, url+"/metrics", http.StatusOK, `micro_broker_subscribe_errors_total{reason="workqueue_conflict",topic="orders.created"} 1`)
 	await(t, url+"/livez", http.StatusOK, "")
 	await(t, url+"/readyz", http.StatusServiceUnavailable, "no subscription")
+}
+
+// A service that cannot start says why, and takes its server's directory along.
+func TestServiceWhosePortIsTakenLeavesNothing(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	dir := t.TempDir()
+	code, out, stderr := proc.Start(t, binary, []string{"TMPDIR=" + dir, "HTTP_ADDR=" + l.Addr().String(), "MICRO_REGISTRY=memory"}).Wait()
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code != 1 || !strings.Contains(stderr, "address already in use") || len(left) > 0 {
+		t.Errorf("exit %d, %v left in the temporary directory\n%s%s", code, left, out, stderr)
+	}
 }

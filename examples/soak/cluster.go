@@ -29,6 +29,7 @@ func startCluster(size int) (*cluster, error) {
 	c := &cluster{dir: dir, nodes: make([]*server.Server, size)}
 	ports, err := freePorts(2 * size)
 	if err != nil {
+		c.stop()
 		return nil, err
 	}
 	var routes []*url.URL

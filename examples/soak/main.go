@@ -34,11 +34,15 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	s := &soak{servers: *servers, rate: *rate, every: *every, verbose: *verbose, ledger: newLedger()}
-	if err := s.run(ctx, *d); err != nil {
+	if err := run(s, *d); err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
 		os.Exit(1)
 	}
+}
+
+func run(s *soak, d time.Duration) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return s.run(ctx, d)
 }

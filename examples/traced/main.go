@@ -18,6 +18,8 @@ import (
 	"log"
 	"os"
 	"os/exec"
+	"os/signal"
+	"syscall"
 
 	"go-micro.dev/v5"
 	"go-micro.dev/v5/broker"
@@ -49,45 +51,77 @@ var routes = map[string]struct{ from, to string }{
 }
 
 func main() {
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() (err error) {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	url, stop, err := natsserver.Open()
-	check(err)
+	if err != nil {
+		return err
+	}
 	defer stop()
 	if len(os.Args) > 1 { // as started below
-		service, _ := newService(os.Args[1], url)
-		check(service.Run())
-		return
+		service, _, err := newService(ctx, os.Args[1], url)
+		if err != nil {
+			return err
+		}
+		return service.Run()
 	}
 	for _, name := range []string{"payments", "shipping"} {
 		cmd := exec.Command(os.Args[0], name)
 		cmd.Env = append(os.Environ(), "NATS_URL="+url)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		check(cmd.Start())
+		if err := cmd.Start(); err != nil {
+			return err
+		}
 		defer func() {
 			_ = cmd.Process.Signal(os.Interrupt) // it exports the last spans then
-			check(cmd.Wait())
+			err = errors.Join(err, cmd.Wait())
 		}()
 	}
-	orders, arrived := newService("orders", url)
-	check(orders.Start())
-	check(micro.NewEvent("orders.created", orders.Client()).Publish(context.Background(), &Order{"4711"}))
-	id := <-arrived
-	check(orders.Stop())
-	fmt.Printf("order 4711 has been paid for and sent. With Jaeger on this machine, its trace is at\n  http://localhost:16686/trace/%s\n", id)
+	orders, arrived, err := newService(ctx, "orders", url)
+	if err != nil {
+		return err
+	}
+	if err := orders.Start(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, orders.Stop()) }()
+	if err := micro.NewEvent("orders.created", orders.Client()).Publish(ctx, &Order{"4711"}); err != nil {
+		return err
+	}
+	select {
+	case id := <-arrived:
+		fmt.Printf("order 4711 has been paid for and sent. With Jaeger on this machine, its trace is at\n  http://localhost:16686/trace/%s\n", id)
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
-// newService returns a service and the traces that end at it.
-func newService(name, url string) (micro.Service, <-chan trace.TraceID) {
+// newService returns a service, which runs until the context ends, and the
+// traces that end at it.
+func newService(ctx context.Context, name, url string) (micro.Service, <-chan trace.TraceID, error) {
 	// The exporter and its resource read these.
-	check(errors.Join(os.Setenv("OTEL_SERVICE_NAME", name),
-		os.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "http://localhost:4318"))))
-	exporter, err := otlptracehttp.New(context.Background())
-	check(err)
+	err := errors.Join(os.Setenv("OTEL_SERVICE_NAME", name),
+		os.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "http://localhost:4318")))
+	if err != nil {
+		return nil, nil, err
+	}
+	exporter, err := otlptracehttp.New(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	tp := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter))
 	otel.SetTracerProvider(tp)
 	otel.SetTextMapPropagator(propagation.TraceContext{}) // or each service has traces of its own
 
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(tracing.New()))
-	service := micro.NewService(micro.Name(name), micro.Broker(b), micro.Registry(registry.NewMemoryRegistry()),
+	service := micro.NewService(micro.Name(name), micro.Context(ctx), micro.Broker(b), micro.Registry(registry.NewMemoryRegistry()),
 		micro.WrapSubscriber(wrapper.Subscriber(b)), micro.WrapClient(wrapper.Client()),
 		// First the broker, which ends the last spans, then their exporter.
 		micro.AfterStop(func() error { return errors.Join(b.Disconnect(), tp.Shutdown(context.Background())) }))
@@ -99,12 +133,6 @@ func newService(name, url string) (micro.Service, <-chan trace.TraceID) {
 		ended <- trace.SpanContextFromContext(ctx).TraceID()
 		return nil
 	}
-	check(micro.RegisterSubscriber(routes[name].from, service.Server(), handle, server.SubscriberQueue(name)))
-	return service, ended
-}
-
-func check(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
+	err = micro.RegisterSubscriber(routes[name].from, service.Server(), handle, server.SubscriberQueue(name))
+	return service, ended, err
 }

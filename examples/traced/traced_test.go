@@ -12,13 +12,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
 	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/examples/natsserver"
 )
 
 var binary string
@@ -112,4 +116,59 @@ func TestOneTraceThroughThreeProcesses(t *testing.T) {
 	if !strings.Contains(out, "http://localhost:16686/trace/"+hex.EncodeToString(id)+"\n") {
 		t.Errorf("the trace is not named in\n%s", out)
 	}
+}
+
+// startServer starts a server, and makes a stream on it.
+func startServer(t *testing.T, cfg jetstream.StreamConfig) (url string, js jetstream.JetStream) {
+	t.Helper()
+	s, err := natsserver.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	nc, err := nats.Connect(s.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if js, err = jetstream.New(nc); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	return s.URL(), js
+}
+
+// mustFail waits until all three processes have ended: each of them keeps their
+// stdout open.
+func mustFail(t *testing.T, p *proc.Process, text string) {
+	t.Helper()
+	if code, out, stderr := p.Wait(); code != 1 || !strings.Contains(stderr, text) {
+		t.Errorf("exit %d, want 1 and %q\n%s%s", code, text, out, stderr)
+	}
+}
+
+// Somebody else has a stream of the name that the broker would give its own.
+func TestAFailureEndsAllProcesses(t *testing.T) {
+	t.Parallel()
+	url, _ := startServer(t, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"other.>"}})
+	mustFail(t, proc.Start(t, binary, []string{"NATS_URL=" + url}), `publish to "orders.created": stream does not cover the topic`)
+}
+
+// The order waits for a payment that nobody takes.
+func TestSIGTERMEndsAllProcesses(t *testing.T) {
+	t.Parallel()
+	url, js := startServer(t, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.*"}, Retention: jetstream.WorkQueuePolicy})
+	// A WorkQueue stream has one queue for a subject.
+	other, err := js.CreateConsumer(t.Context(), "ORDERS", jetstream.ConsumerConfig{Durable: "other", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := proc.Start(t, binary, []string{"NATS_URL=" + url})
+	if _, err := other.Next(jetstream.FetchMaxWait(proc.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGTERM)
+	mustFail(t, p, "") // of what depends on whether the publish has returned
 }

@@ -44,23 +44,28 @@ func main() {
 		os.Exit(2)
 	}
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, *timeout, fmt.Errorf("not done after %v", *timeout))
-	defer cancel()
 	v := validation{
 		url:      firstOf(*url, flag.Arg(0), os.Getenv("NATS_URL"), defaultURL),
 		messages: *n,
 		out:      os.Stdout,
 		log:      newLogger(*verbose),
 	}
-	if err := v.run(ctx); err != nil {
-		if errors.Is(err, context.Canceled) {
-			err = errors.New("interrupted")
-		}
+	if err := run(v, *timeout); err != nil {
 		fmt.Fprintln(os.Stderr, "validate:", err)
 		os.Exit(1)
 	}
+}
+
+func run(v validation, timeout time.Duration) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %v", timeout))
+	defer cancel()
+	err := v.run(ctx)
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return err
 }
 
 // newLogger is for the broker: quiet, because what matters it also returns.

@@ -62,6 +62,7 @@ func Start(t testing.TB, binary string, env []string, args ...string) *Process {
 	})
 	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Stderr = &p.stderr
+	p.cmd.WaitDelay = 10 * time.Second // for stderr, which a child that it has left would keep open
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
