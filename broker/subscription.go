@@ -287,9 +287,10 @@ func (s *subscription) describe() string {
 // Unsubscribe ends the subscription: it stops pulling and gives back at once
 // what was fetched and not started. It does not wait for handlers that run, as
 // go-micro calls it with its server's mutex held; they still settle their
-// messages. If none runs, everything is over when it returns. A durable
-// consumer stays; the consumer of a queue-less subscription is deleted. Further
-// calls do nothing. It always returns nil.
+// messages. If none runs, everything is over when it returns. In a cluster it
+// waits up to half a second for what is on its way. A durable consumer stays; the
+// consumer of a queue-less subscription is deleted. Further calls do nothing. It
+// always returns nil.
 func (s *subscription) Unsubscribe() error {
 	if !s.stop() {
 		return nil
