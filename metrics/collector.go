@@ -150,7 +150,7 @@ func newCollector(buckets []float64) *collector {
 	c.deadLettered = c.counter("dead_lettered_total", "Messages published to the dead-letter topic.", "topic", "queue")
 	c.deadLetterErrors = c.counter("dead_letter_errors_total", "Messages that could not be published to the dead-letter topic. The original was kept.", "topic", "queue")
 	c.exhausted = c.counter("exhausted_total", "Messages whose last permitted delivery failed and that were not dead-lettered: they stay in the stream and are not delivered again.", "topic", "queue")
-	c.skipped = c.counter("skipped_total", "Fetched messages not handled because their ack deadline had passed while they waited. They are delivered again.", "topic", "queue")
+	c.skipped = c.counter("skipped_total", "Fetched messages not handled: their ack deadline had passed while they waited, so they are delivered again, or they were second deliveries of messages that are or were handled.", "topic", "queue")
 	c.returned = c.counter("returned_total", "Fetched messages given back unhandled because the subscription ended. They are delivered again.", "topic", "queue")
 	c.settleErrors = c.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result")
 

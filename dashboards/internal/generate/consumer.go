@@ -67,7 +67,7 @@ func consumer() *dashboard {
 				query(counter("dead_lettered_total")+" * 60", "dead letters "+byQueue),
 				query(counter("dead_letter_errors_total")+" * 60", "refused "+byQueue),
 				query(counter("exhausted_total")+" * 60", "exhausted "+byQueue)).size(8, 8),
-			timeseries("Not handled", "Fetched messages per second that were skipped, as their ack deadline had passed while they waited, or returned, as the subscription ended; and acknowledgements that did not get through. All of them come back. Skipped all the time: smaller WithBatchSize. Failed acks: see the connection.",
+			timeseries("Not handled", "Fetched messages per second that were skipped, as their ack deadline had passed while they waited or as they were second deliveries of handled ones, or returned, as the subscription ended; and acknowledgements that did not get through. All but second deliveries come back. Skipped all the time: smaller WithBatchSize. Failed acks: see the connection.",
 				"mps",
 				query(counter("skipped_total"), "skipped "+byQueue),
 				query(counter("returned_total"), "returned "+byQueue),
