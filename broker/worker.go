@@ -313,6 +313,10 @@ func (s *subscription) failed(err error) bool {
 		if !s.pause(delay, changed, down) {
 			return false
 		}
+		select {
+		case <-s.trouble: // about what has failed: the next request is another one
+		default:
+		}
 		err = s.heal(err)
 	}
 	return !s.isStopped()
