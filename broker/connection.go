@@ -274,7 +274,7 @@ const (
 func (c *connection) checkJetStream() error {
 	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
 	defer cancel()
-	err := c.api(ctx, "API.INFO", func(ctx context.Context) error {
+	err := c.api(ctx, "INFO", func(ctx context.Context) error {
 		_, err := c.js.AccountInfo(ctx)
 		return err
 	})
@@ -498,6 +498,12 @@ type apiCall struct {
 	cancel context.CancelCauseFunc
 }
 
+// sentTo reports whether the call may be the request with that subject.
+func (call *apiCall) sentTo(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, "$JS.API."+call.name)
+	return ok && (rest == "" || rest[0] == '.')
+}
+
 // api runs a request to JetStream's API and makes its errors speak: bounded in
 // time, a permission violation at once instead of a timeout, and
 // ErrJetStreamUnavailable where nobody answers.
@@ -552,8 +558,9 @@ func (c *connection) look(ctx context.Context, name string, question func(contex
 func (c *connection) failCalls(nc *nats.Conn, violation error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	subject, _ := refusedSubject(violation, publishViolation)
 	for call := range c.calls {
-		if strings.Contains(violation.Error(), "."+call.name) || aboutInbox(nc, violation) {
+		if call.sentTo(subject) || aboutInbox(nc, violation) {
 			call.cancel(fmt.Errorf("%w: %w", ErrPermission, violation))
 		}
 	}

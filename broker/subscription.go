@@ -350,8 +350,8 @@ var errGivenBack = errors.New("given back, as its subscription ended, on the las
 // refuse tells the fetching worker of a permission violation if it is about its
 // requests, or about the answers to them.
 func (s *subscription) refuse(violation error) {
-	cs, text := s.currentConsumer(), violation.Error()
-	if !strings.Contains(text, nextSubject(cs)) && !strings.Contains(text, s.pull.inbox) {
+	subject, _ := refusedSubject(violation, publishViolation)
+	if subject != nextSubject(s.currentConsumer()) && !strings.Contains(violation.Error(), s.pull.inbox) {
 		return
 	}
 	select {

@@ -818,3 +818,25 @@ func TestForbiddenFetchSaysSo(t *testing.T) {
 		t.Fatalf("reason %q, error %v", e.Reason, e.Err)
 	}
 }
+
+// The names are those that the broker gives the consumers of one queue: workers, and
+// workers-orders_paid-...
+func TestForbiddenFetchIsNoFailureOfAQueueWhoseNameItBeginsWith(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{
+				"$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.workers",
+			}},
+		}}}
+	})
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	subscribe(t, b, "orders.created", ignore, broker.Queue("workers"))
+	subscribe(t, b, "orders.paid", ignore, broker.Queue("workers"))
+	for range 2 {
+		if e := receive(t, failed); e.Consumer == "workers" || e.Reason != "permission" {
+			t.Errorf("consumer %s failed with %v", e.Consumer, e.Err)
+		}
+	}
+}
