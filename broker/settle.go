@@ -36,6 +36,7 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 		}
 		return s.conclusion(e, ResultAck, 0)
 	}
+	s.learnLimit()
 	discarded := findError[*discardError](err) != nil
 	if exhausted, byServer := s.exhausted(e); (discarded || exhausted) && s.deadLetters(e) {
 		if s.publishDeadLetter(e, err, exhausted && byServer) {

@@ -61,6 +61,8 @@ type subscription struct {
 	last      uint64      // the highest stream sequence handled, or before the first
 	known     time.Time   // when the number of pending messages was last learned
 
+	limits limits
+
 	acked, terminated latest              // to recognise second deliveries
 	again             uint64              // first deliveries below it may be second ones, too
 	owed              map[uint64]struct{} // see owe

@@ -429,14 +429,19 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 // adopt takes over what an operator has changed of the consumer, if that is
 // still the one in use.
 func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
+	changed := cs.configured(cfg)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.consumer != cs {
+		s.mu.Unlock()
 		return
 	}
-	s.consumer = cs.configured(cfg)
-	if s.keeping && s.consumer.ackWait() < cs.ackWait() {
-		s.keeper.Reset(s.consumer.ackWait() / 3)
+	s.consumer = changed
+	if s.keeping && changed.ackWait() < cs.ackWait() {
+		s.keeper.Reset(changed.ackWait() / 3)
+	}
+	s.mu.Unlock()
+	if changed.byServer && (!cs.byServer || changed.limit < cs.limit) {
+		s.log(logger.WarnLevel, nil, "MaxDeliver of consumer %s of stream %s is %d now: what has failed as often already stays in the stream and is not delivered again", cs.name, cs.stream.name, changed.limit)
 	}
 }
 
