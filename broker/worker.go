@@ -528,6 +528,14 @@ func (s *subscription) conclude(slot int, e *event) {
 		}
 		s.mu.Unlock()
 	}()
+	// Deferred, as the ErrorHandler and the hooks before may end the goroutine.
+	defer func() {
+		h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
+		if len(s.hooks.handled) > 0 {
+			h.Delivery = e.delivery()
+			emit(s.hooks, s.hooks.handled, e.ctx, h)
+		}
+	}()
 	if len(s.hooks.handled) > 0 {
 		h.Duration = time.Since(e.received) - o.began
 	}
@@ -536,11 +544,6 @@ func (s *subscription) conclude(slot int, e *event) {
 	}
 	if o.err != nil {
 		s.reportFailure(e, o.err, o.panicked)
-	}
-	h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
-	if len(s.hooks.handled) > 0 {
-		h.Delivery = e.delivery()
-		emit(s.hooks, s.hooks.handled, e.ctx, h)
 	}
 }
 

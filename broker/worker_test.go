@@ -521,6 +521,34 @@ func TestErrorHandlerSeesFailures(t *testing.T) {
 	receive(t, got)
 }
 
+func TestErrorHandlerThatEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled, Settled: onSettled}),
+		broker.ErrorHandler(func(broker.Event) error {
+			runtime.Goexit()
+			return nil
+		}))
+	h, got := collector()
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if jsbroker.NumDelivered(e) == 1 {
+			return jsbroker.RetryAfter(0, errors.New("no luck"))
+		}
+		return h(e)
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	for _, result := range []jsbroker.Result{jsbroker.ResultNak, jsbroker.ResultAck} {
+		if e := receive(t, settled); e.Result != result {
+			t.Errorf("settled with %s, want %s", e.Result, result)
+		}
+		if e := receive(t, handled); e.Result != result {
+			t.Errorf("handled with %s, want %s", e.Result, result)
+		}
+	}
+	receive(t, got)
+}
+
 func TestConcurrencyRunsThatManyHandlers(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, startServer(t))
