@@ -171,6 +171,42 @@ func TestHandlerMayKeepAndSpoilItsMessage(t *testing.T) {
 	}
 }
 
+// Handlers that decrypt in place, say.
+func TestDeadLetterHasTheBodyThatWasReceived(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t), jsbroker.WithDeadLetter("graves"), jsbroker.WithConcurrency(2),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+	h, got := collector()
+	subscribe(t, b, "graves", h, broker.Queue("undertaker"))
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := e.Message().Body
+		kind := body[0]
+		clear(body)
+		switch kind {
+		case 'd':
+			return jsbroker.Discard(errors.New("malformed"))
+		case 'p':
+			return jsbroker.RetryAfter(0, errors.New("no luck"))
+		}
+		return nil
+	}, broker.Queue("q"))
+	want := map[string]bool{}
+	for i := range 40 {
+		for _, kind := range []string{"discarded", "poison", "good"} {
+			body := fmt.Sprint(kind, i, strings.Repeat("x", i*5000)) // many are too large for what a worker keeps
+			publish(t, b, "orders", body)
+			want[body] = kind != "good"
+		}
+	}
+	for range 80 {
+		body := receive(t, got)
+		if !want[body] {
+			t.Fatalf("a dead letter has a body of %d bytes that begins with %.20q", len(body), body)
+		}
+		delete(want, body)
+	}
+}
+
 func TestHandlerThatTimedOutBecomesADeadLetter(t *testing.T) {
 	t.Parallel()
 	type key struct{}

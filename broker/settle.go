@@ -166,6 +166,24 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 	}
 }
 
+// maxKept is the largest array that a worker keeps for the next body.
+const maxKept = 64 << 10
+
+// keepBody copies the body of a message that may become a dead letter. The handler owns
+// the one that it gets and may change it, such as by decrypting in place, but a dead
+// letter is evidence. The worker uses one array for all: that takes no more memory than
+// a message for each handler that runs.
+func (s *subscription) keepBody(slot int, e *event) {
+	if !s.deadLetters(e) {
+		return
+	}
+	e.body = append(s.bodies[slot][:0], e.msg.Data...)
+	s.bodies[slot] = e.body
+	if cap(e.body) > maxKept {
+		s.bodies[slot] = nil
+	}
+}
+
 // deadLetter is the message as it was received, and why it is dead.
 func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 	h, _ := incomingHeader(e.msg.Header)
@@ -179,7 +197,7 @@ func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 	h[deadLetterStream] = s.Stream
 	h[deadLetterQueue] = s.Queue
 	h[deadLetterDeliveries] = strconv.FormatUint(s.deliveries(e), 10)
-	return &broker.Message{Header: h, Body: e.msg.Data}
+	return &broker.Message{Header: h, Body: e.body}
 }
 
 // deadLetterID is the same for every attempt, also by another replica, so that

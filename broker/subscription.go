@@ -52,6 +52,7 @@ type subscription struct {
 	waiting   []item      // fetched, not started; in order
 	room      []item      // the array behind waiting, used again
 	running   []*event    // by worker; nil when it has nothing in hand
+	bodies    [][]byte    // by worker, and its own; see keepBody
 	fetching  bool        // a worker waits on pull.messages
 	workers   int         // that have not ended
 	ids       []uint64    // goroutines of the workers
@@ -187,6 +188,7 @@ func (c *connection) newSubscription(cfg *config, topic string, handler broker.H
 		trouble:      make(chan error, 1),
 		consumer:     cons,
 		running:      make([]*event, concurrency),
+		bodies:       make([][]byte, concurrency),
 		ids:          make([]uint64, concurrency),
 		workers:      concurrency,
 		last:         info.AckFloor.Stream, // where a consumer for new messages begins

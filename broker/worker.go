@@ -488,6 +488,7 @@ func (s *subscription) handle(slot int, e *event) {
 	}
 	header, traced := incomingHeader(e.msg.Header)
 	e.message = broker.Message{Header: header, Body: e.msg.Data}
+	s.keepBody(slot, e)
 	defer s.conclude(slot, e) // also after a panic or Goexit
 	o := &e.outcome
 	o.lag = max(time.Duration(e.received.UnixNano()-e.meta.storedAt)+o.began, 0)
