@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -204,6 +205,35 @@ func TestDeadLetterHasTheBodyThatWasReceived(t *testing.T) {
 			t.Fatalf("a dead letter has a body of %d bytes that begins with %.20q", len(body), body)
 		}
 		delete(want, body)
+	}
+}
+
+func TestDeadLetterHasAllValuesOfAHeader(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	makeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
+	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(nil) }, broker.Queue("q"))
+	m := nats.NewMsg("orders")
+	m.Header = nats.Header{
+		"Via":         {"a", "b", "c"},
+		"One":         {"1"},
+		"traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "another"},
+		"Nats-Msg-Id": {"x", "y"},
+	}
+	if err := nc.PublishMsg(m); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+	h := storedMessage(t, js, "GRAVES", "graves").Header
+	for key, want := range map[string][]string{"Via": {"a", "b", "c"}, "One": {"1"}, "traceparent": m.Header["traceparent"][:1], "Micro-Dead-Letter-Topic": {"orders"}} {
+		if !slices.Equal(h[key], want) {
+			t.Errorf("%s is %q, want %q", key, h[key], want)
+		}
+	}
+	if id := h["Nats-Msg-Id"]; len(id) != 1 || id[0] == "x" {
+		t.Errorf("message ids %q", id)
 	}
 }
 

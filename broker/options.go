@@ -435,6 +435,7 @@ type publishOptions struct {
 	ctx       context.Context
 	messageID string
 	async     func(error)
+	original  nats.Header // of a dead letter; see addValues
 }
 
 // publishContext carries this package's publish options in the Context of

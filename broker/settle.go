@@ -151,7 +151,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 	defer context.AfterFunc(s.base, cancel)()
 	for attempt := uint64(1); ; attempt++ {
 		err := s.conn.broker.publishOn(s.conn, s.cfg, s.cfg.deadLetter, s.deadLetter(e, cause),
-			publishOptions{ctx: ctx, messageID: deadLetterID(e)})
+			publishOptions{ctx: ctx, messageID: deadLetterID(e), original: e.msg.Header})
 		emit(s.hooks, s.hooks.deadLettered, e.ctx, DeadLettered{Delivery: e.delivery(), DeadLetterTopic: s.cfg.deadLetter, Cause: cause, Err: err})
 		if err == nil {
 			return true
