@@ -314,7 +314,8 @@ func (s *subscription) failed(err error) bool {
 			return false
 		}
 		select {
-		case <-s.trouble: // about what has failed: the next request is another one
+		case more := <-s.trouble: // about what has failed: the next request is another one
+			s.log(logger.DebugLevel, nil, "refused meanwhile: %v", more)
 		default:
 		}
 		err = s.heal(err)
