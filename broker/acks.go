@@ -31,6 +31,7 @@ type acks struct {
 	acked   map[string]*uint64 // by stream: the highest sequence that it has acknowledged
 	timer   *time.Timer        // ends the publishes whose time is over
 	expiry  time.Time          // when it fires; zero: never
+	deaf    error              // why no answer can arrive; nil: it can
 }
 
 func newAcks() *acks {
@@ -73,9 +74,9 @@ var unsendable = []error{
 	nats.ErrConnectionClosed, nats.ErrConnectionDraining, nats.ErrInvalidConnection,
 }
 
-// errInterrupted ends a try when the connection was lost: its answer, if there
-// was one, is lost as well.
-var errInterrupted = errors.New("the connection was lost while waiting for the answer")
+// errInterrupted ends a try when the connection or its inbox was lost: its answer, if
+// there was one, is lost as well.
+var errInterrupted = errors.New("the connection, or its inbox, was lost while waiting for the answer")
 
 // errDoubtful ends a try whose answer may be another publish's; see replies.
 var errDoubtful = errors.New("the answer is not certain to be this message's")
@@ -170,7 +171,7 @@ func (a *acks) fail(u use, err error) {
 // each message that the server refuses: it is the latest, as those before may have
 // been sent while they were permitted.
 func (a *acks) refuse(violation error) {
-	subject, ok := refusedSubject(violation)
+	subject, ok := refusedSubject(violation, publishViolation)
 	if !ok {
 		return
 	}
@@ -187,10 +188,10 @@ func (a *acks) refuse(violation error) {
 	}
 }
 
-// refusedSubject returns the subject of a refused publish, which the server writes
-// as Go source does.
-func refusedSubject(violation error) (string, bool) {
-	_, after, _ := strings.Cut(violation.Error(), publishViolation)
+// refusedSubject returns the subject of a permission violation, which the server writes
+// as Go source does, if it is one of that kind.
+func refusedSubject(violation error, kind string) (string, bool) {
+	_, after, _ := strings.Cut(violation.Error(), kind)
 	quoted, err := strconv.QuotedPrefix(after)
 	if err != nil {
 		return "", false
@@ -199,10 +200,37 @@ func refusedSubject(violation error) (string, bool) {
 	return subject, err == nil
 }
 
-// interrupt tells all that the connection is lost, and with it their answers.
+// interrupt tells all that the connection is lost, or its inbox, and with it their
+// answers.
 func (a *acks) interrupt() {
 	a.epoch.Add(1) // first: who registers after that is refused
 	a.failAll(errInterrupted, func(*waiter) bool { return true })
+}
+
+// deafen is for a server that lets no answer arrive any more. Until the connection is
+// another one, publishes fail at once rather than be stored and not be acknowledged;
+// those under way may have been.
+func (a *acks) deafen(violation error) {
+	a.mu.Lock()
+	a.deaf = fmt.Errorf("%w: no answer can arrive, as the user may not subscribe to its inbox: %w", ErrPermission, violation)
+	a.mu.Unlock()
+	a.interrupt()
+}
+
+// undeafen is for a new connection, where the server is asked again. It returns why the
+// former was deaf, or nil if it was not.
+func (a *acks) undeafen() (was error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was, a.deaf = a.deaf, nil
+	return was
+}
+
+// deafness returns why no answer can arrive, or nil if it can.
+func (a *acks) deafness() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.deaf
 }
 
 // now returns a point in the life of the connection for those who look at its
@@ -242,6 +270,9 @@ func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) 
 	defer a.mu.Unlock()
 	if a.epoch.Load() != epoch {
 		return outgoing{}, errConnectionLost
+	}
+	if a.deaf != nil {
+		return outgoing{}, a.deaf
 	}
 	r := a.replies.take(w)
 	w.acked = *w.stream.acked

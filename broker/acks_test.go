@@ -84,3 +84,21 @@ func TestAnotherMessagesAnswerBeforeThisOneIsWritten(t *testing.T) {
 	}
 	a.close()
 }
+
+func TestRefusedRequestIsNotThatOfANameThatItBeginsWith(t *testing.T) {
+	t.Parallel()
+	call := &apiCall{name: "CONSUMER.CREATE.ORDERS.workers"}
+	for subject, want := range map[string]bool{
+		"$JS.API.CONSUMER.CREATE.ORDERS.workers":                                  true,
+		"$JS.API.CONSUMER.CREATE.ORDERS.workers.orders.created":                   true, // with the filter
+		"$JS.API.CONSUMER.CREATE.ORDERS.workers-orders_paid-4a5854b8.orders.paid": false,
+		"$JS.API.CONSUMER.INFO.ORDERS.workers":                                    false,
+		"orders.CONSUMER.CREATE.ORDERS.workers":                                   false,
+		"":                                                                        false,
+	} {
+		violation := fmt.Errorf(`nats: permissions violation: Permissions Violation for Publish to %q`, subject)
+		if refused, _ := refusedSubject(violation, publishViolation); call.sentTo(refused) != want {
+			t.Errorf("%q: %v", subject, !want)
+		}
+	}
+}

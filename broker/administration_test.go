@@ -242,6 +242,88 @@ func TestLastDeliverySkippedUnderASlowHandlerIsThatHandlers(t *testing.T) {
 	}
 }
 
+// The server delivers a message no more after so many deliveries, and does not say so.
+func TestMaxDeliverSetUnderASubscriberIsHeeded(t *testing.T) {
+	t.Parallel()
+	for _, deadLetter := range []bool{false, true} {
+		t.Run(fmt.Sprintf("dead letter %v", deadLetter), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+			makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+			exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+			dead, onDead := hookChan[jsbroker.DeadLettered]()
+			log := newLog()
+			options := []broker.Option{broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted, DeadLettered: onDead})}
+			if deadLetter {
+				options = append(options, jsbroker.WithDeadLetter("graves"))
+			}
+			b := newBroker(t, s, options...)
+			handled := make(chan string, 100)
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				handled <- string(e.Message().Body)
+				if string(e.Message().Body) == "fails once" && jsbroker.NumDelivered(e) > 1 {
+					return nil
+				}
+				return jsbroker.RetryAfter(200*time.Millisecond, errors.New("no luck"))
+			}, broker.Queue("q"))
+			// The consumer has just been looked at when its limit is set.
+			publish(t, b, "orders", "fails once")
+			receive(t, handled)
+			receive(t, handled)
+			changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxDeliver = 5 })
+			publish(t, b, "orders", "poison")
+			var last jsbroker.Delivery
+			if deadLetter {
+				last = receive(t, dead).Delivery
+			} else {
+				last = receive(t, exhausted).Delivery
+			}
+			if last.NumDelivered != 5 {
+				t.Errorf("given up after delivery %d", last.NumDelivered)
+			}
+			if lines := log.with("MaxDeliver of consumer q of stream ORDERS is 5 now"); len(lines) != 1 {
+				t.Errorf("logged: %v", log.all())
+			}
+		})
+	}
+}
+
+func TestFailuresAskForTheLimitNowAndThen(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, _ := natsConn(t, s)
+	b := newBroker(t, s)
+	handled := make(chan struct{}, 1000)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		handled <- struct{}{}
+		if string(e.Message().Body) == "good" {
+			return nil
+		}
+		return jsbroker.RetryAfter(time.Hour, errors.New("no luck"))
+	}, broker.Queue("q"), jsbroker.Concurrency(4))
+	asked := countRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
+	began := time.Now()
+	run := func(body string) {
+		t.Helper()
+		for range 500 {
+			publishAsync(t, b, "orders", body)
+		}
+		for range 500 {
+			receive(t, handled)
+		}
+	}
+	run("good")
+	if n := asked.seen(t); n > 0 {
+		t.Errorf("asked %d times for messages that were handled", n)
+	}
+	run("bad")
+	if n, most := asked.seen(t), 2+int(2*time.Since(began).Seconds()); n < 1 || n > most {
+		t.Errorf("asked %d times, at most %d wanted", n, most)
+	}
+}
+
 func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
 	t.Parallel()
 	l := newLedger()

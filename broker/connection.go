@@ -56,10 +56,13 @@ type connection struct {
 	publishes    gate
 	subscribes   gate
 
-	mu     sync.Mutex
-	subs   map[*subscription]struct{}
-	noSubs bool // shutting down: no new subscriptions
-	calls  map[*apiCall]struct{}
+	mu        sync.Mutex
+	subs      map[*subscription]struct{}
+	noSubs    bool // shutting down: no new subscriptions
+	calls     map[*apiCall]struct{}
+	regaining bool      // a reconnect by regain is to come
+	regained  time.Time // when the latest was
+	refusals  uint64    // of inboxes, in a row
 }
 
 // Connect connects to the server and checks that it has JetStream. It is
@@ -250,7 +253,7 @@ func (c *connection) natsOptions() (nats.Options, error) {
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		c.onAsyncError(sub, err)
+		c.onAsyncError(nc, sub, err)
 		if user.AsyncErrorCB != nil {
 			user.AsyncErrorCB(nc, sub, err)
 		}
@@ -261,7 +264,7 @@ func (c *connection) natsOptions() (nats.Options, error) {
 // What the server's text has about a subject that the user may not subscribe to,
 // or publish to, before the subject.
 const (
-	subscriptionViolation = "Subscription"
+	subscriptionViolation = "Subscription to "
 	publishViolation      = "Publish to "
 )
 
@@ -271,7 +274,7 @@ const (
 func (c *connection) checkJetStream() error {
 	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
 	defer cancel()
-	err := c.api(ctx, "API.INFO", func(ctx context.Context) error {
+	err := c.api(ctx, "INFO", func(ctx context.Context) error {
 		_, err := c.js.AccountInfo(ctx)
 		return err
 	})
@@ -303,6 +306,9 @@ func (c *connection) onConnect(nc *nats.Conn) {
 func (c *connection) onDisconnect(nc *nats.Conn, err error) {
 	if c.expected.Load() || nc.IsClosed() {
 		return
+	}
+	if why := c.acks.undeafen(); err == nil {
+		err = why // it is regain's doing
 	}
 	c.signal()
 	// Where the connection comes and goes many times a second, one line tells of
@@ -340,12 +346,16 @@ func (c *connection) onClose(nc *nats.Conn) {
 
 // onAsyncError is told of permission violations, which otherwise look like
 // timeouts to whoever waits for an answer.
-func (c *connection) onAsyncError(sub *nats.Subscription, err error) {
+func (c *connection) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 	if c.expected.Load() {
 		return
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
-		c.failCalls(err)
+		if aboutInbox(nc, err) {
+			c.acks.deafen(err)
+			c.regain(nc)
+		}
+		c.failCalls(nc, err)
 		c.acks.refuse(err)
 		for _, s := range c.subscriptions() {
 			s.refuse(err)
@@ -357,6 +367,53 @@ func (c *connection) onAsyncError(sub *nats.Subscription, err error) {
 			f["subject"] = sub.Subject
 		}
 		c.log.Fields(f).Logf(logger.WarnLevel, "jetstream: %v%s", err, more)
+	}
+}
+
+// aboutInbox reports whether the server refuses a subscription to an inbox, or has ended
+// it, as the permission was taken away. There is no permission for one of them alone:
+// those for publishes, for the client's requests and for fetches look the same.
+func aboutInbox(nc *nats.Conn, violation error) bool {
+	subject, ok := refusedSubject(violation, subscriptionViolation)
+	prefix := nats.InboxPrefix
+	if nc.Opts.InboxPrefix != "" {
+		prefix = nc.Opts.InboxPrefix + "."
+	}
+	return ok && strings.HasPrefix(subject, prefix)
+}
+
+// regain asks the server again for the subscriptions to inboxes that it has refused. It
+// does not say when they are permitted, and the client subscribes again only on a new
+// connection, so there is one after pauses that grow.
+func (c *connection) regain(nc *nats.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.regaining || !nc.Opts.AllowReconnect { // the user wants none
+		return
+	}
+	if time.Since(c.regained) > 2*maxBackoff {
+		c.refusals = 0 // they were permitted meanwhile
+	}
+	c.refusals++
+	c.regaining = true
+	go c.reconnectIn(nc, backoffDelay(c.refusals))
+}
+
+func (c *connection) reconnectIn(nc *nats.Conn, delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.closed:
+		return
+	}
+	// To close a connection takes away what the server has not read, such as acks.
+	_ = nc.FlushTimeout(closeTimeout)
+	c.mu.Lock()
+	c.regaining, c.regained = false, time.Now()
+	c.mu.Unlock()
+	if !c.expected.Load() && nc.IsConnected() { // else there is a new one soon
+		_ = nc.ForceReconnect()
 	}
 }
 
@@ -441,6 +498,12 @@ type apiCall struct {
 	cancel context.CancelCauseFunc
 }
 
+// sentTo reports whether the call may be the request with that subject.
+func (call *apiCall) sentTo(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, "$JS.API."+call.name)
+	return ok && (rest == "" || rest[0] == '.')
+}
+
 // api runs a request to JetStream's API and makes its errors speak: bounded in
 // time, a permission violation at once instead of a timeout, and
 // ErrJetStreamUnavailable where nobody answers.
@@ -463,6 +526,9 @@ func (c *connection) api(ctx context.Context, name string, request func(context.
 	// waits for it any more: it would leave a consumer that nobody knows of.
 	if err := c.await(ctx); err != nil {
 		return outage(err)
+	}
+	if err := c.acks.deafness(); err != nil {
+		return err
 	}
 	err := request(ctx)
 	if cause := context.Cause(ctx); cause != nil && err != nil && errors.Is(cause, ErrPermission) {
@@ -489,11 +555,12 @@ func (c *connection) look(ctx context.Context, name string, question func(contex
 }
 
 // failCalls ends the calls that a permission violation is about.
-func (c *connection) failCalls(violation error) {
+func (c *connection) failCalls(nc *nats.Conn, violation error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	subject, _ := refusedSubject(violation, publishViolation)
 	for call := range c.calls {
-		if strings.Contains(violation.Error(), "."+call.name) || strings.Contains(violation.Error(), subscriptionViolation) {
+		if call.sentTo(subject) || aboutInbox(nc, violation) {
 			call.cancel(fmt.Errorf("%w: %w", ErrPermission, violation))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -475,4 +476,130 @@ func TestConnectFromTheHookOfTheEnd(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The server ends the subscriptions to inboxes when it reads that they are not permitted,
+// and does not bring them back when they are again.
+func TestInboxForbiddenForAWhile(t *testing.T) {
+	t.Parallel()
+	users := func(denied ...string) []*server.User {
+		return []*server.User{
+			{Username: "admin", Password: "admin"},
+			{Username: "limited", Password: "pw", Permissions: &server.Permissions{
+				Subscribe: &server.SubjectPermission{Allow: []string{">"}, Deny: denied},
+			}},
+		}
+	}
+	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, Users: users("none")}
+	s := runServer(t, opts.Clone())
+	reload := func(denied ...string) {
+		t.Helper()
+		changed := opts.Clone()
+		changed.Users = users(denied...)
+		if err := s.ReloadOptions(changed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	stored := func() uint64 { return streamInfo(t, js, "ORDERS").State.LastSeq }
+	l := newLedger()
+	log := newLog()
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	told := make(chan string, 1000) // the broker has been told before
+	b := newBroker(t, s, as("limited:pw", s), broker.Logger(log), l.watch(), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}),
+		jsbroker.WithNATSOptions(
+			nats.ReconnectHandler(func(*nats.Conn) { told <- "reconnected" }),
+			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { told <- "refused" })))
+	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
+	l.publish(t, b, "orders", 1, 10)
+	eventually(t, "all are handled", func() bool { return l.count() == 10 })
+
+	reload("_INBOX.>")
+	if e := receive(t, failed); e.Reason != "permission" || !strings.Contains(e.Err.Error(), "_INBOX.") {
+		t.Errorf("the fetch failed with %q, %v", e.Reason, e.Err)
+	}
+	// Nobody would hear of what happens to them: they are not sent, and fail at once.
+	refusedAtOnce := func() {
+		t.Helper()
+		began, before := time.Now(), stored()
+		wantError(t, b.Publish("orders", message("unheard")), jsbroker.ErrPermission, "_INBOX.")
+		_, err := b.Subscribe("orders.paid", ignore, broker.Queue("another"))
+		wantError(t, err, jsbroker.ErrPermission, "_INBOX.")
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the refusals took %v", took)
+		}
+		if n := stored() - before; n > 0 {
+			t.Errorf("%d messages were stored", n)
+		}
+	}
+	refusedAtOnce()
+	for receive(t, told) != "reconnected" { // to ask again
+	}
+	if next := receive(t, told); next != "refused" {
+		t.Fatal(next)
+	}
+	refusedAtOnce()
+	if lines := log.with("_INBOX."); len(lines) == 0 {
+		t.Errorf("logged: %v", log.all())
+	}
+
+	reload("none")
+	began := time.Now()
+	admin := newBroker(t, s, as("admin:admin", s))
+	l.publish(t, admin, "orders", 11, 20)
+	eventually(t, "all are handled", func() bool { return l.count() == 20 })
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v to hear again", took) // of which the second pause is two seconds
+	}
+	l.publish(t, b, "orders", 21, 30)
+	subscribe(t, b, "orders.paid", ignore, broker.Queue("another"))
+	l.settle(t)
+	reconnects := 0
+	for len(told) > 0 {
+		if <-told == "reconnected" {
+			reconnects++
+		}
+	}
+	if reconnects > 3 {
+		t.Errorf("%d reconnects", reconnects)
+	}
+	t.Logf("%d more failed fetches, %d more reconnects", len(failed), reconnects)
+}
+
+func TestPublishUnderWayWhenTheInboxIsForbidden(t *testing.T) {
+	t.Parallel()
+	users := func(denied string) []*server.User {
+		return []*server.User{
+			{Username: "admin", Password: "admin"},
+			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{denied}}}},
+		}
+	}
+	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, Users: users("none")}
+	changed := opts.Clone()
+	changed.Users = users("_INBOX.>")
+	s := runServer(t, opts)
+	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
+	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
+	makeStream(t, js, silent)
+	b := newBroker(t, s, as("limited:pw", s))
+	publish(t, b, "orders", "first")
+	silent.NoAck = true
+	updateStream(t, js, silent)
+	result := make(chan error, 1)
+	go func() {
+		result <- b.Publish("orders", message("stored"), broker.PublishContext(testContext(t)))
+	}()
+	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
+	began := time.Now()
+	if err := s.ReloadOptions(changed); err != nil {
+		t.Fatal(err)
+	}
+	err := receive(t, result)
+	wantError(t, err, jsbroker.ErrPermission, "_INBOX.")
+	if !errors.Is(err, jsbroker.ErrPublishUnknown) {
+		t.Errorf("it is stored, and yet: %v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("that took %v", took)
+	}
 }

@@ -45,8 +45,8 @@ var (
 	// not make and that cannot serve the subscription.
 	ErrConsumerConflict = errors.New("consumer name is taken")
 	// ErrStreamMismatch: the stream of that name exists, or another stream
-	// overlaps, but does not cover the topic. The broker never changes a stream
-	// that it did not make.
+	// overlaps, but does not cover the topic, or stores it under other subjects.
+	// The broker never changes a stream that it did not make.
 	ErrStreamMismatch = errors.New("stream does not cover the topic")
 	// ErrStreamNotFound: there is no stream for the topic and the broker may not
 	// create one: see [WithExistingStreams], or somebody deleted one that they had

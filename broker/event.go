@@ -18,6 +18,7 @@ type event struct {
 	item
 	sub     *subscription
 	message broker.Message
+	body    []byte // as it was received; see keepBody
 	ctx     context.Context
 	meta    metadata
 	outcome outcome

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -168,6 +169,71 @@ func TestHandlerMayKeepAndSpoilItsMessage(t *testing.T) {
 	}
 	if len(seen) != n {
 		t.Errorf("%d different ones, want %d", len(seen), n)
+	}
+}
+
+// Handlers that decrypt in place, say.
+func TestDeadLetterHasTheBodyThatWasReceived(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t), jsbroker.WithDeadLetter("graves"), jsbroker.WithConcurrency(2),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+	h, got := collector()
+	subscribe(t, b, "graves", h, broker.Queue("undertaker"))
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := e.Message().Body
+		kind := body[0]
+		clear(body)
+		switch kind {
+		case 'd':
+			return jsbroker.Discard(errors.New("malformed"))
+		case 'p':
+			return jsbroker.RetryAfter(0, errors.New("no luck"))
+		}
+		return nil
+	}, broker.Queue("q"))
+	want := map[string]bool{}
+	for i := range 40 {
+		for _, kind := range []string{"discarded", "poison", "good"} {
+			body := fmt.Sprint(kind, i, strings.Repeat("x", i*5000)) // many are too large for what a worker keeps
+			publish(t, b, "orders", body)
+			want[body] = kind != "good"
+		}
+	}
+	for range 80 {
+		body := receive(t, got)
+		if !want[body] {
+			t.Fatalf("a dead letter has a body of %d bytes that begins with %.20q", len(body), body)
+		}
+		delete(want, body)
+	}
+}
+
+func TestDeadLetterHasAllValuesOfAHeader(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	makeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
+	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(nil) }, broker.Queue("q"))
+	m := nats.NewMsg("orders")
+	m.Header = nats.Header{
+		"Via":         {"a", "b", "c"},
+		"One":         {"1"},
+		"traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "another"},
+		"Nats-Msg-Id": {"x", "y"},
+	}
+	if err := nc.PublishMsg(m); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+	h := storedMessage(t, js, "GRAVES", "graves").Header
+	for key, want := range map[string][]string{"Via": {"a", "b", "c"}, "One": {"1"}, "traceparent": m.Header["traceparent"][:1], "Micro-Dead-Letter-Topic": {"orders"}} {
+		if !slices.Equal(h[key], want) {
+			t.Errorf("%s is %q, want %q", key, h[key], want)
+		}
+	}
+	if id := h["Nats-Msg-Id"]; len(id) != 1 || id[0] == "x" {
+		t.Errorf("message ids %q", id)
 	}
 }
 

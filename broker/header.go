@@ -154,6 +154,21 @@ func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, i
 	return out, size, nil
 }
 
+// addValues adds to a wire header what Message.Header has no place for: the values after
+// the first that its keys have in the original of the message.
+func addValues(out, original nats.Header) {
+	for k, vs := range original {
+		if len(vs) < 2 || len(out[k]) != 1 || out[k][0] != vs[0] || isNATSHeader(k) || traceIndex(k) >= 0 {
+			continue // or it is not the original's, or has one value on the wire
+		}
+		for _, v := range vs[1:] {
+			if checkHeader(k, v, false) == nil { // else it is from a client that minds less than ours
+				out[k] = append(out[k], v)
+			}
+		}
+	}
+}
+
 // inHeaderKeys tells of each character whether a key may contain it: a search of
 // headerSeparators for each took longer than all other checks of a publish.
 var inHeaderKeys = func() (in [256]bool) {

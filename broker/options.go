@@ -247,8 +247,8 @@ func WithExistingConsumers() broker.Option {
 // that failed on delivery MaxDeliver or later (set it with [WithConsumerConfig])
 // and those that the handler discarded with [Discard]. The original is
 // terminated only after the dead letter is stored. A dead letter has the
-// original's body and headers plus Micro-Dead-Letter-Reason, -Topic, -Stream,
-// -Queue and -Deliveries.
+// original's body, as it was received, and headers plus Micro-Dead-Letter-Reason,
+// -Topic, -Stream, -Queue and -Deliveries.
 //
 // On consumers that the broker creates, it counts the deliveries itself and
 // tells the server of no limit: the server would merely stop delivering, and a
@@ -435,6 +435,7 @@ type publishOptions struct {
 	ctx       context.Context
 	messageID string
 	async     func(error)
+	original  nats.Header // of a dead letter; see addValues
 }
 
 // publishContext carries this package's publish options in the Context of

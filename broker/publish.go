@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 )
 
@@ -30,7 +31,7 @@ func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broke
 
 // publishOn is Publish on a given connection, which is nil when there is none.
 func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m *broker.Message, po publishOptions) error {
-	call := publishCall{ctx: po.ctx, topic: topic, id: po.messageID}
+	call := publishCall{ctx: po.ctx, topic: topic, id: po.messageID, original: po.original}
 	if call.id == "" {
 		call.id, call.ownID = uuid.NewString(), true
 	}
@@ -51,6 +52,7 @@ type publishCall struct {
 	topic    string
 	id       string
 	ownID    bool // nobody else knows the id
+	original nats.Header
 	size     int
 	listened bool
 	begin    time.Time
@@ -69,6 +71,7 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 		return err
 	}
 	defer c.publishes.leave()
+	addValues(p.first.Header, call.original)
 	p.ownID = call.ownID
 	stored, err = p.run(call.ctx)
 	return err

@@ -36,6 +36,7 @@ func (s *subscription) settle(e *event, err error) (Result, time.Duration, error
 		}
 		return s.conclusion(e, ResultAck, 0)
 	}
+	s.learnLimit()
 	discarded := findError[*discardError](err) != nil
 	if exhausted, byServer := s.exhausted(e); (discarded || exhausted) && s.deadLetters(e) {
 		if s.publishDeadLetter(e, err, exhausted && byServer) {
@@ -150,7 +151,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 	defer context.AfterFunc(s.base, cancel)()
 	for attempt := uint64(1); ; attempt++ {
 		err := s.conn.broker.publishOn(s.conn, s.cfg, s.cfg.deadLetter, s.deadLetter(e, cause),
-			publishOptions{ctx: ctx, messageID: deadLetterID(e)})
+			publishOptions{ctx: ctx, messageID: deadLetterID(e), original: e.msg.Header})
 		emit(s.hooks, s.hooks.deadLettered, e.ctx, DeadLettered{Delivery: e.delivery(), DeadLetterTopic: s.cfg.deadLetter, Cause: cause, Err: err})
 		if err == nil {
 			return true
@@ -162,6 +163,24 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 		if !s.pause(backoffDelay(attempt), s.conn.stateChange(), false) {
 			return false
 		}
+	}
+}
+
+// maxKept is the largest array that a worker keeps for the next body.
+const maxKept = 64 << 10
+
+// keepBody copies the body of a message that may become a dead letter. The handler owns
+// the one that it gets and may change it, such as by decrypting in place, but a dead
+// letter is evidence. The worker uses one array for all: that takes no more memory than
+// a message for each handler that runs.
+func (s *subscription) keepBody(slot int, e *event) {
+	if !s.deadLetters(e) {
+		return
+	}
+	e.body = append(s.bodies[slot][:0], e.msg.Data...)
+	s.bodies[slot] = e.body
+	if cap(e.body) > maxKept {
+		s.bodies[slot] = nil
 	}
 }
 
@@ -178,7 +197,7 @@ func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 	h[deadLetterStream] = s.Stream
 	h[deadLetterQueue] = s.Queue
 	h[deadLetterDeliveries] = strconv.FormatUint(s.deliveries(e), 10)
-	return &broker.Message{Header: h, Body: e.msg.Data}
+	return &broker.Message{Header: h, Body: e.body}
 }
 
 // deadLetterID is the same for every attempt, also by another replica, so that

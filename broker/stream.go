@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,7 +35,8 @@ type stream struct {
 	subjects   []string
 	retention  jetstream.RetentionPolicy
 	duplicates time.Duration // the window of de-duplication
-	created    time.Time     // tells it from another of the same name
+	transform  jetstream.SubjectTransformConfig
+	created    time.Time // tells it from another of the same name
 	ours       bool
 	seen       atomic.Int64 // when it was last known to be so, in nanoseconds since 1970
 	acked      *uint64      // the highest sequence that it has acknowledged; under acks.mu
@@ -140,12 +142,19 @@ func (c *connection) streamForConsumer(ctx context.Context, cfg *config, topic s
 	if err := c.verifyStream(ctx, topic); err != nil {
 		return nil, err
 	}
-	if !cfg.othersConsumers {
-		return c.ensureStream(ctx, cfg, topic)
+	var st *stream
+	var err error
+	if cfg.othersConsumers {
+		st, err = c.findStream(ctx, topic, func() (*stream, error) {
+			return nil, c.streamMissing(ctx, cfg, topic, "WithExistingConsumers")
+		})
+	} else {
+		st, err = c.ensureStream(ctx, cfg, topic)
 	}
-	return c.findStream(ctx, topic, func() (*stream, error) {
-		return nil, c.streamMissing(ctx, cfg, topic, "WithExistingConsumers")
-	})
+	if err == nil {
+		err = st.checkTransform(topic)
+	}
+	return st, err
 }
 
 // streamMissing is what a topic without a stream gets where an option keeps the
@@ -200,7 +209,7 @@ func (c *connection) verifyStream(ctx context.Context, topic string) error {
 	}
 	s, err := c.streamInfo(ctx, known.name)
 	switch {
-	case err == nil && s.created.Equal(known.created) && coversAny(s.subjects, topic) && s.duplicates == known.duplicates:
+	case err == nil && s.created.Equal(known.created) && coversAny(s.subjects, topic) && s.duplicates == known.duplicates && s.transform == known.transform:
 		known.seen.Store(s.seen.Load())
 		return nil
 	case err == nil, errors.Is(err, jetstream.ErrStreamNotFound):
@@ -318,8 +327,39 @@ func streamOf(info *jetstream.StreamInfo) (*stream, error) {
 		created:    info.Created,
 		ours:       ours,
 	}
+	if t := info.Config.SubjectTransform; t != nil {
+		s.transform = *t
+	}
 	s.seen.Store(time.Now().UnixNano())
 	return s, nil
+}
+
+// checkTransform reports a stream that stores all that is published to the topic under
+// other subjects, so that a consumer of the topic never gets anything. Publish minds
+// nothing of that: the message is stored as the stream's owner wants it.
+func (st *stream) checkTransform(topic string) error {
+	source, destination := cmp.Or(st.transform.Source, ">"), st.transform.Destination
+	if destination == "" || !covers(source, topic) || overlaps(transformed(destination), topic) {
+		return nil
+	}
+	return fmt.Errorf("%w: the subject transform of stream %s, from %s to %s, leaves nothing to subscribers of it: take it off, or give it a destination within what they subscribe to",
+		ErrStreamMismatch, st.name, source, destination)
+}
+
+// transformed returns a pattern of what a subject transform with that destination makes,
+// or of more than that: $1 and {{partition(3,1)}} stand for a token, and {{split(1,-)}}
+// for any number.
+func transformed(destination string) string {
+	tokens := strings.Split(destination, ".")
+	for i, token := range tokens {
+		switch function := strings.ToLower(token); {
+		case strings.Contains(function, "split"), strings.Contains(function, "slice"):
+			return strings.Join(append(tokens[:i], ">"), ".")
+		case strings.HasPrefix(token, "$"), strings.Contains(token, "{{"):
+			tokens[i] = "*"
+		}
+	}
+	return strings.Join(tokens, ".")
 }
 
 // createStream makes the stream of a topic. Creation is idempotent on the

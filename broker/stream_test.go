@@ -275,6 +275,57 @@ func TestStreamThatDoesNotAcknowledgeIsRefused(t *testing.T) {
 	wantError(t, newBroker(t, s).Publish("orders", message("x")), jsbroker.ErrInvalidConfig, "NOACK", "NoAck")
 }
 
+func TestSubscribeToATopicThatItsStreamStoresUnderAnotherSubject(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		source, destination, topic, published string
+		arrives                               bool
+	}{
+		"all":                       {"", "stored.>", "orders.a", "orders.a", false},
+		"the topic":                 {"orders.*", "stored.$1", "orders.a", "orders.a", false},
+		"the pattern":               {"orders.>", "stored.orders.>", "orders.>", "orders.a", false},
+		"into partitions":           {"orders.*", "orders.{{partition(3,1)}}.$1", "orders.a", "orders.a", false},
+		"partitions of the pattern": {"orders.*", "orders.{{partition(3,1)}}.$1", "orders.>", "orders.a", true},
+		"a partition itself":        {"orders.*", "orders.{{partition(1,1)}}.$1", "orders.0.a", "orders.a", true},
+		"split within the pattern":  {"orders.*", "orders.{{Split(1,-)}}", "orders.>", "orders.a-b-c", true},
+		"what it is split into":     {"orders.*", "orders.{{Split(1,-)}}", "orders.*.b.*", "orders.a-b-c", true},
+		"another topic":             {"orders.b", "stored.b", "orders.a", "orders.a", true},
+		"a part of the pattern":     {"orders.b", "stored.b", "orders.*", "orders.a", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			config := jetstream.StreamConfig{Name: "SHOP", Subjects: []string{"orders.>"},
+				SubjectTransform: &jetstream.SubjectTransformConfig{Source: tt.source, Destination: tt.destination}}
+			makeStream(t, js, config)
+			b := newBroker(t, s)
+			h, got := collector()
+			_, err := b.Subscribe(tt.topic, h, broker.Queue("q"))
+			if !tt.arrives {
+				wantError(t, err, jsbroker.ErrStreamMismatch, tt.topic, "SHOP", "subject transform", tt.destination)
+				if names := consumerNames(t, js, "SHOP"); len(names) > 0 {
+					t.Errorf("consumers %v are left behind", names)
+				}
+				// Its owner wants the messages so, and may change that.
+				publish(t, b, tt.published, "stored")
+				config.SubjectTransform = nil
+				updateStream(t, js, config)
+				eventually(t, "it is noticed", func() bool {
+					_, err = b.Subscribe(tt.topic, h, broker.Queue("q"))
+					return err == nil
+				})
+				publish(t, b, tt.published, "x")
+				receive(t, got)
+				return
+			}
+			noErr(t, err)
+			publish(t, b, tt.published, "x")
+			receive(t, got)
+		})
+	}
+}
+
 func TestManyBrokersCreateOneStreamAtATime(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

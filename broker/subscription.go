@@ -54,6 +54,7 @@ type subscription struct {
 	waiting   []item      // fetched, not started; in order
 	room      []item      // the array behind waiting, used again
 	running   []*event    // by worker; nil when it has nothing in hand
+	bodies    [][]byte    // by worker, and its own; see keepBody
 	fetching  bool        // a worker waits on pull.messages
 	workers   int         // that have not ended
 	ids       []uint64    // goroutines of the workers, before that the one that subscribes
@@ -62,6 +63,8 @@ type subscription struct {
 	abandoned bool        // Disconnect has given up waiting
 	last      uint64      // the highest stream sequence handled, or before the first
 	known     time.Time   // when the number of pending messages was last learned
+
+	limits limits
 
 	acked, terminated latest              // to recognise second deliveries
 	again             uint64              // first deliveries below it may be second ones, too
@@ -187,6 +190,7 @@ func (c *connection) newSubscription(cfg *config, topic string, handler broker.H
 		trouble:      make(chan error, 1),
 		consumer:     cons,
 		running:      make([]*event, concurrency),
+		bodies:       make([][]byte, concurrency),
 		ids:          make([]uint64, concurrency),
 		workers:      concurrency,
 		last:         info.AckFloor.Stream, // where a consumer for new messages begins
@@ -407,8 +411,8 @@ var errGivenBack = errors.New("given back, as its subscription ended, on the las
 // refuse tells the fetching worker of a permission violation if it is about its
 // requests, or about the answers to them.
 func (s *subscription) refuse(violation error) {
-	cs, text := s.currentConsumer(), violation.Error()
-	if !strings.Contains(text, nextSubject(cs)) && !strings.Contains(text, s.pull.inbox) {
+	subject, _ := refusedSubject(violation, publishViolation)
+	if subject != nextSubject(s.currentConsumer()) && !strings.Contains(violation.Error(), s.pull.inbox) {
 		return
 	}
 	select {

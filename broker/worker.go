@@ -313,6 +313,11 @@ func (s *subscription) failed(err error) bool {
 		if !s.pause(delay, changed, down) {
 			return false
 		}
+		select {
+		case more := <-s.trouble: // about what has failed: the next request is another one
+			s.log(logger.DebugLevel, nil, "refused meanwhile: %v", more)
+		default:
+		}
 		err = s.heal(err)
 	}
 	return !s.isStopped()
@@ -425,14 +430,19 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 // adopt takes over what an operator has changed of the consumer, if that is
 // still the one in use.
 func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
+	changed := cs.configured(cfg)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.consumer != cs {
+		s.mu.Unlock()
 		return
 	}
-	s.consumer = cs.configured(cfg)
-	if s.keeping && s.consumer.ackWait() < cs.ackWait() {
-		s.keeper.Reset(s.consumer.ackWait() / 3)
+	s.consumer = changed
+	if s.keeping && changed.ackWait() < cs.ackWait() {
+		s.keeper.Reset(changed.ackWait() / 3)
+	}
+	s.mu.Unlock()
+	if changed.byServer && (!cs.byServer || changed.limit < cs.limit) {
+		s.log(logger.WarnLevel, nil, "MaxDeliver of consumer %s of stream %s is %d now: what has failed as often already stays in the stream and is not delivered again", cs.name, cs.stream.name, changed.limit)
 	}
 }
 
@@ -479,6 +489,7 @@ func (s *subscription) handle(slot int, e *event) {
 	}
 	header, traced := incomingHeader(e.msg.Header)
 	e.message = broker.Message{Header: header, Body: e.msg.Data}
+	s.keepBody(slot, e)
 	defer s.conclude(slot, e) // also after a panic or Goexit
 	o := &e.outcome
 	o.lag = max(time.Duration(e.received.UnixNano()-e.meta.storedAt)+o.began, 0)
@@ -519,6 +530,14 @@ func (s *subscription) conclude(slot int, e *event) {
 		}
 		s.mu.Unlock()
 	}()
+	// Deferred, as the ErrorHandler and the hooks before may end the goroutine.
+	defer func() {
+		h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
+		if len(s.hooks.handled) > 0 {
+			h.Delivery = e.delivery()
+			emit(s.hooks, s.hooks.handled, e.ctx, h)
+		}
+	}()
 	if len(s.hooks.handled) > 0 {
 		h.Duration = time.Since(e.received) - o.began
 	}
@@ -527,11 +546,6 @@ func (s *subscription) conclude(slot int, e *event) {
 	}
 	if o.err != nil {
 		s.reportFailure(e, o.err, o.panicked)
-	}
-	h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
-	if len(s.hooks.handled) > 0 {
-		h.Delivery = e.delivery()
-		emit(s.hooks, s.hooks.handled, e.ctx, h)
 	}
 }
 

@@ -521,6 +521,34 @@ func TestErrorHandlerSeesFailures(t *testing.T) {
 	receive(t, got)
 }
 
+func TestErrorHandlerThatEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled, Settled: onSettled}),
+		broker.ErrorHandler(func(broker.Event) error {
+			runtime.Goexit()
+			return nil
+		}))
+	h, got := collector()
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if jsbroker.NumDelivered(e) == 1 {
+			return jsbroker.RetryAfter(0, errors.New("no luck"))
+		}
+		return h(e)
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	for _, result := range []jsbroker.Result{jsbroker.ResultNak, jsbroker.ResultAck} {
+		if e := receive(t, settled); e.Result != result {
+			t.Errorf("settled with %s, want %s", e.Result, result)
+		}
+		if e := receive(t, handled); e.Result != result {
+			t.Errorf("handled with %s, want %s", e.Result, result)
+		}
+	}
+	receive(t, got)
+}
+
 func TestConcurrencyRunsThatManyHandlers(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, startServer(t))
@@ -816,5 +844,27 @@ func TestForbiddenFetchSaysSo(t *testing.T) {
 	subscribe(t, b, "orders", func(broker.Event) error { return nil }, broker.Queue("q"))
 	if e := receive(t, failed); e.Reason != "permission" || !strings.Contains(e.Err.Error(), "MSG.NEXT.ORDERS.q") {
 		t.Fatalf("reason %q, error %v", e.Reason, e.Err)
+	}
+}
+
+// The names are those that the broker gives the consumers of one queue: workers, and
+// workers-orders_paid-...
+func TestForbiddenFetchIsNoFailureOfAQueueWhoseNameItBeginsWith(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) {
+		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{
+				"$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.workers",
+			}},
+		}}}
+	})
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	subscribe(t, b, "orders.created", ignore, broker.Queue("workers"))
+	subscribe(t, b, "orders.paid", ignore, broker.Queue("workers"))
+	for range 2 {
+		if e := receive(t, failed); e.Consumer == "workers" || e.Reason != "permission" {
+			t.Errorf("consumer %s failed with %v", e.Consumer, e.Err)
+		}
 	}
 }
