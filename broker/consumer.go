@@ -25,6 +25,7 @@ type consumer struct {
 	stream    *stream
 	ephemeral bool
 	ours      bool
+	created   time.Time                // tells it from another of the same name
 	cfg       jetstream.ConsumerConfig // as the server has it
 
 	// After so many deliveries a message is given up, 0 for never, and who counts
@@ -64,6 +65,13 @@ func (cs *consumer) isLast(n uint64) bool {
 // that is for new messages, or was made again before.
 func (cs *consumer) goesOn() bool {
 	return cs.cfg.DeliverPolicy == jetstream.DeliverNewPolicy || cs.cfg.DeliverPolicy == jetstream.DeliverByStartSequencePolicy
+}
+
+// replays reports whether the consumer, if it is made again, is to have everything
+// handled again: from a stream that keeps what was acked, that may be why somebody
+// has deleted it. Elsewhere a message that was acked comes again by mistake only.
+func (cs *consumer) replays() bool {
+	return cs.stream.retention == jetstream.LimitsPolicy && !cs.goesOn()
 }
 
 // ackWait is the shortest time in which the server may deliver an unsettled
@@ -281,6 +289,7 @@ func consumerOf(info *jetstream.ConsumerInfo, st *stream) *consumer {
 		stream:    st,
 		ephemeral: info.Config.Durable == "",
 		ours:      ours,
+		created:   info.Created,
 	}.configured(info.Config)
 }
 

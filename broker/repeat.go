@@ -92,12 +92,6 @@ func (s *subscription) lowestOwed(n uint64) uint64 {
 func (s *subscription) resumeAt() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.again = s.last + 1
-	for _, it := range s.waiting { // of the former consumer
-		if m, err := parseMetadata(it.msg.Reply); err == nil {
-			s.again = max(s.again, m.streamSequence+1)
-		}
-	}
 	n := s.lowestOwed(s.last + 1)
 	for _, e := range s.running {
 		if e != nil && e.meta.streamSequence > 0 {
@@ -105,6 +99,22 @@ func (s *subscription) resumeAt() uint64 {
 		}
 	}
 	return n
+}
+
+// expectCopies prepares for the first deliveries of a consumer that was made again,
+// or is about to be: what was acked to the former one in vain is among them.
+func (s *subscription) expectCopies(cs *consumer) {
+	if cs.replays() {
+		return // they are wanted
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.again = s.last + 1
+	for _, it := range s.waiting { // of the former consumer
+		if m, err := parseMetadata(it.msg.Reply); err == nil {
+			s.again = max(s.again, m.streamSequence+1)
+		}
+	}
 }
 
 // mayRepeat reports whether a delivery may be the second of its message: a consumer

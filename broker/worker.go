@@ -356,7 +356,11 @@ func (s *subscription) heal(cause error) error {
 	info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
 	switch {
 	case err == nil:
-		s.rebind(consumerOf(info, cs.stream))
+		found := consumerOf(info, cs.stream)
+		if !found.created.Equal(cs.created) { // somebody was quicker
+			s.expectCopies(found)
+		}
+		s.rebind(found)
 		if !filters(info.Config, cs.stream, s.Subscription.Topic) {
 			return fmt.Errorf("%w: consumer %s of stream %s has been changed and now has the filter %s", ErrConsumerConflict, cs.name, cs.stream.name, describeFilter(info.Config))
 		}
@@ -401,6 +405,7 @@ func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, 
 	if !coversAny(st.subjects, topic) || st.name != cs.stream.name {
 		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", ErrStreamMismatch, st.name)
 	}
+	s.expectCopies(cs)
 	cc := s.resumed(cs, st)
 	again, _, err := s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
 	return again, err

@@ -674,6 +674,62 @@ func TestDeletedConsumerIsMadeAgainWithAHandfulOfErrors(t *testing.T) {
 	}
 }
 
+// What was fetched from a consumer that is gone is handled, and its ack goes nowhere:
+// where the stream has kept it, it comes again.
+func TestWhatIsAckedToADeletedConsumerIsNotHandledTwice(t *testing.T) {
+	t.Parallel()
+	for _, retention := range []jetstream.RetentionPolicy{jetstream.WorkQueuePolicy, jetstream.InterestPolicy} {
+		t.Run(retention.String(), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: retention})
+			if retention == jetstream.InterestPolicy { // somebody else has still to handle them
+				makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "other", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+			}
+			skipped, onSkip := hookChan[jsbroker.Skipped]()
+			b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkip}))
+			started, release := make(chan string, 100), make(chan struct{})
+			failed := false
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				body := string(e.Message().Body)
+				started <- body
+				<-release
+				if body == "4" && !failed {
+					failed = true
+					return jsbroker.RetryAfter(time.Hour, nil) // which only the lost consumer knows of
+				}
+				return nil
+			}, broker.Queue("q"))
+			const n = 9
+			for i := range n {
+				publish(t, b, "orders", fmt.Sprint(i))
+			}
+			eventually(t, "all are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+			if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+				t.Fatal(err)
+			}
+			close(release)
+			want := []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "4"}
+			for i, body := range want {
+				if got := receive(t, started); got != body {
+					t.Fatalf("handled %s after %v, want %s", got, want[:i], body)
+				}
+			}
+			for range n - 1 {
+				receive(t, skipped)
+			}
+			eventually(t, "all are acked to the new consumer", func() bool {
+				info := consumerInfo(t, js, "ORDERS", "q")
+				return info.NumAckPending == 0 && info.NumPending == 0
+			})
+			if len(started) > 0 {
+				t.Errorf("%d were handled again", len(started))
+			}
+		})
+	}
+}
+
 func TestDeletedStreamIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
