@@ -34,6 +34,15 @@ func (l *latest) add(id messageIdentity) {
 	l.next = (l.next + 1) % remembered
 }
 
+// forget leaves a gap in the place of a message.
+func (l *latest) forget(id messageIdentity) {
+	for i := range l.ring {
+		if l.ring[i] == id {
+			l.ring[i] = messageIdentity{}
+		}
+	}
+}
+
 // remember notes what has become of a message. The caller holds s.mu.
 func (s *subscription) remember(e *event, r Result) {
 	switch {
@@ -52,8 +61,12 @@ func (s *subscription) remember(e *event, r Result) {
 
 // owe notes that a message is to be delivered again: its handler failed or will
 // ack later, or it was skipped. If the subscription's own consumer for new messages
-// is lost, the next one begins there. The caller holds s.mu.
+// is lost, the next one begins there. If it was settled once and comes again all the
+// same, as an operator wants it to, that counts no more. The caller holds s.mu.
 func (s *subscription) owe(e *event) {
+	id := e.meta.identity()
+	s.acked.forget(id)
+	s.terminated.forget(id)
 	cs := s.consumer
 	if !cs.ephemeral || !cs.goesOn() || e.meta.streamSequence == 0 {
 		return // others may be served with it, or the stream has what is left
@@ -104,11 +117,12 @@ func (s *subscription) resumeAt() uint64 {
 // expectCopies prepares for the first deliveries of a consumer that was made again,
 // or is about to be: what was acked to the former one in vain is among them.
 func (s *subscription) expectCopies(cs *consumer) {
-	if cs.replays() {
-		return // they are wanted
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if cs.replays() { // then they are wanted, and so are their retries
+		s.acked, s.terminated = latest{}, latest{}
+		return
+	}
 	s.again = s.last + 1
 	for _, it := range s.waiting { // of the former consumer
 		if m, err := parseMetadata(it.msg.Reply); err == nil {
