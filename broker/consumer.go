@@ -27,6 +27,7 @@ type consumer struct {
 	ours      bool
 	created   time.Time                // tells it from another of the same name
 	cfg       jetstream.ConsumerConfig // as the server has it
+	floor     uint64                   // the stream sequence up to which all was settled when it told that
 
 	// After so many deliveries a message is given up, 0 for never, and who counts
 	// them. The server just stops delivering, so where there are dead letters this
@@ -44,9 +45,10 @@ const limitKey = ownerKey + "-max-deliver"
 // process dies; these must not use up the handler's chances.
 const spareDeliveries = 10
 
-// configured is the consumer with a configuration that the server has told.
-func (cs consumer) configured(cfg jetstream.ConsumerConfig) *consumer {
-	cs.cfg = cfg
+// told is the consumer with what the server has told of it.
+func (cs consumer) told(info *jetstream.ConsumerInfo) *consumer {
+	cfg := info.Config
+	cs.cfg, cs.floor = cfg, info.AckFloor.Stream
 	if cs.byServer = cfg.MaxDeliver > 0; cs.byServer {
 		cs.limit = uint64(cfg.MaxDeliver)
 	} else {
@@ -290,7 +292,7 @@ func consumerOf(info *jetstream.ConsumerInfo, st *stream) *consumer {
 		ephemeral: info.Config.Durable == "",
 		ours:      ours,
 		created:   info.Created,
-	}.configured(info.Config)
+	}.told(info)
 }
 
 // consumerConfigFor fills in the template for a topic, but for the name.

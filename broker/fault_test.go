@@ -234,6 +234,95 @@ func TestQueuelessSubscriberRetriesWhatFailedWhenItsConsumerWasLost(t *testing.T
 	}
 }
 
+// forNew is a template for consumers of what is published from now on.
+var forNew = jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+
+func TestDurableForNewMessagesRetriesWhatFailedWhenItWasLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits, forNew)
+	publish(t, b, "orders", "old")
+	started := make(chan string, 100)
+	failed := false
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := string(e.Message().Body)
+		started <- body
+		if body == "waits" && !failed {
+			failed = true
+			return jsbroker.RetryAfter(time.Hour, nil) // which only the lost consumer knows of
+		}
+		return nil
+	}, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+	for _, body := range []string{"waits", "ok"} {
+		publish(t, b, "orders", body)
+		expect(body)
+	}
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "new")
+	expect("waits")
+	expect("new")
+}
+
+// A replica that makes a shared consumer again knows what has become of the others'
+// messages as far as the server has told it.
+func TestDurableForNewMessagesGoesOnWhereAllReplicasAre(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	b := newBroker(t, s, limits, forNew, jsbroker.WithBatchSize(1), jsbroker.WithFetchWait(time.Second))
+	started, release := make(chan string, 100), make(chan struct{})
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		started <- string(e.Message().Body)
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+	publish(t, b, "orders", "1")
+	expect("1")
+	replica, err := js.Consumer(testContext(t), "ORDERS", "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"2", "3", "4", "5"} {
+		publish(t, b, "orders", body)
+		m, err := replica.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body == "4" {
+			continue // it is still being handled
+		}
+		if err := m.DoubleAck(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(release)
+	eventually(t, "all before 4 are settled", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
+	looks := countRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
+	eventually(t, "the subscription has looked", func() bool { return looks.seen(t) > 0 })
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "new")
+	for _, body := range []string{"4", "5", "new"} { // 5 is repeated
+		expect(body)
+	}
+}
+
 func TestReconnectsLeaveNoRoomForTheClientToDropMessages(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -40,7 +40,7 @@ func (s *subscription) refresh() {
 	defer cancel()
 	cs := s.currentConsumer()
 	if info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name); err == nil && !s.isStopped() {
-		s.adopt(cs, info.Config)
+		s.adopt(cs, info)
 		s.learned(info.NumPending, info.NumAckPending)
 	}
 }

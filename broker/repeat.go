@@ -69,7 +69,7 @@ func (s *subscription) owe(e *event) {
 	s.terminated.forget(id)
 	cs := s.consumer
 	if !cs.ephemeral || !cs.goesOn() || e.meta.streamSequence == 0 {
-		return // others may be served with it, or the stream has what is left
+		return // see resumeAt, or the stream has what is left
 	}
 	if cs.isLast(max(e.meta.numDelivered, e.skipped)) {
 		return // and never is
@@ -100,11 +100,14 @@ func (s *subscription) lowestOwed(n uint64) uint64 {
 
 // resumeAt returns where in the stream a consumer for new messages that is made
 // again begins: with what runs or is to be delivered again, or else behind all that
-// was started. It delivers once more what was settled since; the latest of that
-// are recognised.
+// was started. What others have of a shared one only the server has known. It
+// delivers once more what was settled since; the latest of that are recognised.
 func (s *subscription) resumeAt() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.consumer.ephemeral {
+		return s.consumer.floor + 1
+	}
 	n := s.lowestOwed(s.last + 1)
 	for _, e := range s.running {
 		if e != nil && e.meta.streamSequence > 0 {

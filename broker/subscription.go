@@ -66,9 +66,12 @@ type subscription struct {
 	owed              map[uint64]struct{} // see owe
 	owedFrom          uint64              // the lowest that owed had no room for; 0: none
 
-	failures uint64 // fetches in a row; only the fetching worker uses it and lastSaid
-	lastSaid string // what the log has last warned of in this streak
-	lines    limiter
+	// Only the fetching worker uses these.
+	failures uint64    // fetches in a row
+	lastSaid string    // what the log has last warned of in this streak
+	looked   time.Time // see lookAtFloor
+
+	lines limiter
 }
 
 // item is a message in hand, with the times that its ack deadline depends on.

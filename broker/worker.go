@@ -140,6 +140,7 @@ func (s *subscription) skip(e *event, why error) {
 func (s *subscription) fill() bool {
 	defer func() { <-s.filling }()
 	for {
+		s.lookAtFloor()
 		changed := s.conn.stateChange() // before looking at the state
 		m, silence, err := s.ask()
 		if err == nil && m == nil {
@@ -186,6 +187,21 @@ func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 		err = s.pull.request(s.consumer, 0)
 	}
 	return nil, s.pull.silence(), err
+}
+
+// floorInterval is how old the ack floor of a shared consumer may become: what was
+// acked since comes again if the consumer is lost.
+const floorInterval = 5 * time.Second
+
+// lookAtFloor asks now and then how far a consumer for new messages is that others
+// may be served with, too: if it is lost, the next one begins there.
+func (s *subscription) lookAtFloor() {
+	cs := s.currentConsumer()
+	if cs.ephemeral || !cs.ours || !cs.goesOn() || time.Since(s.looked) < floorInterval || !s.conn.nc.IsConnected() {
+		return
+	}
+	s.looked = time.Now()
+	s.refresh()
 }
 
 // await waits for a message. It returns none when the connection has changed or
@@ -427,15 +443,15 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 	return cc
 }
 
-// adopt takes over what an operator has changed of the consumer, if that is
-// still the one in use.
-func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
+// adopt takes over what an operator has changed of the consumer, and how far it
+// is, if that is still the one in use.
+func (s *subscription) adopt(cs *consumer, info *jetstream.ConsumerInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.consumer != cs {
 		return
 	}
-	s.consumer = cs.configured(cfg)
+	s.consumer = cs.told(info)
 	if s.keeping && s.consumer.ackWait() < cs.ackWait() {
 		s.keeper.Reset(s.consumer.ackWait() / 3)
 	}
