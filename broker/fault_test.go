@@ -172,6 +172,72 @@ func TestQueuelessSubscriberMissesNothingOfAStreamMadeAgain(t *testing.T) {
 	l.settleInAnyOrder(t) // the sequence begins anew
 }
 
+// It goes on in the new stream as it did in the former one.
+func TestQueuelessSubscriberRepeatsNothingOfAStreamMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits)
+	h, got := collector()
+	subscribe(t, b, "orders", h)
+	expect := func(body string) {
+		t.Helper()
+		publish(t, b, "orders", body)
+		if g := receive(t, got); g != body {
+			t.Fatalf("got %s, want %s", g, body)
+		}
+	}
+	expect("1")
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	const n = 5
+	for i := range n {
+		expect(fmt.Sprint("of the new stream ", i))
+	}
+	for _, name := range consumerNames(t, js, "ORDERS") {
+		eventually(t, "all are acked", func() bool { return consumerInfo(t, js, "ORDERS", name).AckFloor.Stream == n })
+		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("last")
+}
+
+// The same for a queue whose stream and consumer another replica has made again.
+func TestQueueRepeatsNothingOfAStreamThatAnotherReplicaHasMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits, forNew)
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		publish(t, b, "orders", body)
+		if g := receive(t, got); g != body {
+			t.Fatalf("got %s, want %s", g, body)
+		}
+	}
+	for i := range 5 {
+		expect(fmt.Sprint(i))
+	}
+	sc, cc := streamInfo(t, js, "ORDERS").Config, consumerInfo(t, js, "ORDERS", "q").Config
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	makeStream(t, js, sc)
+	makeConsumer(t, js, "ORDERS", cc)
+	for i := range 3 {
+		expect(fmt.Sprint("of the new stream ", i))
+	}
+	eventually(t, "all are acked", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	expect("last")
+}
+
 func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

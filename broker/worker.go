@@ -373,11 +373,14 @@ func (s *subscription) heal(cause error) error {
 	switch {
 	case err == nil:
 		found := consumerOf(info, cs.stream)
-		if !found.created.Equal(cs.created) { // somebody was quicker
+		if !found.created.Equal(cs.created) { // somebody was quicker, and has made the stream, too, perhaps
+			if found.stream, err = s.conn.streamInfo(ctx, cs.stream.name); err != nil {
+				return err
+			}
 			s.expectCopies(found)
 		}
 		s.rebind(found)
-		if !filters(info.Config, cs.stream, s.Subscription.Topic) {
+		if !filters(info.Config, found.stream, s.Subscription.Topic) {
 			return fmt.Errorf("%w: consumer %s of stream %s has been changed and now has the filter %s", ErrConsumerConflict, cs.name, cs.stream.name, describeFilter(info.Config))
 		}
 		s.learned(info.NumPending, info.NumAckPending)
@@ -436,7 +439,8 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 	}
 	if !st.created.Equal(cs.stream.created) {
 		// All of another stream's messages came after the last of the former's.
-		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverAllPolicy, 0
+		// A start sequence has that go on, too, if it is lost.
+		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, 1
 		return cc
 	}
 	cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(s.resumeAt(), cc.OptStartSeq)
