@@ -64,9 +64,15 @@ func (cs *consumer) isLast(n uint64) bool {
 }
 
 // goesOn reports whether the consumer, if it is made again, begins where it was: one
-// that is for new messages, or was made again before.
+// that is for new messages, was made again before, or began with the last ones. As
+// it was configured it would now miss some. One that began with the first, or at a
+// time, misses nothing: it begins there again.
 func (cs *consumer) goesOn() bool {
-	return cs.cfg.DeliverPolicy == jetstream.DeliverNewPolicy || cs.cfg.DeliverPolicy == jetstream.DeliverByStartSequencePolicy
+	switch cs.cfg.DeliverPolicy {
+	case jetstream.DeliverNewPolicy, jetstream.DeliverByStartSequencePolicy, jetstream.DeliverLastPolicy, jetstream.DeliverLastPerSubjectPolicy:
+		return true
+	}
+	return false
 }
 
 // replays reports whether the consumer, if it is made again, is to have everything

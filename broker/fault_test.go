@@ -258,6 +258,43 @@ func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
 	}
 }
 
+// Such a consumer, as it was, would begin with what is the last by then.
+func TestSubscriberFromTheLastMissesNothingWhileItsConsumerIsGone(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []jetstream.DeliverPolicy{jetstream.DeliverLastPolicy, jetstream.DeliverLastPerSubjectPolicy} {
+		for _, queue := range []string{"", "q"} {
+			t.Run(fmt.Sprintf("%v, queue %s", policy, queue), func(t *testing.T) {
+				t.Parallel()
+				s := startServer(t)
+				_, js := natsConn(t, s)
+				b := newBroker(t, s, limits, jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{DeliverPolicy: policy}))
+				publish(t, b, "orders", "0") // not the last
+				publish(t, b, "orders", "1")
+				h, got := collector()
+				subscribe(t, b, "orders", h, broker.Queue(queue))
+				expect := func(from, to int) {
+					t.Helper()
+					for i := from; i <= to; i++ {
+						if g := receive(t, got); g != fmt.Sprint(i) {
+							t.Fatalf("got %s, want %d", g, i)
+						}
+					}
+				}
+				expect(1, 1)
+				for _, name := range consumerNames(t, js, "ORDERS") {
+					if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i := 2; i <= 5; i++ {
+					publish(t, b, "orders", fmt.Sprint(i))
+				}
+				expect(2, 5)
+			})
+		}
+	}
+}
+
 // What was running, and fails, and what waits for its retry come again from the new
 // consumer; what was acked after them does not.
 func TestQueuelessSubscriberRetriesWhatFailedWhenItsConsumerWasLost(t *testing.T) {
