@@ -580,3 +580,49 @@ func TestFilterChangedUnderASubscriberIsAFailureAndNothingIsLost(t *testing.T) {
 	}
 	atMost(t, 5, failed)
 }
+
+// A consumer that Subscribe would refuse is not taken either when its owner has made
+// it again like that: with AckAll an ack would settle what has failed before it.
+func TestConsumerMadeAgainUnusableIsAFailureAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	theirs := jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy}
+	makeConsumer(t, js, "ORDERS", theirs)
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	started := make(chan string, 100)
+	hasFailed := false
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := string(e.Message().Body)
+		started <- body
+		if body == "fails once" && !hasFailed {
+			hasFailed = true
+			return jsbroker.RetryAfter(100*time.Millisecond, nil)
+		}
+		return nil
+	}, broker.Queue("q"))
+	replace := func(policy jetstream.AckPolicy) {
+		t.Helper()
+		if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+			t.Fatal(err)
+		}
+		theirs.AckPolicy = policy
+		makeConsumer(t, js, "ORDERS", theirs)
+	}
+	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	replace(jetstream.AckAllPolicy)
+	publish(t, b, "orders", "fails once")
+	publish(t, b, "orders", "good")
+	if e := receive(t, failed); e.Reason != "consumer_deleted" {
+		t.Fatalf("reason %q of %v", e.Reason, e.Err)
+	}
+	wantError(t, receive(t, failed).Err, jsbroker.ErrConsumerConflict, "consumer q", "ORDERS", "ack policy")
+	replace(jetstream.AckExplicitPolicy)
+	for _, body := range []string{"fails once", "good", "fails once"} {
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+}
