@@ -134,14 +134,15 @@ func (c *connection) bindConsumer(ctx context.Context, cfg *config, st *stream, 
 		}
 		return c.createConsumer(ctx, st, topic, queue, cc)
 	}
-	return c.bindDurable(ctx, cfg, st, topic, queue)
+	return c.bindDurable(ctx, cfg, st, topic, queue, cfg.consumerConfigFor(st, topic))
 }
 
 // bindDurable applies the rule for durables. The queue's own name belongs to
 // the first topic that was subscribed with it; each further topic of the same
 // stream has a consumer of its own, named after queue and topic. Whoever comes
-// later, in whatever order, finds them by their filters.
-func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, topic, queue string) (*consumer, *jetstream.ConsumerInfo, error) {
+// later, in whatever order, finds them by their filters. If there is none, it is
+// made with the configuration cc and the name that is free.
+func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, topic, queue string, cc jetstream.ConsumerConfig) (*consumer, *jetstream.ConsumerInfo, error) {
 	const attempts = 5 // each lost race with another replica costs one
 	var err error
 	for range attempts {
@@ -182,7 +183,6 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 		if free == "" {
 			return nil, nil, fmt.Errorf("%w: consumers %s and %s of stream %s serve other topics: choose another queue", ErrConsumerConflict, queue, durableName(queue, topic), st.name)
 		}
-		cc := cfg.consumerConfigFor(st, topic)
 		cc.Name, cc.Durable = free, free
 		cs, info, createErr := c.createConsumer(ctx, st, topic, queue, cc)
 		if createErr == nil {

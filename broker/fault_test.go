@@ -426,6 +426,56 @@ func TestDurableForNewMessagesGoesOnWhereAllReplicasAre(t *testing.T) {
 	}
 }
 
+// A stream is lost, and its consumers are first made again by a replica that starts
+// and subscribes in another order: each name is now that of the other topic.
+func TestConsumersMadeAgainByAReplicaInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	for name, retention := range map[string]jetstream.RetentionPolicy{"WorkQueue": jetstream.WorkQueuePolicy, "Limits": jetstream.LimitsPolicy} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			template := jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: retention})
+			backoffs, onBackoff := hookChan[jsbroker.Backoff]()
+			handled, onHandled := hookChan[jsbroker.Handled]()
+			b := newBroker(t, s, template, jsbroker.WithFetchWait(100*time.Millisecond),
+				jsbroker.WithHooks(jsbroker.Hooks{Backoff: onBackoff, Handled: onHandled}))
+			topics := []string{"orders.a", "orders.b"}
+			for _, topic := range topics {
+				subscribe(t, b, topic, ignore, broker.Queue("q"))
+			}
+			if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+				t.Fatal(err)
+			}
+			replica := newBroker(t, s, template) // before the first has looked, a second later
+			for _, topic := range slices.Backward(topics) {
+				subscribe(t, replica, topic, ignore, broker.Queue("q"))
+			}
+			for healthy := map[string]bool{}; len(healthy) < len(topics); {
+				if e := receive(t, backoffs); e.Delay == 0 {
+					healthy[e.Topic] = true
+				}
+			}
+			if err := replica.Disconnect(); err != nil {
+				t.Fatal(err)
+			}
+			if names := consumerNames(t, js, "ORDERS"); len(names) != len(topics) {
+				t.Errorf("consumers %v for %v", names, topics)
+			}
+			for _, topic := range topics {
+				publish(t, b, topic, "")
+				e := receive(t, handled)
+				if e.Subject != topic {
+					t.Errorf("got a message of %s, want one of %s", e.Subject, topic)
+				}
+				if filter := consumerInfo(t, js, "ORDERS", e.Consumer).Config.FilterSubject; filter != topic {
+					t.Errorf("the event of %s names consumer %s, which is for %s", topic, e.Consumer, filter)
+				}
+			}
+		})
+	}
+}
+
 func TestReconnectsLeaveNoRoomForTheClientToDropMessages(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,7 +26,9 @@ var _ broker.Subscriber = (*subscription)(nil)
 // subscription is one Subscribe: its consumer, its workers and what they have
 // in hand.
 type subscription struct {
-	Subscription
+	Subscription                              // as it began
+	renamed      atomic.Pointer[Subscription] // see identity
+
 	conn    *connection
 	cfg     *config
 	hooks   *dispatcher
@@ -273,12 +276,21 @@ func (s *subscription) Options() broker.SubscribeOptions { return s.opts }
 // Topic returns what was subscribed to, wildcards included.
 func (s *subscription) Topic() string { return s.Subscription.Topic }
 
+// identity is the subscription as it is now: a consumer that was made again may have
+// another name.
+func (s *subscription) identity() Subscription {
+	if now := s.renamed.Load(); now != nil {
+		return *now
+	}
+	return s.Subscription
+}
+
 func (s *subscription) describe() string {
 	kind := "queue " + s.Queue + ", "
 	if s.Queue == "" {
 		kind = ""
 	}
-	return fmt.Sprintf("%sstream %s, consumer %s", kind, s.Stream, s.Consumer)
+	return fmt.Sprintf("%sstream %s, consumer %s", kind, s.Stream, s.identity().Consumer)
 }
 
 // Unsubscribe ends the subscription: it stops pulling and gives back at once
@@ -415,7 +427,7 @@ func (s *subscription) finish() {
 	s.mu.Unlock()
 	s.deleteConsumer()
 	s.giveUp()
-	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.Subscription})
+	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
 	s.conn.remove(s)
 	s.log(logger.InfoLevel, nil, "unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
 	close(s.done)
@@ -462,5 +474,5 @@ func (s *subscription) learned(pending uint64, ackPending int) {
 	s.mu.Lock()
 	s.known = time.Now()
 	s.mu.Unlock()
-	emit(s.hooks, s.hooks.consumerState, s.base, ConsumerState{Subscription: s.Subscription, Pending: pending, AckPending: ackPending})
+	emit(s.hooks, s.hooks.consumerState, s.base, ConsumerState{Subscription: s.identity(), Pending: pending, AckPending: ackPending})
 }

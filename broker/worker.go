@@ -293,7 +293,7 @@ func (s *subscription) refuseStray(m *nats.Msg) error {
 func (s *subscription) report(a arrivals) {
 	if a.messages > 0 && len(s.hooks.fetched) > 0 {
 		meta, _ := parseMetadata(a.last)
-		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: a.messages, Bytes: a.bytes, NumPending: meta.pending})
+		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.identity(), Messages: a.messages, Bytes: a.bytes, NumPending: meta.pending})
 	}
 }
 
@@ -309,7 +309,7 @@ func (s *subscription) healthy() {
 	}
 	s.log(level, nil, "fetching again after %d failures", s.failures)
 	s.failures, s.lastSaid = 0, ""
-	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription})
+	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity()})
 }
 
 // failed reports a failed fetch, pauses, and puts right what it may. It
@@ -323,8 +323,8 @@ func (s *subscription) failed(err error) bool {
 		delay := backoffDelay(s.failures)
 		s.logFetchError(err, delay)
 		changed := s.conn.stateChange()
-		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.Subscription, Err: err, Reason: Reason(err)})
-		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription, Attempt: int(s.failures), Delay: delay})
+		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
 		down := errors.Is(err, errConnectionLost) // and may be back already
 		if !s.pause(delay, changed, down) {
 			return false
@@ -375,15 +375,18 @@ func (s *subscription) heal(cause error) error {
 		if err := usable(info); err != nil {
 			return err
 		}
-		found := consumerOf(info, cs.stream)
+		found, topic := consumerOf(info, cs.stream), s.Subscription.Topic
 		if !found.created.Equal(cs.created) { // somebody was quicker, and has made the stream, too, perhaps
 			if found.stream, err = s.conn.streamInfo(ctx, cs.stream.name); err != nil {
 				return err
 			}
+			if !filters(info.Config, found.stream, topic) && cs.ours && !s.cfg.othersConsumers && s.Queue != "" {
+				break // for another topic of the queue
+			}
 			s.expectCopies(found)
 		}
 		s.rebind(found)
-		if !filters(info.Config, found.stream, s.Subscription.Topic) {
+		if !filters(info.Config, found.stream, topic) {
 			return fmt.Errorf("%w: consumer %s of stream %s has been changed and now has the filter %s", ErrConsumerConflict, cs.name, cs.stream.name, describeFilter(info.Config))
 		}
 		s.learned(info.NumPending, info.NumAckPending)
@@ -402,10 +405,17 @@ func (s *subscription) heal(cause error) error {
 		return err
 	}
 	s.rebind(again)
-	s.log(logger.WarnLevel, nil, "consumer %s of stream %s was deleted and has been made again", cs.name, cs.stream.name)
+	renamed := ""
+	if again.name != cs.name {
+		renamed = ", as " + again.name
+	}
+	s.log(logger.WarnLevel, nil, "consumer %s of stream %s was deleted and has been made again%s", cs.name, cs.stream.name, renamed)
 	return nil
 }
 
+// makeAgain makes the consumer again, and its stream if that is gone, too. For a
+// queue the rule of [connection.bindDurable] holds as it did at first: another
+// replica may have been quicker, and may have given the topics each other's names.
 func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, error) {
 	topic := s.Subscription.Topic
 	st, err := s.conn.streamInfo(ctx, cs.stream.name)
@@ -429,7 +439,12 @@ func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, 
 	}
 	s.expectCopies(cs)
 	cc := s.resumed(cs, st)
-	again, _, err := s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
+	var again *consumer
+	if s.Queue == "" {
+		again, _, err = s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
+	} else {
+		again, _, err = s.conn.bindDurable(ctx, s.cfg, st, topic, s.Queue, cc)
+	}
 	return again, err
 }
 
@@ -472,6 +487,10 @@ func (s *subscription) rebind(cs *consumer) {
 		clear(s.owed)
 	}
 	s.consumer = cs
+	if id := s.identity(); id.Consumer != cs.name {
+		id.Consumer = cs.name
+		s.renamed.Store(&id)
+	}
 }
 
 // quietly are failures that belong to the ordinary life of a cluster.
@@ -596,7 +615,7 @@ func (s *subscription) newEvent(it item) *event {
 // delivery tells hooks about the event's message.
 func (e *event) delivery() Delivery {
 	return Delivery{
-		Subscription:     e.sub.Subscription,
+		Subscription:     e.sub.identity(),
 		Subject:          e.msg.Subject,
 		MessageID:        e.msg.Header.Get(nats.MsgIdHdr),
 		StreamSequence:   e.meta.streamSequence,
