@@ -25,7 +25,9 @@ type consumer struct {
 	stream    *stream
 	ephemeral bool
 	ours      bool
+	created   time.Time                // tells it from another of the same name
 	cfg       jetstream.ConsumerConfig // as the server has it
+	floor     uint64                   // the stream sequence up to which all was settled when it told that
 
 	// After so many deliveries a message is given up, 0 for never, and who counts
 	// them. The server just stops delivering, so where there are dead letters this
@@ -43,9 +45,10 @@ const limitKey = ownerKey + "-max-deliver"
 // process dies; these must not use up the handler's chances.
 const spareDeliveries = 10
 
-// configured is the consumer with a configuration that the server has told.
-func (cs consumer) configured(cfg jetstream.ConsumerConfig) *consumer {
-	cs.cfg = cfg
+// told is the consumer with what the server has told of it.
+func (cs consumer) told(info *jetstream.ConsumerInfo) *consumer {
+	cfg := info.Config
+	cs.cfg, cs.floor = cfg, info.AckFloor.Stream
 	if cs.byServer = cfg.MaxDeliver > 0; cs.byServer {
 		cs.limit = uint64(cfg.MaxDeliver)
 	} else {
@@ -61,9 +64,22 @@ func (cs *consumer) isLast(n uint64) bool {
 }
 
 // goesOn reports whether the consumer, if it is made again, begins where it was: one
-// that is for new messages, or was made again before.
+// that is for new messages, was made again before, or began with the last ones. As
+// it was configured it would now miss some. One that began with the first, or at a
+// time, misses nothing: it begins there again.
 func (cs *consumer) goesOn() bool {
-	return cs.cfg.DeliverPolicy == jetstream.DeliverNewPolicy || cs.cfg.DeliverPolicy == jetstream.DeliverByStartSequencePolicy
+	switch cs.cfg.DeliverPolicy {
+	case jetstream.DeliverNewPolicy, jetstream.DeliverByStartSequencePolicy, jetstream.DeliverLastPolicy, jetstream.DeliverLastPerSubjectPolicy:
+		return true
+	}
+	return false
+}
+
+// replays reports whether the consumer, if it is made again, is to have everything
+// handled again: from a stream that keeps what was acked, that may be why somebody
+// has deleted it. Elsewhere a message that was acked comes again by mistake only.
+func (cs *consumer) replays() bool {
+	return cs.stream.retention == jetstream.LimitsPolicy && !cs.goesOn()
 }
 
 // ackWait is the shortest time in which the server may deliver an unsettled
@@ -118,14 +134,15 @@ func (c *connection) bindConsumer(ctx context.Context, cfg *config, st *stream, 
 		}
 		return c.createConsumer(ctx, st, topic, queue, cc)
 	}
-	return c.bindDurable(ctx, cfg, st, topic, queue)
+	return c.bindDurable(ctx, cfg, st, topic, queue, cfg.consumerConfigFor(st, topic))
 }
 
 // bindDurable applies the rule for durables. The queue's own name belongs to
 // the first topic that was subscribed with it; each further topic of the same
 // stream has a consumer of its own, named after queue and topic. Whoever comes
-// later, in whatever order, finds them by their filters.
-func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, topic, queue string) (*consumer, *jetstream.ConsumerInfo, error) {
+// later, in whatever order, finds them by their filters. If there is none, it is
+// made with the configuration cc and the name that is free.
+func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, topic, queue string, cc jetstream.ConsumerConfig) (*consumer, *jetstream.ConsumerInfo, error) {
 	const attempts = 5 // each lost race with another replica costs one
 	var err error
 	for range attempts {
@@ -166,7 +183,6 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 		if free == "" {
 			return nil, nil, fmt.Errorf("%w: consumers %s and %s of stream %s serve other topics: choose another queue", ErrConsumerConflict, queue, durableName(queue, topic), st.name)
 		}
-		cc := cfg.consumerConfigFor(st, topic)
 		cc.Name, cc.Durable = free, free
 		cs, info, createErr := c.createConsumer(ctx, st, topic, queue, cc)
 		if createErr == nil {
@@ -281,7 +297,8 @@ func consumerOf(info *jetstream.ConsumerInfo, st *stream) *consumer {
 		stream:    st,
 		ephemeral: info.Config.Durable == "",
 		ours:      ours,
-	}.configured(info.Config)
+		created:   info.Created,
+	}.told(info)
 }
 
 // consumerConfigFor fills in the template for a topic, but for the name.

@@ -172,6 +172,72 @@ func TestQueuelessSubscriberMissesNothingOfAStreamMadeAgain(t *testing.T) {
 	l.settleInAnyOrder(t) // the sequence begins anew
 }
 
+// It goes on in the new stream as it did in the former one.
+func TestQueuelessSubscriberRepeatsNothingOfAStreamMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits)
+	h, got := collector()
+	subscribe(t, b, "orders", h)
+	expect := func(body string) {
+		t.Helper()
+		publish(t, b, "orders", body)
+		if g := receive(t, got); g != body {
+			t.Fatalf("got %s, want %s", g, body)
+		}
+	}
+	expect("1")
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	const n = 5
+	for i := range n {
+		expect(fmt.Sprint("of the new stream ", i))
+	}
+	for _, name := range consumerNames(t, js, "ORDERS") {
+		eventually(t, "all are acked", func() bool { return consumerInfo(t, js, "ORDERS", name).AckFloor.Stream == n })
+		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("last")
+}
+
+// The same for a queue whose stream and consumer another replica has made again.
+func TestQueueRepeatsNothingOfAStreamThatAnotherReplicaHasMadeAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits, forNew)
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		publish(t, b, "orders", body)
+		if g := receive(t, got); g != body {
+			t.Fatalf("got %s, want %s", g, body)
+		}
+	}
+	for i := range 5 {
+		expect(fmt.Sprint(i))
+	}
+	sc, cc := streamInfo(t, js, "ORDERS").Config, consumerInfo(t, js, "ORDERS", "q").Config
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	makeStream(t, js, sc)
+	makeConsumer(t, js, "ORDERS", cc)
+	for i := range 3 {
+		expect(fmt.Sprint("of the new stream ", i))
+	}
+	eventually(t, "all are acked", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	expect("last")
+}
+
 func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -189,6 +255,43 @@ func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
 	l.settle(t)
 	if n := len(l.handled); n != 5 {
 		t.Fatalf("%d handled, want 5: %v", n, l.handled)
+	}
+}
+
+// Such a consumer, as it was, would begin with what is the last by then.
+func TestSubscriberFromTheLastMissesNothingWhileItsConsumerIsGone(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []jetstream.DeliverPolicy{jetstream.DeliverLastPolicy, jetstream.DeliverLastPerSubjectPolicy} {
+		for _, queue := range []string{"", "q"} {
+			t.Run(fmt.Sprintf("%v, queue %s", policy, queue), func(t *testing.T) {
+				t.Parallel()
+				s := startServer(t)
+				_, js := natsConn(t, s)
+				b := newBroker(t, s, limits, jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{DeliverPolicy: policy}))
+				publish(t, b, "orders", "0") // not the last
+				publish(t, b, "orders", "1")
+				h, got := collector()
+				subscribe(t, b, "orders", h, broker.Queue(queue))
+				expect := func(from, to int) {
+					t.Helper()
+					for i := from; i <= to; i++ {
+						if g := receive(t, got); g != fmt.Sprint(i) {
+							t.Fatalf("got %s, want %d", g, i)
+						}
+					}
+				}
+				expect(1, 1)
+				for _, name := range consumerNames(t, js, "ORDERS") {
+					if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i := 2; i <= 5; i++ {
+					publish(t, b, "orders", fmt.Sprint(i))
+				}
+				expect(2, 5)
+			})
+		}
 	}
 }
 
@@ -231,6 +334,145 @@ func TestQueuelessSubscriberRetriesWhatFailedWhenItsConsumerWasLost(t *testing.T
 		if got := receive(t, started); got != body {
 			t.Fatalf("got %s, want %s", got, body)
 		}
+	}
+}
+
+// forNew is a template for consumers of what is published from now on.
+var forNew = jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy})
+
+func TestDurableForNewMessagesRetriesWhatFailedWhenItWasLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, limits, forNew)
+	publish(t, b, "orders", "old")
+	started := make(chan string, 100)
+	failed := false
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := string(e.Message().Body)
+		started <- body
+		if body == "waits" && !failed {
+			failed = true
+			return jsbroker.RetryAfter(time.Hour, nil) // which only the lost consumer knows of
+		}
+		return nil
+	}, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+	for _, body := range []string{"waits", "ok"} {
+		publish(t, b, "orders", body)
+		expect(body)
+	}
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "new")
+	expect("waits")
+	expect("new")
+}
+
+// A replica that makes a shared consumer again knows what has become of the others'
+// messages as far as the server has told it.
+func TestDurableForNewMessagesGoesOnWhereAllReplicasAre(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	b := newBroker(t, s, limits, forNew, jsbroker.WithBatchSize(1), jsbroker.WithFetchWait(time.Second))
+	started, release := make(chan string, 100), make(chan struct{})
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		started <- string(e.Message().Body)
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+	publish(t, b, "orders", "1")
+	expect("1")
+	replica, err := js.Consumer(testContext(t), "ORDERS", "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"2", "3", "4", "5"} {
+		publish(t, b, "orders", body)
+		m, err := replica.Next(jetstream.FetchMaxWait(patience))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body == "4" {
+			continue // it is still being handled
+		}
+		if err := m.DoubleAck(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(release)
+	eventually(t, "all before 4 are settled", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
+	looks := countRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
+	eventually(t, "the subscription has looked", func() bool { return looks.seen(t) > 0 })
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders", "new")
+	for _, body := range []string{"4", "5", "new"} { // 5 is repeated
+		expect(body)
+	}
+}
+
+// A stream is lost, and its consumers are first made again by a replica that starts
+// and subscribes in another order: each name is now that of the other topic.
+func TestConsumersMadeAgainByAReplicaInAnotherOrder(t *testing.T) {
+	t.Parallel()
+	for name, retention := range map[string]jetstream.RetentionPolicy{"WorkQueue": jetstream.WorkQueuePolicy, "Limits": jetstream.LimitsPolicy} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			template := jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: retention})
+			backoffs, onBackoff := hookChan[jsbroker.Backoff]()
+			handled, onHandled := hookChan[jsbroker.Handled]()
+			b := newBroker(t, s, template, jsbroker.WithFetchWait(100*time.Millisecond),
+				jsbroker.WithHooks(jsbroker.Hooks{Backoff: onBackoff, Handled: onHandled}))
+			topics := []string{"orders.a", "orders.b"}
+			for _, topic := range topics {
+				subscribe(t, b, topic, ignore, broker.Queue("q"))
+			}
+			if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+				t.Fatal(err)
+			}
+			replica := newBroker(t, s, template) // before the first has looked, a second later
+			for _, topic := range slices.Backward(topics) {
+				subscribe(t, replica, topic, ignore, broker.Queue("q"))
+			}
+			for healthy := map[string]bool{}; len(healthy) < len(topics); {
+				if e := receive(t, backoffs); e.Delay == 0 {
+					healthy[e.Topic] = true
+				}
+			}
+			if err := replica.Disconnect(); err != nil {
+				t.Fatal(err)
+			}
+			if names := consumerNames(t, js, "ORDERS"); len(names) != len(topics) {
+				t.Errorf("consumers %v for %v", names, topics)
+			}
+			for _, topic := range topics {
+				publish(t, b, topic, "")
+				e := receive(t, handled)
+				if e.Subject != topic {
+					t.Errorf("got a message of %s, want one of %s", e.Subject, topic)
+				}
+				if filter := consumerInfo(t, js, "ORDERS", e.Consumer).Config.FilterSubject; filter != topic {
+					t.Errorf("the event of %s names consumer %s, which is for %s", topic, e.Consumer, filter)
+				}
+			}
+		})
 	}
 }
 
@@ -426,4 +668,50 @@ func TestFilterChangedUnderASubscriberIsAFailureAndNothingIsLost(t *testing.T) {
 		t.Error("the other topic's message is gone")
 	}
 	atMost(t, 5, failed)
+}
+
+// A consumer that Subscribe would refuse is not taken either when its owner has made
+// it again like that: with AckAll an ack would settle what has failed before it.
+func TestConsumerMadeAgainUnusableIsAFailureAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	theirs := jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy}
+	makeConsumer(t, js, "ORDERS", theirs)
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	started := make(chan string, 100)
+	hasFailed := false
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		body := string(e.Message().Body)
+		started <- body
+		if body == "fails once" && !hasFailed {
+			hasFailed = true
+			return jsbroker.RetryAfter(100*time.Millisecond, nil)
+		}
+		return nil
+	}, broker.Queue("q"))
+	replace := func(policy jetstream.AckPolicy) {
+		t.Helper()
+		if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+			t.Fatal(err)
+		}
+		theirs.AckPolicy = policy
+		makeConsumer(t, js, "ORDERS", theirs)
+	}
+	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	replace(jetstream.AckAllPolicy)
+	publish(t, b, "orders", "fails once")
+	publish(t, b, "orders", "good")
+	if e := receive(t, failed); e.Reason != "consumer_deleted" {
+		t.Fatalf("reason %q of %v", e.Reason, e.Err)
+	}
+	wantError(t, receive(t, failed).Err, jsbroker.ErrConsumerConflict, "consumer q", "ORDERS", "ack policy")
+	replace(jetstream.AckExplicitPolicy)
+	for _, body := range []string{"fails once", "good", "fails once"} {
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
 }

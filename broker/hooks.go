@@ -103,7 +103,7 @@ type Subscription struct {
 	Topic    string // as passed to Subscribe, wildcards included
 	Queue    string // empty without broker.Queue
 	Stream   string // the JetStream stream
-	Consumer string // the JetStream consumer
+	Consumer string // the JetStream consumer; one that is made again may have another name
 }
 
 // Delivery is one delivery of one message to one subscription.

@@ -20,7 +20,7 @@ func (s *subscription) log(level logger.Level, e *event, format string, args ...
 		"topic":    s.Subscription.Topic,
 		"queue":    s.Queue,
 		"stream":   s.Stream,
-		"consumer": s.Consumer,
+		"consumer": s.identity().Consumer,
 	}
 	if e != nil {
 		f["subject"] = e.msg.Subject

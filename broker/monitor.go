@@ -41,7 +41,7 @@ func (s *subscription) refresh() {
 	defer cancel()
 	cs := s.currentConsumer()
 	if info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name); err == nil && !s.isStopped() {
-		s.adopt(cs, info.Config)
+		s.adopt(cs, info)
 		s.learned(info.NumPending, info.NumAckPending)
 	}
 }
@@ -75,5 +75,5 @@ func (s *subscription) learnLimit() {
 		return
 	}
 	s.limits.next = time.Now().Add(limitAge)
-	s.adopt(cs, info.Config)
+	s.adopt(cs, info)
 }

@@ -34,6 +34,15 @@ func (l *latest) add(id messageIdentity) {
 	l.next = (l.next + 1) % remembered
 }
 
+// forget leaves a gap in the place of a message.
+func (l *latest) forget(id messageIdentity) {
+	for i := range l.ring {
+		if l.ring[i] == id {
+			l.ring[i] = messageIdentity{}
+		}
+	}
+}
+
 // remember notes what has become of a message. The caller holds s.mu.
 func (s *subscription) remember(e *event, r Result) {
 	switch {
@@ -52,11 +61,15 @@ func (s *subscription) remember(e *event, r Result) {
 
 // owe notes that a message is to be delivered again: its handler failed or will
 // ack later, or it was skipped. If the subscription's own consumer for new messages
-// is lost, the next one begins there. The caller holds s.mu.
+// is lost, the next one begins there. If it was settled once and comes again all the
+// same, as an operator wants it to, that counts no more. The caller holds s.mu.
 func (s *subscription) owe(e *event) {
+	id := e.meta.identity()
+	s.acked.forget(id)
+	s.terminated.forget(id)
 	cs := s.consumer
 	if !cs.ephemeral || !cs.goesOn() || e.meta.streamSequence == 0 {
-		return // others may be served with it, or the stream has what is left
+		return // see resumeAt, or the stream has what is left
 	}
 	if cs.isLast(max(e.meta.numDelivered, e.skipped)) {
 		return // and never is
@@ -87,16 +100,13 @@ func (s *subscription) lowestOwed(n uint64) uint64 {
 
 // resumeAt returns where in the stream a consumer for new messages that is made
 // again begins: with what runs or is to be delivered again, or else behind all that
-// was started. It delivers once more what was settled since; the latest of that
-// are recognised.
+// was started. What others have of a shared one only the server has known. It
+// delivers once more what was settled since; the latest of that are recognised.
 func (s *subscription) resumeAt() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.again = s.last + 1
-	for _, it := range s.waiting { // of the former consumer
-		if m, err := parseMetadata(it.msg.Reply); err == nil {
-			s.again = max(s.again, m.streamSequence+1)
-		}
+	if !s.consumer.ephemeral {
+		return s.consumer.floor + 1
 	}
 	n := s.lowestOwed(s.last + 1)
 	for _, e := range s.running {
@@ -105,6 +115,23 @@ func (s *subscription) resumeAt() uint64 {
 		}
 	}
 	return n
+}
+
+// expectCopies prepares for the first deliveries of a consumer that was made again,
+// or is about to be: what was acked to the former one in vain is among them.
+func (s *subscription) expectCopies(cs *consumer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cs.replays() { // then they are wanted, and so are their retries
+		s.acked, s.terminated = latest{}, latest{}
+		return
+	}
+	s.again = s.last + 1
+	for _, it := range s.waiting { // of the former consumer
+		if m, err := parseMetadata(it.msg.Reply); err == nil {
+			s.again = max(s.again, m.streamSequence+1)
+		}
+	}
 }
 
 // mayRepeat reports whether a delivery may be the second of its message: a consumer

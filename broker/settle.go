@@ -204,7 +204,7 @@ func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 // a message becomes one dead letter. The time keeps it apart from a message of
 // the same number in a stream that was deleted and made again.
 func deadLetterID(e *event) string {
-	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", e.sub.Stream, e.sub.Consumer, e.meta.streamSequence, e.meta.storedAt)
+	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", e.sub.Stream, e.sub.identity().Consumer, e.meta.streamSequence, e.meta.storedAt)
 }
 
 // headerText makes a text fit for a header value.

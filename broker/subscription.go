@@ -26,7 +26,9 @@ var _ broker.Subscriber = (*subscription)(nil)
 // subscription is one Subscribe: its consumer, its workers and what they have
 // in hand.
 type subscription struct {
-	Subscription
+	Subscription                              // as it began
+	renamed      atomic.Pointer[Subscription] // see identity
+
 	conn    *connection
 	cfg     *config
 	hooks   *dispatcher
@@ -71,9 +73,12 @@ type subscription struct {
 	owed              map[uint64]struct{} // see owe
 	owedFrom          uint64              // the lowest that owed had no room for; 0: none
 
-	failures uint64 // fetches in a row; only the fetching worker uses it and lastSaid
-	lastSaid string // what the log has last warned of in this streak
-	lines    limiter
+	// Only the fetching worker uses these.
+	failures uint64    // fetches in a row
+	lastSaid string    // what the log has last warned of in this streak
+	looked   time.Time // see lookAtFloor
+
+	lines limiter
 }
 
 // item is a message in hand, with the times that its ack deadline depends on.
@@ -280,12 +285,21 @@ func (s *subscription) Options() broker.SubscribeOptions { return s.opts }
 // Topic returns what was subscribed to, wildcards included.
 func (s *subscription) Topic() string { return s.Subscription.Topic }
 
+// identity is the subscription as it is now: a consumer that was made again may have
+// another name.
+func (s *subscription) identity() Subscription {
+	if now := s.renamed.Load(); now != nil {
+		return *now
+	}
+	return s.Subscription
+}
+
 func (s *subscription) describe() string {
 	kind := "queue " + s.Queue + ", "
 	if s.Queue == "" {
 		kind = ""
 	}
-	return fmt.Sprintf("%sstream %s, consumer %s", kind, s.Stream, s.Consumer)
+	return fmt.Sprintf("%sstream %s, consumer %s", kind, s.Stream, s.identity().Consumer)
 }
 
 // Unsubscribe ends the subscription: it stops pulling and gives back at once
@@ -476,7 +490,7 @@ func (s *subscription) finish() {
 	s.mu.Unlock()
 	s.deleteConsumer()
 	s.giveUp()
-	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.Subscription})
+	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
 	s.conn.remove(s)
 	s.log(logger.InfoLevel, nil, "unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
 	close(s.done)
@@ -523,5 +537,5 @@ func (s *subscription) learned(pending uint64, ackPending int) {
 	s.mu.Lock()
 	s.known = time.Now()
 	s.mu.Unlock()
-	emit(s.hooks, s.hooks.consumerState, s.base, ConsumerState{Subscription: s.Subscription, Pending: pending, AckPending: ackPending})
+	emit(s.hooks, s.hooks.consumerState, s.base, ConsumerState{Subscription: s.identity(), Pending: pending, AckPending: ackPending})
 }

@@ -140,6 +140,7 @@ func (s *subscription) skip(e *event, why error) {
 func (s *subscription) fill() bool {
 	defer func() { <-s.filling }()
 	for {
+		s.lookAtFloor()
 		changed := s.conn.stateChange() // before looking at the state
 		m, silence, err := s.ask()
 		if err == nil && m == nil {
@@ -186,6 +187,21 @@ func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 		err = s.pull.request(s.consumer, 0)
 	}
 	return nil, s.pull.silence(), err
+}
+
+// floorInterval is how old the ack floor of a shared consumer may become: what was
+// acked since comes again if the consumer is lost.
+const floorInterval = 5 * time.Second
+
+// lookAtFloor asks now and then how far a consumer for new messages is that others
+// may be served with, too: if it is lost, the next one begins there.
+func (s *subscription) lookAtFloor() {
+	cs := s.currentConsumer()
+	if cs.ephemeral || !cs.ours || !cs.goesOn() || time.Since(s.looked) < floorInterval || !s.conn.nc.IsConnected() {
+		return
+	}
+	s.looked = time.Now()
+	s.refresh()
 }
 
 // await waits for a message. It returns none when the connection has changed or
@@ -277,7 +293,7 @@ func (s *subscription) refuseStray(m *nats.Msg) error {
 func (s *subscription) report(a arrivals) {
 	if a.messages > 0 && len(s.hooks.fetched) > 0 {
 		meta, _ := parseMetadata(a.last)
-		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.Subscription, Messages: a.messages, Bytes: a.bytes, NumPending: meta.pending})
+		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.identity(), Messages: a.messages, Bytes: a.bytes, NumPending: meta.pending})
 	}
 }
 
@@ -293,7 +309,7 @@ func (s *subscription) healthy() {
 	}
 	s.log(level, nil, "fetching again after %d failures", s.failures)
 	s.failures, s.lastSaid = 0, ""
-	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription})
+	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity()})
 }
 
 // failed reports a failed fetch, pauses, and puts right what it may. It
@@ -307,8 +323,8 @@ func (s *subscription) failed(err error) bool {
 		delay := backoffDelay(s.failures)
 		s.logFetchError(err, delay)
 		changed := s.conn.stateChange()
-		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.Subscription, Err: err, Reason: Reason(err)})
-		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.Subscription, Attempt: int(s.failures), Delay: delay})
+		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
 		down := errors.Is(err, errConnectionLost) // and may be back already
 		if !s.pause(delay, changed, down) {
 			return false
@@ -361,8 +377,21 @@ func (s *subscription) heal(cause error) error {
 	info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
 	switch {
 	case err == nil:
-		s.rebind(consumerOf(info, cs.stream))
-		if !filters(info.Config, cs.stream, s.Subscription.Topic) {
+		if err := usable(info); err != nil {
+			return err
+		}
+		found, topic := consumerOf(info, cs.stream), s.Subscription.Topic
+		if !found.created.Equal(cs.created) { // somebody was quicker, and has made the stream, too, perhaps
+			if found.stream, err = s.conn.streamInfo(ctx, cs.stream.name); err != nil {
+				return err
+			}
+			if !filters(info.Config, found.stream, topic) && cs.ours && !s.cfg.othersConsumers && s.Queue != "" {
+				break // for another topic of the queue
+			}
+			s.expectCopies(found)
+		}
+		s.rebind(found)
+		if !filters(info.Config, found.stream, topic) {
 			return fmt.Errorf("%w: consumer %s of stream %s has been changed and now has the filter %s", ErrConsumerConflict, cs.name, cs.stream.name, describeFilter(info.Config))
 		}
 		s.learned(info.NumPending, info.NumAckPending)
@@ -381,10 +410,17 @@ func (s *subscription) heal(cause error) error {
 		return err
 	}
 	s.rebind(again)
-	s.log(logger.WarnLevel, nil, "consumer %s of stream %s was deleted and has been made again", cs.name, cs.stream.name)
+	renamed := ""
+	if again.name != cs.name {
+		renamed = ", as " + again.name
+	}
+	s.log(logger.WarnLevel, nil, "consumer %s of stream %s was deleted and has been made again%s", cs.name, cs.stream.name, renamed)
 	return nil
 }
 
+// makeAgain makes the consumer again, and its stream if that is gone, too. For a
+// queue the rule of [connection.bindDurable] holds as it did at first: another
+// replica may have been quicker, and may have given the topics each other's names.
 func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, error) {
 	topic := s.Subscription.Topic
 	st, err := s.conn.streamInfo(ctx, cs.stream.name)
@@ -406,8 +442,14 @@ func (s *subscription) makeAgain(ctx context.Context, cs *consumer) (*consumer, 
 	if !coversAny(st.subjects, topic) || st.name != cs.stream.name {
 		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", ErrStreamMismatch, st.name)
 	}
+	s.expectCopies(cs)
 	cc := s.resumed(cs, st)
-	again, _, err := s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
+	var again *consumer
+	if s.Queue == "" {
+		again, _, err = s.conn.createConsumer(ctx, st, topic, s.Queue, cc)
+	} else {
+		again, _, err = s.conn.bindDurable(ctx, s.cfg, st, topic, s.Queue, cc)
+	}
 	return again, err
 }
 
@@ -420,17 +462,18 @@ func (s *subscription) resumed(cs *consumer, st *stream) jetstream.ConsumerConfi
 	}
 	if !st.created.Equal(cs.stream.created) {
 		// All of another stream's messages came after the last of the former's.
-		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverAllPolicy, 0
+		// A start sequence has that go on, too, if it is lost.
+		cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, 1
 		return cc
 	}
 	cc.DeliverPolicy, cc.OptStartSeq = jetstream.DeliverByStartSequencePolicy, max(s.resumeAt(), cc.OptStartSeq)
 	return cc
 }
 
-// adopt takes over what an operator has changed of the consumer, if that is
-// still the one in use.
-func (s *subscription) adopt(cs *consumer, cfg jetstream.ConsumerConfig) {
-	changed := cs.configured(cfg)
+// adopt takes over what an operator has changed of the consumer, and how far it
+// is, if that is still the one in use.
+func (s *subscription) adopt(cs *consumer, info *jetstream.ConsumerInfo) {
+	changed := cs.told(info)
 	s.mu.Lock()
 	if s.consumer != cs {
 		s.mu.Unlock()
@@ -454,6 +497,10 @@ func (s *subscription) rebind(cs *consumer) {
 		clear(s.owed)
 	}
 	s.consumer = cs
+	if id := s.identity(); id.Consumer != cs.name {
+		id.Consumer = cs.name
+		s.renamed.Store(&id)
+	}
 }
 
 // quietly are failures that belong to the ordinary life of a cluster.
@@ -582,7 +629,7 @@ func (s *subscription) newEvent(it item) *event {
 // delivery tells hooks about the event's message.
 func (e *event) delivery() Delivery {
 	return Delivery{
-		Subscription:     e.sub.Subscription,
+		Subscription:     e.sub.identity(),
 		Subject:          e.msg.Subject,
 		MessageID:        e.msg.Header.Get(nats.MsgIdHdr),
 		StreamSequence:   e.meta.streamSequence,

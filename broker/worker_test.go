@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -700,6 +701,144 @@ func TestDeletedConsumerIsMadeAgainWithAHandfulOfErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was fetched from a consumer that is gone is handled, and its ack goes nowhere:
+// where the stream has kept it, it comes again.
+func TestWhatIsAckedToADeletedConsumerIsNotHandledTwice(t *testing.T) {
+	t.Parallel()
+	for _, retention := range []jetstream.RetentionPolicy{jetstream.WorkQueuePolicy, jetstream.InterestPolicy} {
+		t.Run(retention.String(), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: retention})
+			if retention == jetstream.InterestPolicy { // somebody else has still to handle them
+				makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "other", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+			}
+			skipped, onSkip := hookChan[jsbroker.Skipped]()
+			b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkip}))
+			started, release := make(chan string, 100), make(chan struct{})
+			failed := false
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				body := string(e.Message().Body)
+				started <- body
+				<-release
+				if body == "4" && !failed {
+					failed = true
+					return jsbroker.RetryAfter(time.Hour, nil) // which only the lost consumer knows of
+				}
+				return nil
+			}, broker.Queue("q"))
+			const n = 9
+			for i := range n {
+				publish(t, b, "orders", fmt.Sprint(i))
+			}
+			eventually(t, "all are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+			if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+				t.Fatal(err)
+			}
+			close(release)
+			want := []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "4"}
+			for i, body := range want {
+				if got := receive(t, started); got != body {
+					t.Fatalf("handled %s after %v, want %s", got, want[:i], body)
+				}
+			}
+			for range n - 1 {
+				receive(t, skipped)
+			}
+			eventually(t, "all are acked to the new consumer", func() bool {
+				info := consumerInfo(t, js, "ORDERS", "q")
+				return info.NumAckPending == 0 && info.NumPending == 0
+			})
+			if len(started) > 0 {
+				t.Errorf("%d were handled again", len(started))
+			}
+		})
+	}
+}
+
+// Whoever deletes the consumer of a stream that keeps everything has all of it handled
+// again: that a message was acked before counts no more, not for its retries either.
+func TestRetriesOfWhatADeletedConsumerHadAcked(t *testing.T) {
+	t.Parallel()
+	for _, replicas := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			var replay atomic.Bool
+			var mu sync.Mutex
+			failed := map[int]bool{} // by replica
+			first, handled := make(chan struct{}, 10), make(chan struct{}, 10)
+			for i := range replicas {
+				b := newBroker(t, s, limits)
+				subscribe(t, b, "orders", func(broker.Event) error {
+					if !replay.Load() {
+						first <- struct{}{}
+						return nil
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					if len(failed) < replicas {
+						failed[i] = true
+						return jsbroker.RetryAfter(10*time.Millisecond, errors.New("database is down"))
+					}
+					handled <- struct{}{}
+					return nil
+				}, broker.Queue("q"))
+				if i == 0 {
+					publish(t, b, "orders", "1")
+				}
+			}
+			receive(t, first)
+			eventually(t, "it is acked", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 1 })
+			replay.Store(true)
+			if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, handled)
+		})
+	}
+}
+
+// The same where the subscription has not seen that the consumer is another one: no
+// request was under way.
+func TestRetryOfWhatAConsumerThatWasReplacedHadAcked(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	failed, onFetchError := hookChan[jsbroker.FetchError]()
+	b := newBroker(t, s, limits, jsbroker.WithBatchSize(1), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
+	started, release := make(chan string, 10), make(chan error, 10)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		started <- string(e.Message().Body)
+		return <-release
+	}, broker.Queue("q"))
+	expect := func(body string) {
+		t.Helper()
+		if got := receive(t, started); got != body {
+			t.Fatalf("got %s, want %s", got, body)
+		}
+	}
+	publish(t, b, "orders", "1")
+	publish(t, b, "orders", "2")
+	expect("1")
+	release <- nil
+	expect("2")
+	cc := consumerInfo(t, js, "ORDERS", "q").Config
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+		t.Fatal(err)
+	}
+	makeConsumer(t, js, "ORDERS", cc)
+	release <- nil
+	expect("1")
+	release <- jsbroker.RetryAfter(0, errors.New("database is down"))
+	close(release)
+	for receive(t, started) != "1" {
+	}
+	atMost(t, 0, failed)
 }
 
 func TestDeletedStreamIsMadeAgain(t *testing.T) {
