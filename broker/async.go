@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 )
@@ -118,6 +119,7 @@ type completions struct {
 	mu      sync.Mutex
 	queue   []*asyncPublish
 	running bool
+	id      atomic.Uint64 // the goroutine
 }
 
 func (q *completions) add(a *asyncPublish) {
@@ -130,7 +132,11 @@ func (q *completions) add(a *asyncPublish) {
 	}
 }
 
+// runsOn reports whether the goroutine is the one.
+func (q *completions) runsOn(id uint64) bool { return id != 0 && q.id.Load() == id }
+
 func (q *completions) run() {
+	q.id.Store(goroutineID())
 	for batch := q.take(nil); len(batch) > 0; batch = q.take(batch) {
 		q.complete(batch)
 	}
@@ -153,6 +159,7 @@ func (q *completions) complete(batch []*asyncPublish) {
 	defer func() {
 		if !returned { // runtime.Goexit; a panic ends the program
 			go func() {
+				q.id.Store(goroutineID())
 				q.complete(batch[next:])
 				q.run()
 			}()

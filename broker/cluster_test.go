@@ -265,3 +265,43 @@ func TestStopsInAClusterStrandNothing(t *testing.T) {
 		return info.NumPending == 0 && info.NumAckPending == 0
 	})
 }
+
+// A Disconnect that finds a stop under way closes the connection after that has given
+// back.
+func TestDisconnectDuringAStopInAClusterStrandsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a cluster")
+	}
+	c := startCluster(t)
+	_, js := natsConn(t, c.nodes[0].Server)
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 5})
+	leader := c.consumerLeader(t, "ORDERS", "q")
+	other := c.node(t, "node that is not the leader", func(s *server.Server) bool { return s != leader.Server })
+	p := newBroker(t, other.Server)
+	for i := range 10 {
+		publish(t, p, "orders", fmt.Sprint(i))
+	}
+	b := newBroker(t, other.Server, jsbroker.WithBatchSize(20), jsbroker.WithShutdownTimeout(50*time.Millisecond))
+	started, release := make(chan struct{}, 20), make(chan struct{})
+	defer close(release)
+	sub := subscribe(t, b, "orders", func(broker.Event) error {
+		started <- struct{}{}
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	receive(t, started)
+	eventually(t, "five are sent", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == 5 })
+	stopping := make(chan struct{})
+	go func() {
+		close(stopping)
+		_ = sub.Unsubscribe()
+	}()
+	receive(t, stopping)
+	wantError(t, b.Disconnect(), jsbroker.ErrShutdownTimeout) // the handler
+	h, got := collector()
+	subscribe(t, p, "orders", h, broker.Queue("q"))
+	for range 9 {
+		receive(t, got)
+	}
+}

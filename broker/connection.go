@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,17 +43,15 @@ type connection struct {
 	streams     streamCache
 	ensuring    chan struct{} // held while a stream is looked up or created
 
-	changed      atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
-	server       atomic.Pointer[string]        // URL of the last one, without credentials
-	lines        limiter
-	lossSaid     bool            // in the log; only the client's callbacks use it
-	dialed       atomic.Bool     // the broker has it
-	announced    sync.Once       // that it is up for the first time
-	announcement <-chan struct{} // closed when hooks have been told so
-	closed       chan struct{}   // closed when nc is
-	expected     atomic.Bool     // the close is our own doing
-	publishes    gate
-	subscribes   gate
+	changed    atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
+	server     atomic.Pointer[string]        // URL of the last one, without credentials
+	lines      limiter
+	lossSaid   bool // in the log; only the client's callbacks use it
+	told       told
+	closed     chan struct{} // closed when nc is
+	expected   atomic.Bool   // the close is our own doing
+	publishes  gate
+	subscribes gate
 
 	mu        sync.Mutex
 	subs      map[*subscription]struct{}
@@ -81,6 +78,7 @@ func (b *jetstreamBroker) Connect() error {
 		if c := b.conn.Load(); c != nil && closing == nil {
 			b.mu.Unlock()
 			if !c.nc.IsClosed() {
+				b.states.await(c.toldLast(), closeTimeout) // of another Connect
 				return nil
 			}
 			// Closed for good by the client, by a limit the user has set. Tidy
@@ -121,29 +119,9 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	if len(c.hooks.consumerState) > 0 {
 		go c.monitor()
 	}
-	var told <-chan struct{}
-	if !c.nc.IsConnected() {
-		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on, as nats.RetryOnFailedConnect asks for")
-		told = c.emitState(StateDisconnected, "", cmp.Or(c.nc.LastError(), nats.ErrNoServers))
-	}
-	c.dialed.Store(true)
-	if c.nc.IsConnected() {
-		told = c.announce()
-	}
-	if !b.states.runsOn(goroutineID()) {
-		<-told
-	}
+	c.begin()
+	b.states.await(c.toldLast(), closeTimeout)
 	return nil
-}
-
-// announce tells of the first time that the connection is up.
-func (c *connection) announce() (told <-chan struct{}) {
-	c.announced.Do(func() {
-		url := c.serverURL()
-		c.logf(logger.InfoLevel, "connected to %s", url)
-		c.announcement = c.emitState(StateConnected, url, nil)
-	})
-	return c.announcement
 }
 
 func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
@@ -298,9 +276,7 @@ func (c *connection) checkJetStream() error {
 func (c *connection) onConnect(nc *nats.Conn) {
 	c.arrivedAt(nc)
 	c.signal()
-	if c.dialed.Load() { // else dial announces it
-		c.announce()
-	}
+	c.tell(StateConnected, c.serverURL(), nil)
 }
 
 func (c *connection) onDisconnect(nc *nats.Conn, err error) {
@@ -317,7 +293,7 @@ func (c *connection) onDisconnect(nc *nats.Conn, err error) {
 	if c.lossSaid = ok; ok {
 		c.logf(logger.WarnLevel, "connection lost, reconnecting: %v%s", err, more)
 	}
-	c.emitState(StateDisconnected, "", err)
+	c.tell(StateDisconnected, "", err)
 }
 
 func (c *connection) onReconnect(nc *nats.Conn) {
@@ -327,7 +303,7 @@ func (c *connection) onReconnect(nc *nats.Conn) {
 	if c.lossSaid {
 		c.logf(logger.InfoLevel, "reconnected to %s", url)
 	}
-	c.emitState(StateReconnected, url, nil)
+	c.tell(StateReconnected, url, nil)
 }
 
 func (c *connection) onClose(nc *nats.Conn) {
@@ -338,7 +314,7 @@ func (c *connection) onClose(nc *nats.Conn) {
 	}
 	err := nc.LastError()
 	c.logf(logger.ErrorLevel, "connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err)
-	c.emitState(StateClosed, "", err)
+	c.tell(StateClosed, "", err)
 	for _, s := range c.subscriptions() {
 		go func() { _ = s.Unsubscribe() }()
 	}
@@ -438,16 +414,6 @@ func (c *connection) logf(level logger.Level, format string, args ...any) {
 	c.log.Fields(fields{"server": c.serverURL()}).Log(level, "jetstream: "+fmt.Sprintf(format, args...))
 }
 
-func (c *connection) emitState(state ConnectionState, url string, err error) (told <-chan struct{}) {
-	return c.broker.states.tell(c.hooks, ConnectionChanged{
-		BrokerID:   c.broker.id,
-		ClientName: c.name,
-		State:      state,
-		URL:        url,
-		Err:        err,
-	})
-}
-
 // signal wakes all that wait, so that they look at the connection.
 func (c *connection) signal() {
 	next := make(chan struct{})
@@ -469,8 +435,14 @@ func (c *connection) subscriptions() []*subscription {
 	return subs
 }
 
+// awaitPoll is how often await looks at the connection by itself: the client tells of
+// its states on one goroutine, and one of the user's own callbacks may hold that up.
+const awaitPoll = 50 * time.Millisecond
+
 // await waits until the connection is up.
 func (c *connection) await(ctx context.Context) error {
+	poll := time.NewTicker(awaitPoll)
+	defer poll.Stop()
 	for {
 		changed := c.stateChange()
 		switch {
@@ -481,6 +453,7 @@ func (c *connection) await(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-poll.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -328,6 +329,105 @@ func TestStatesAreToldInOrder(t *testing.T) {
 			}
 		}
 	})
+	t.Run("lost and back while Connect looks at JetStream", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		nc, _ := natsConn(t, s)
+		p := startProxy(t, s)
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		asked := make(chan struct{}, 10)
+		if _, err := nc.Subscribe("$JS.API.INFO", func(*nats.Msg) { asked <- struct{}{} }); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		p.stallAfter("$JS.API.INFO")
+		go func() {
+			<-asked
+			p.resume()
+			p.cut()
+		}()
+		newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+			jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0)))
+		if e := receive(t, states); e.State != jsbroker.StateConnected {
+			t.Errorf("told of %s, want %s", e.State, jsbroker.StateConnected)
+		}
+		if len(states) > 0 {
+			t.Errorf("told of %s as well", (<-states).State)
+		}
+	})
+	t.Run("closed by the client, and Disconnect comes before it says so", func(t *testing.T) {
+		t.Parallel()
+		conns, disconnected := make(chan *nats.Conn, 1), make(chan struct{})
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}), jsbroker.WithNATSOptions(
+			nats.ConnectHandler(func(c *nats.Conn) { conns <- c }),
+			nats.DisconnectErrHandler(func(*nats.Conn, error) { <-disconnected }))) // the client tells of the end after that
+		receive(t, conns).Close()
+		err := b.Disconnect()
+		close(disconnected)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateClosed} {
+			if e := receive(t, states); e.State != want {
+				t.Errorf("told of %s, want %s", e.State, want)
+			}
+		}
+	})
+	t.Run("disconnected where the client has given up", func(t *testing.T) {
+		t.Parallel()
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		s := startRestartable(t)
+		b := newBroker(t, s.Server, jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}), jsbroker.WithNATSOptions(nats.NoReconnect()))
+		receive(t, states)
+		s.stop()
+		if e := receive(t, states); e.State != jsbroker.StateClosed || e.Err == nil {
+			t.Errorf("told of %+v, want why it is closed", e)
+		}
+		for range 2 {
+			if err := b.Disconnect(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e := receive(t, states); e.State != jsbroker.StateClosed || e.Err != nil || len(states) > 0 {
+			t.Errorf("told of %+v and %d more, want the end", e, len(states))
+		}
+	})
+	t.Run("back after the end", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		p := startProxy(t, s)
+		var b broker.Broker
+		var lost sync.Once
+		result, reconnected := make(chan error, 1), make(chan struct{}, 10)
+		states, onState := hookChan[jsbroker.ConnectionChanged]()
+		b = unconnected(s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}), jsbroker.WithNATSOptions(
+			nats.ReconnectWait(20*time.Millisecond),
+			nats.ReconnectHandler(func(*nats.Conn) { reconnected <- struct{}{} }), // after the broker has been told
+			nats.DisconnectErrHandler(func(nc *nats.Conn, _ error) {
+				lost.Do(func() {
+					for !nc.IsConnected() { // it comes back while the client waits for this
+						time.Sleep(time.Millisecond)
+					}
+					result <- b.Disconnect()
+				})
+			})))
+		connectNow(t, b)
+		p.cut()
+		if err := receive(t, result); err != nil {
+			t.Error(err)
+		}
+		receive(t, reconnected)
+		var last jsbroker.ConnectionChanged
+		for len(states) > 0 {
+			last = <-states
+		}
+		if last.State != jsbroker.StateClosed {
+			t.Errorf("told of %s at last, and the broker is disconnected", last.State)
+		}
+	})
 	t.Run("a hook ends its goroutine", func(t *testing.T) {
 		t.Parallel()
 		exits := func(context.Context, jsbroker.ConnectionChanged) { runtime.Goexit() }
@@ -375,6 +475,125 @@ func TestDisconnectFromTheHookOfALoss(t *testing.T) {
 	}
 	if err := b.Connect(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What closing the connection takes is not a hook's fault.
+func TestDisconnectBlamesNoHook(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		b := newBroker(t, startServer(t), jsbroker.WithShutdownTimeout(time.Nanosecond), jsbroker.WithHooks(jsbroker.Hooks{
+			ConnectionChanged: func(context.Context, jsbroker.ConnectionChanged) {},
+		}))
+		if err := b.Disconnect(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Whoever waits for the connection sees that it is back, whatever the client's own
+// callback does meanwhile.
+func TestPublishWhileTheClientCallsBack(t *testing.T) {
+	t.Parallel()
+	for _, inside := range []bool{true, false} {
+		t.Run(fmt.Sprintf("inside %v", inside), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			p := startProxy(t, s)
+			var b broker.Broker
+			var lost sync.Once
+			result, entered, release := make(chan error, 10), make(chan struct{}), make(chan struct{})
+			defer close(release)
+			b = unconnected(s, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.ReconnectWait(200*time.Millisecond), nats.ReconnectJitter(0, 0),
+				nats.DisconnectErrHandler(func(*nats.Conn, error) {
+					lost.Do(func() {
+						close(entered)
+						if inside {
+							result <- b.Publish("orders", message("x"))
+						} else {
+							<-release
+						}
+					})
+				})))
+			connectNow(t, b)
+			publish(t, b, "orders", "first")
+			p.cut()
+			receive(t, entered)
+			if !inside {
+				go func() { result <- b.Publish("orders", message("x")) }()
+			}
+			if err := receive(t, result); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Connect does not wait for ever for hooks that hang, or that wait for it.
+func TestConnectIsBoundedWhateverHangs(t *testing.T) {
+	t.Parallel()
+	t.Run("told of the former connection", func(t *testing.T) {
+		t.Parallel()
+		s := startServer(t)
+		p := startProxy(t, s)
+		entered, release := make(chan struct{}), make(chan struct{})
+		b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(50*time.Millisecond),
+			jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+				if e.State == jsbroker.StateDisconnected {
+					close(entered)
+					<-release
+				}
+			}}))
+		defer close(release)
+		p.cut()
+		receive(t, entered)
+		wantError(t, b.Disconnect(), jsbroker.ErrShutdownTimeout)
+		if err := b.Connect(); err != nil {
+			t.Error(err)
+		}
+		publish(t, b, "orders", "x")
+	})
+	t.Run("waits for a goroutine that connects", func(t *testing.T) {
+		t.Parallel()
+		conns, result := make(chan *nats.Conn, 2), make(chan error, 1)
+		var b broker.Broker
+		var again sync.Once
+		b = unconnected(startServer(t), jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })),
+			jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+				if e.State == jsbroker.StateClosed {
+					again.Do(func() {
+						done := make(chan error, 1)
+						go func() { done <- b.Connect() }()
+						result <- <-done
+					})
+				}
+			}}))
+		connectNow(t, b)
+		receive(t, conns).Close()
+		if err := receive(t, result); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Also the one that finds another at work returns when hooks have been told.
+func TestSecondConnectWaitsForHooks(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}), make(chan struct{})
+	var told atomic.Bool
+	b := unconnected(startServer(t), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+		if e.State == jsbroker.StateConnected {
+			close(entered)
+			<-release
+			told.Store(true)
+		}
+	}}))
+	go func() { _ = b.Connect() }()
+	receive(t, entered)
+	time.AfterFunc(100*time.Millisecond, func() { close(release) })
+	connectNow(t, b)
+	if !told.Load() {
+		t.Error("Connect has returned before its hook")
 	}
 }
 

@@ -87,7 +87,8 @@ type Hooks struct {
 
 	// ConnectionChanged fires when the connection to the server is made, lost,
 	// restored or closed, one state after the other, on a goroutine of its own.
-	// Connect and Disconnect return when it has returned. In the hook itself
+	// Connect and Disconnect return when it has returned, or after a while: Connect
+	// two seconds, Disconnect its bound. In the hook itself
 	// Disconnect returns nil at once and completes after the hook, so that Connect
 	// returns [ErrNotConnected] until then; where the client has closed for good,
 	// Connect works.

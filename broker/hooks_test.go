@@ -259,6 +259,78 @@ func TestHooksOfTheEndMayCallTheBroker(t *testing.T) {
 	}
 }
 
+// A hook that ends its goroutine ends neither what is given back nor the subscription.
+func TestHookOfTheEndThatEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	ended := make(chan struct{})
+	b := newBroker(t, s, jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Hour}), jsbroker.WithHooks(jsbroker.Hooks{
+		Settled: func(_ context.Context, e jsbroker.Settled) {
+			if e.Returned {
+				runtime.Goexit()
+			}
+		},
+		SubscriptionEnd: func(context.Context, jsbroker.SubscriptionEnd) {
+			close(ended)
+			runtime.Goexit()
+		},
+	}))
+	for range 5 {
+		publish(t, b, "orders", "x")
+	}
+	started, release := make(chan struct{}, 10), make(chan struct{})
+	sub := subscribe(t, b, "orders", func(broker.Event) error {
+		started <- struct{}{}
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	receive(t, started)
+	eventually(t, "all have been sent", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == 5 })
+	go func() { _ = sub.Unsubscribe() }()
+	h, got := collector()
+	other := newBroker(t, s)
+	subscribe(t, other, "orders", h, broker.Queue("q"))
+	receive(t, got) // the first has been given back
+	close(release)
+	for range 3 {
+		receive(t, got)
+	}
+	receive(t, ended)
+	if err := b.Disconnect(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is told of an Async publish may disconnect, too.
+func TestDisconnectFromAnAsyncPublish(t *testing.T) {
+	t.Parallel()
+	for _, from := range []string{"Published", "done"} {
+		t.Run(from, func(t *testing.T) {
+			t.Parallel()
+			var b broker.Broker
+			result := make(chan error, 2)
+			disconnect := func(here string) {
+				if here == from {
+					result <- b.Disconnect()
+				}
+			}
+			b = newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{
+				Published: func(context.Context, jsbroker.Published) { disconnect("Published") },
+			}))
+			if err := b.Publish("orders", message("x"), jsbroker.Async(func(error) { disconnect("done") })); err != nil {
+				t.Fatal(err)
+			}
+			if err := receive(t, result); err != nil {
+				t.Error(err)
+			}
+			if err := b.Disconnect(); err != nil { // waits for the first
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // There is nothing to wait for yet.
 func TestDisconnectFromTheHookOfASubscribe(t *testing.T) {
 	t.Parallel()

@@ -476,8 +476,8 @@ func MessageID(id string) broker.PublishOption {
 // Publish returns nil, done is called once, with nil when the message is stored
 // or with the error that Publish would have returned. When Publish returns an
 // error, done is not called. It is called for one message of the connection after
-// the other, so what takes long belongs elsewhere. It may publish, but not call
-// Disconnect, which waits for the answers and for done, within its bound.
+// the other, so what takes long belongs elsewhere. Disconnect waits for the answers
+// and for done, within its bound.
 //
 // The body must not change until then: it may have to be sent again. Messages of
 // one goroutine are stored in the order of its calls, but for those that are.

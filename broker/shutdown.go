@@ -22,8 +22,8 @@ type shutdown struct {
 // Disconnect stops all subscriptions, waits for running handlers and publishes
 // within [WithShutdownTimeout], flushes acknowledgements and closes the
 // connection. A second caller waits for the first and gets the same result.
-// Called from inside a handler, or a hook that Disconnect waits for, it returns
-// nil at once and completes when that has returned. Past the bound it closes the
+// Called from inside a handler, a hook that Disconnect waits for, or [Async]'s
+// done, it returns nil at once and completes when that has returned. Past the bound it closes the
 // connection all the same and returns [ErrShutdownTimeout] with the number of
 // handlers that still run, whose messages are delivered again after AckWait, and
 // of publishes without an answer, and the hook that still runs. It adds at most some seconds to the bound when
@@ -52,14 +52,17 @@ func (b *jetstreamBroker) Disconnect() error {
 		return nil
 	}
 	<-sd.done
+	if sd.ended {
+		b.states.await(sd.conn.toldLast(), closeTimeout)
+	}
 	return sd.err
 }
 
 // calledFromHandler reports whether the calling goroutine is one that the
-// shutdown waits for: a handler's, or its own, in a hook.
+// shutdown waits for: that of a handler, of a hook, or of [Async]'s done.
 func (sd *shutdown) calledFromHandler() bool {
 	id := goroutineID()
-	if id != 0 && id == sd.id.Load() || !sd.ended && sd.conn.broker.states.runsOn(id) {
+	if id != 0 && id == sd.id.Load() || !sd.ended && sd.conn.broker.states.runsOn(id) || sd.conn.completions.runsOn(id) {
 		return true
 	}
 	for _, s := range sd.conn.subscriptions() {
@@ -73,6 +76,7 @@ func (sd *shutdown) calledFromHandler() bool {
 func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	c := sd.conn
 	sd.id.Store(goroutineID())
+	until := time.Now().Add(bound)
 	timeout := time.NewTimer(bound)
 	defer timeout.Stop()
 
@@ -112,17 +116,11 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	}
 	publishing := c.publishes.inside()
 	b.conn.Store(nil)
-	told := c.close()
-	if expired {
-		timeout.Reset(closeTimeout)
-	}
+	c.close()
 	var left []string
-	if told != nil {
-		select {
-		case <-told:
-		case <-timeout.C:
-			left = append(left, "a hook of ConnectionChanged still running")
-		}
+	// Where the client has closed before, a hook may be dealing with that in this call.
+	if !sd.ended && !b.states.await(c.toldLast(), max(time.Until(until), closeTimeout)) {
+		left = append(left, "a hook of ConnectionChanged still running")
 	}
 	if running > 0 {
 		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", running))
@@ -144,14 +142,17 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 func stopAll(subs []*subscription) {
 	var stopping sync.WaitGroup
 	for _, s := range subs {
-		stopping.Go(func() { s.stop() })
+		stopping.Go(func() {
+			if !s.stop() { // another one is at it
+				s.awaitReturned()
+			}
+		})
 	}
 	stopping.Wait()
 }
 
-// close flushes what is still to be sent and closes the connection. It returns a
-// channel that is closed when hooks have been told, or nil if they were before.
-func (c *connection) close() (told <-chan struct{}) {
+// close flushes what is still to be sent and closes the connection.
+func (c *connection) close() {
 	alreadyClosed := c.nc.IsClosed()
 	url := c.serverURL()
 	c.expected.Store(true)
@@ -167,11 +168,10 @@ func (c *connection) close() (told <-chan struct{}) {
 	c.nc.Close()
 	c.awaitClosed()
 	c.acks.close()
-	if alreadyClosed {
-		return nil
+	if !alreadyClosed {
+		c.logf(logger.InfoLevel, "disconnected from %s", url)
 	}
-	c.logf(logger.InfoLevel, "disconnected from %s", url)
-	return c.emitState(StateClosed, url, nil)
+	c.tell(StateClosed, url, nil)
 }
 
 // awaitClosed waits until the client has called back for the last time. It does not

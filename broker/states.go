@@ -1,9 +1,14 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go-micro.dev/v5/logger"
 )
 
 // states tells the hooks of the states of a broker's connections, in the order in
@@ -77,3 +82,88 @@ func (next state) emit() {
 
 // runsOn reports whether a hook that is being told runs on the goroutine.
 func (s *states) runsOn(id uint64) bool { return id != 0 && s.id.Load() == id }
+
+// await waits until hooks have been told, but not for ever, as one may hang, and not in
+// a hook. It reports whether they have been.
+func (s *states) await(told <-chan struct{}, bound time.Duration) bool {
+	if told == nil || s.runsOn(goroutineID()) {
+		return true
+	}
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-told:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// told is what hooks have been told of a connection.
+type told struct {
+	mu    sync.Mutex
+	begun bool // Connect has succeeded; before that they are told of nothing
+	ever  bool // that it is up
+	state ConnectionState
+	err   error
+	last  <-chan struct{} // closed when they have been told of the state
+}
+
+// toldLast returns a channel that is closed when hooks have been told of the latest
+// state, or nil if there is none.
+func (c *connection) toldLast() <-chan struct{} {
+	c.told.mu.Lock()
+	defer c.told.mu.Unlock()
+	return c.told.last
+}
+
+// begin tells hooks of the state that the connection has when Connect succeeds. What
+// the client has called back about before is part of that.
+func (c *connection) begin() {
+	c.told.mu.Lock()
+	defer c.told.mu.Unlock()
+	c.told.begun = true
+	switch err := c.nc.LastError(); {
+	case c.nc.IsConnected():
+		c.tellLocked(StateConnected, c.serverURL(), nil)
+	case c.nc.IsClosed():
+		c.tellLocked(StateClosed, "", err)
+	default:
+		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on")
+		c.tellLocked(StateDisconnected, "", cmp.Or(err, nats.ErrNoServers))
+	}
+}
+
+// tell tells hooks of a state.
+func (c *connection) tell(s ConnectionState, url string, err error) {
+	c.told.mu.Lock()
+	defer c.told.mu.Unlock()
+	c.tellLocked(s, url, err)
+}
+
+func (c *connection) tellLocked(s ConnectionState, url string, err error) {
+	up := func(s ConnectionState) bool { return s == StateConnected || s == StateReconnected }
+	t := &c.told
+	switch {
+	case !t.begun:
+		return
+	case t.state == StateClosed && (s != StateClosed || t.err == nil || err != nil):
+		return // nothing comes after the end, but Disconnect where the client has given up
+	case t.state == s, up(t.state) && up(s):
+		if s != StateClosed {
+			return // the client calls back later than it is in another state
+		}
+	}
+	if up(s) && !t.ever {
+		s, t.ever = StateConnected, true
+		c.logf(logger.InfoLevel, "connected to %s", url)
+	}
+	t.state, t.err = s, err
+	t.last = c.broker.states.tell(c.hooks, ConnectionChanged{
+		BrokerID:   c.broker.id,
+		ClientName: c.name,
+		State:      s,
+		URL:        url,
+		Err:        err,
+	})
+}

@@ -333,12 +333,22 @@ func (s *subscription) stop() (first bool) {
 	}
 	s.stopper.Store(goroutineID())
 	defer s.stopper.Store(0)
+	defer close(s.returned) // also if a hook ends the goroutine: the workers give back the rest
 	s.end()
 	s.drain()
 	s.pull.close()
 	s.giveBack()
-	close(s.returned)
 	return true
+}
+
+// awaitReturned waits for a stop under way, unless that waits for its hooks.
+func (s *subscription) awaitReturned() {
+	timer := time.NewTimer(drainTimeout + closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.returned:
+	case <-timer.C:
+	}
 }
 
 func (s *subscription) isStopped() bool {
@@ -398,12 +408,16 @@ func (s *subscription) takeRest() (more bool) {
 // the consumer gets it now rather than after AckWait.
 func (s *subscription) giveBack() {
 	s.takeRest()
-	s.mu.Lock()
-	unstarted := s.waiting
-	s.waiting, s.room = nil, nil
-	s.mu.Unlock()
-	for _, it := range unstarted {
-		e := s.newEvent(it)
+	for {
+		s.mu.Lock()
+		if len(s.waiting) == 0 {
+			s.waiting, s.room = nil, nil
+			s.mu.Unlock()
+			return
+		}
+		e := s.newEvent(s.waiting[0])
+		s.waiting = s.waiting[1:]
+		s.mu.Unlock()
 		_ = s.send(e, ResultNak, 0, true)
 		if exhausted, byServer := s.exhausted(e); exhausted && byServer {
 			s.reportExhausted(e, errGivenBack)
@@ -490,10 +504,12 @@ func (s *subscription) finish() {
 	s.mu.Unlock()
 	s.deleteConsumer()
 	s.giveUp()
+	defer func() { // also if a hook ends the goroutine
+		s.conn.remove(s)
+		s.log(logger.InfoLevel, nil, "unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
+		close(s.done)
+	}()
 	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
-	s.conn.remove(s)
-	s.log(logger.InfoLevel, nil, "unsubscribed from %s (%s)", s.Subscription.Topic, s.describe())
-	close(s.done)
 }
 
 // deleteConsumer removes the consumer of a queue-less subscription, so that the

@@ -43,7 +43,14 @@ func (s *subscription) work(slot int) {
 }
 
 func (s *subscription) leave() {
+	gaveBack := false
+	defer func() {
+		if !gaveBack { // a hook has ended the goroutine
+			go s.leave()
+		}
+	}()
 	s.giveBackLate()
+	gaveBack = true
 	s.mu.Lock()
 	s.workers--
 	last := s.workers == 0

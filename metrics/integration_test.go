@@ -263,6 +263,24 @@ func TestBroker(t *testing.T) {
 	wantScraped(t, reg, map[string]float64{`micro_broker_connected{broker="shop"}`: 0})
 }
 
+// A broker whose client has given up is down, until it is disconnected: the next one
+// has its series.
+func TestGaugeOfABrokerThatGaveUp(t *testing.T) {
+	h, reg := newHooks(t)
+	for range 3 {
+		s := startServer(t, server.Options{Port: -1, StoreDir: t.TempDir()})
+		b, o := newBroker(t, s.ClientURL(), h, jsbroker.WithNATSOptions(nats.NoReconnect()))
+		want(t, reg, map[string]float64{`micro_broker_connected{broker="shop"}`: 1})
+		stopServer(s)
+		await(t, o.connection, "closed", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateClosed })
+		if err := b.Disconnect(); err != nil {
+			t.Fatal(err)
+		}
+		want(t, reg, map[string]float64{`micro_broker_connected{broker="shop"}`: 0})
+	}
+	wantGone(t, reg, `micro_broker_connected{broker="shop-2"}`)
+}
+
 // eventually waits for a gauge that no event announces.
 func eventually(t *testing.T, reg *prometheus.Registry, series string, want float64) {
 	t.Helper()
