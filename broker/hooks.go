@@ -87,11 +87,10 @@ type Hooks struct {
 
 	// ConnectionChanged fires when the connection to the server is made, lost,
 	// restored or closed, one state after the other, on a goroutine of its own.
-	// Connect and Disconnect return when it has returned, or after a while: Connect
-	// two seconds, Disconnect its bound. In the hook itself
-	// Disconnect returns nil at once and completes after the hook, so that Connect
-	// returns [ErrNotConnected] until then; where the client has closed for good,
-	// Connect works.
+	// Connect and Disconnect return when it has returned, or Connect after two seconds
+	// and Disconnect after its bound. In the hook itself Disconnect returns nil at once
+	// and completes after the hook, so that Connect returns [ErrNotConnected] until
+	// then; where the client has closed for good, Connect works.
 	ConnectionChanged func(ctx context.Context, e ConnectionChanged)
 
 	// Err is for constructors of hooks that failed: it is returned by Connect
@@ -262,7 +261,7 @@ const (
 	StateConnected    ConnectionState = "connected"    // Connect succeeded
 	StateDisconnected ConnectionState = "disconnected" // lost, or with nats.RetryOnFailedConnect not made yet; the client tries to get it
 	StateReconnected  ConnectionState = "reconnected"  // restored
-	StateClosed       ConnectionState = "closed"       // closed for good
+	StateClosed       ConnectionState = "closed"       // closed for good: by Disconnect, or with an error by the client
 )
 
 // ConnectionChanged is the event of [Hooks.ConnectionChanged].
