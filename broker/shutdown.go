@@ -26,8 +26,8 @@ type shutdown struct {
 // done, it returns nil at once and completes when that has returned. Past the bound it closes the
 // connection all the same and returns [ErrShutdownTimeout] with the number of
 // handlers that still run, whose messages are delivered again after AckWait, and
-// of publishes without an answer, and the hook that still runs. It adds at most some seconds to the bound when
-// the server does not answer.
+// of publishes without an answer, and the hook that still runs. It adds at most some
+// seconds to the bound when the server does not answer.
 func (b *jetstreamBroker) Disconnect() error {
 	b.mu.Lock()
 	for b.dialing != nil {

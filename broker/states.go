@@ -121,42 +121,51 @@ func (c *connection) toldLast() <-chan struct{} {
 // the client has called back about before is part of that.
 func (c *connection) begin() {
 	c.told.mu.Lock()
-	defer c.told.mu.Unlock()
 	c.told.begun = true
-	switch err := c.nc.LastError(); {
+	s, url, err := StateDisconnected, "", cmp.Or(c.nc.LastError(), nats.ErrNoServers)
+	switch {
 	case c.nc.IsConnected():
-		c.tellLocked(StateConnected, c.serverURL(), nil)
+		s, url, err = StateConnected, c.serverURL(), nil
 	case c.nc.IsClosed():
-		c.tellLocked(StateClosed, "", err)
-	default:
+		s, err = StateClosed, c.nc.LastError()
+	}
+	c.tellLocked(s, url, err)
+	c.told.mu.Unlock()
+	switch s {
+	case StateConnected:
+		c.logf(logger.InfoLevel, "connected to %s", url)
+	case StateDisconnected:
 		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on")
-		c.tellLocked(StateDisconnected, "", cmp.Or(err, nats.ErrNoServers))
 	}
 }
 
 // tell tells hooks of a state.
 func (c *connection) tell(s ConnectionState, url string, err error) {
 	c.told.mu.Lock()
-	defer c.told.mu.Unlock()
-	c.tellLocked(s, url, err)
+	first := c.tellLocked(s, url, err)
+	c.told.mu.Unlock()
+	if first {
+		c.logf(logger.InfoLevel, "connected to %s", url)
+	}
 }
 
-func (c *connection) tellLocked(s ConnectionState, url string, err error) {
+// tellLocked reports whether the connection is up for the first time. The caller holds
+// told.mu.
+func (c *connection) tellLocked(s ConnectionState, url string, err error) (first bool) {
 	up := func(s ConnectionState) bool { return s == StateConnected || s == StateReconnected }
 	t := &c.told
 	switch {
 	case !t.begun:
-		return
+		return false
 	case t.state == StateClosed && (s != StateClosed || t.err == nil || err != nil):
-		return // nothing comes after the end, but Disconnect where the client has given up
+		return false // nothing comes after the end, but Disconnect where the client has given up
 	case t.state == s, up(t.state) && up(s):
 		if s != StateClosed {
-			return // the client calls back later than it is in another state
+			return false // the client calls back later than it is in another state
 		}
 	}
-	if up(s) && !t.ever {
+	if first = up(s) && !t.ever; first {
 		s, t.ever = StateConnected, true
-		c.logf(logger.InfoLevel, "connected to %s", url)
 	}
 	t.state, t.err = s, err
 	t.last = c.broker.states.tell(c.hooks, ConnectionChanged{
@@ -166,4 +175,5 @@ func (c *connection) tellLocked(s ConnectionState, url string, err error) {
 		URL:        url,
 		Err:        err,
 	})
+	return first
 }
