@@ -279,6 +279,16 @@ func connectNow(t *testing.T, b broker.Broker) {
 	t.Cleanup(func() { _ = b.Disconnect() })
 }
 
+// wantStates fails unless these are the next states that the hook is told of.
+func wantStates(t *testing.T, states <-chan jsbroker.ConnectionChanged, want ...jsbroker.ConnectionState) {
+	t.Helper()
+	for _, w := range want {
+		if e := receive(t, states); e.State != w {
+			t.Errorf("told of %s, want %s", e.State, w)
+		}
+	}
+}
+
 // A hook is told of the states in their order, however long another one takes with
 // each, and what it does.
 func TestStatesAreToldInOrder(t *testing.T) {
@@ -297,11 +307,7 @@ func TestStatesAreToldInOrder(t *testing.T) {
 		states, onState := hookChan[jsbroker.ConnectionChanged]()
 		newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: slow}, jsbroker.Hooks{ConnectionChanged: onState}),
 			jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond), nats.DisconnectErrHandler(func(*nats.Conn, error) { lost <- struct{}{} })))
-		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateDisconnected, jsbroker.StateReconnected} {
-			if e := receive(t, states); e.State != want {
-				t.Errorf("told of %s, want %s", e.State, want)
-			}
-		}
+		wantStates(t, states, jsbroker.StateConnected, jsbroker.StateDisconnected, jsbroker.StateReconnected)
 	})
 	t.Run("connected again by another hook", func(t *testing.T) {
 		t.Parallel()
@@ -323,11 +329,7 @@ func TestStatesAreToldInOrder(t *testing.T) {
 			jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
 		connectNow(t, b)
 		receive(t, conns).Close()
-		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateClosed, jsbroker.StateConnected} {
-			if e := receive(t, states); e.State != want {
-				t.Errorf("told of %s, want %s", e.State, want)
-			}
-		}
+		wantStates(t, states, jsbroker.StateConnected, jsbroker.StateClosed, jsbroker.StateConnected)
 	})
 	t.Run("lost and back while Connect looks at JetStream", func(t *testing.T) {
 		t.Parallel()
@@ -370,11 +372,7 @@ func TestStatesAreToldInOrder(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateClosed} {
-			if e := receive(t, states); e.State != want {
-				t.Errorf("told of %s, want %s", e.State, want)
-			}
-		}
+		wantStates(t, states, jsbroker.StateConnected, jsbroker.StateClosed)
 	})
 	t.Run("disconnected where the client has given up", func(t *testing.T) {
 		t.Parallel()
@@ -436,11 +434,7 @@ func TestStatesAreToldInOrder(t *testing.T) {
 		if err := b.Disconnect(); err != nil {
 			t.Error(err)
 		}
-		for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateClosed} {
-			if e := receive(t, states); e.State != want {
-				t.Errorf("told of %s, want %s", e.State, want)
-			}
-		}
+		wantStates(t, states, jsbroker.StateConnected, jsbroker.StateClosed)
 	})
 }
 
@@ -465,11 +459,7 @@ func TestDisconnectFromTheHookOfALoss(t *testing.T) {
 		t.Error(err)
 	}
 	wantError(t, receive(t, results), jsbroker.ErrNotConnected, "hook") // Disconnect waits for it
-	for _, want := range []jsbroker.ConnectionState{jsbroker.StateConnected, jsbroker.StateDisconnected, jsbroker.StateClosed} {
-		if e := receive(t, states); e.State != want {
-			t.Errorf("told of %s, want %s", e.State, want)
-		}
-	}
+	wantStates(t, states, jsbroker.StateConnected, jsbroker.StateDisconnected, jsbroker.StateClosed)
 	if err := b.Disconnect(); err != nil { // waits for the first, or comes after it
 		t.Error(err)
 	}
