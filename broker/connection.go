@@ -272,10 +272,11 @@ func (c *connection) checkJetStream() error {
 // before connect has stored it.
 
 // onConnect wakes those that wait since Connect, which does not wait with
-// nats.RetryOnFailedConnect.
+// nats.RetryOnFailedConnect. It may come when there are publishes already, and no
+// connection before was theirs.
 func (c *connection) onConnect(nc *nats.Conn) {
 	c.arrivedAt(nc)
-	c.signal()
+	c.wake()
 	c.tell(StateConnected, c.serverURL(), nil)
 }
 
@@ -414,11 +415,17 @@ func (c *connection) logf(level logger.Level, format string, args ...any) {
 	c.log.Fields(fields{"server": c.serverURL()}).Log(level, "jetstream: "+fmt.Sprintf(format, args...))
 }
 
-// signal wakes all that wait, so that they look at the connection.
+// signal wakes all that wait, so that they look at the connection, and ends the tries
+// of publishes, whose answers are lost with it.
 func (c *connection) signal() {
+	c.wake()
+	c.acks.interrupt()
+}
+
+// wake wakes all that wait for the connection.
+func (c *connection) wake() {
 	next := make(chan struct{})
 	close(*c.changed.Swap(&next))
-	c.acks.interrupt()
 }
 
 // stateChange returns a channel that is closed at the next change of the

@@ -705,6 +705,20 @@ func TestPublishWithoutPermissionToAnUnusualTopic(t *testing.T) {
 	}
 }
 
+// The client tells late that it has connected: that ends no publish.
+func TestPublishBeforeTheClientTellsOfTheConnection(t *testing.T) {
+	t.Parallel()
+	s := limitedUser(t, "orders.paid")
+	publish(t, newBroker(t, s, as("admin:admin", s)), "orders.created", "by the admin")
+	for range 50 {
+		err := newBroker(t, s, as("limited:pw", s)).Publish("orders.paid", message("x"))
+		wantError(t, err, jsbroker.ErrPermission)
+		if errors.Is(err, jsbroker.ErrPublishUnknown) {
+			t.Fatalf("nothing was stored, and yet: %v", err)
+		}
+	}
+}
+
 // A user's own subscription on the broker's connection is nothing to its publishes.
 func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
 	t.Parallel()
