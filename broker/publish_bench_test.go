@@ -2,12 +2,12 @@ package broker_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -63,7 +63,7 @@ func BenchmarkPublish(b *testing.B) {
 				ours := round(func() error {
 					return br.Publish("pubours.x", &broker.Message{Header: benchHeader, Body: benchBody})
 				})
-				identified := round(func() error { return raw(jetstream.WithMsgID(uuid.NewString())) })
+				identified := round(func() error { return raw(jetstream.WithMsgID(rand.Text())) })
 				plain.add(bare, ours)
 				withID.add(identified, ours)
 				async.add(round(future), ours)
@@ -121,7 +121,7 @@ func BenchmarkPublishAsync(b *testing.B) {
 		all.Wait()
 		ours := time.Since(begin)
 		plain.add(bare, ours)
-		withID.add(raw(uuid.NewString), ours)
+		withID.add(raw(rand.Text), ours)
 	}
 	plain.speed(b, n)
 	b.ReportMetric(withID.ratio(), "xraw-with-id")
