@@ -55,11 +55,16 @@
 //	messaging.nats.message.delivery_count  -        always    1 for the first delivery
 //	messaging.nats.result                  -        always    ack, nak, term or none
 //	messaging.nats.redelivery.delay        -        nak       seconds; 0 is at once
+//	server.address                         known    known     the host of the NATS server
+//	server.port                            known    known     its port
 //	error.type                             error    error     see below
 //
 // The message's own attributes are set after the start, on recorded spans only. A
 // sampler sees the name, the kind and what all messages of a topic or a
 // subscription share.
+//
+// The server is the one that the broker is connected to, or was last. Where several
+// brokers share the hooks, it is known while they are on the same one.
 //
 // # Events
 //

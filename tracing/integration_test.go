@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -160,7 +161,7 @@ func TestOneTraceThroughServices(t *testing.T) {
 		if got["messaging.destination.name"] != d || got["messaging.nats.stream.name"] != strings.ToUpper(strings.Split(d, ".")[0]) || got["messaging.nats.stream.sequence"] != int64(1) {
 			t.Errorf("%s: %v", s.Name(), got)
 		}
-		if got["messaging.message.id"] == "" || got["messaging.message.body.size"] != int64(8) {
+		if got["messaging.message.id"] == "" || got["messaging.message.body.size"] != int64(8) || "nats://"+net.JoinHostPort(fmt.Sprint(got["server.address"]), fmt.Sprint(got["server.port"])) != url {
 			t.Errorf("%s: %v", s.Name(), got)
 		}
 	}

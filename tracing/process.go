@@ -111,6 +111,7 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 	op := s.process.Load()
 	buf := attributes.Get().(*[]attribute.KeyValue)
 	attrs := append((*buf)[:0], op.further...)
+	attrs = append(attrs, i.servers.attributes()...)
 	attrs = append(attrs,
 		semconv.MessagingMessageBodySize(e.Size),
 		sequence(streamSequenceKey, e.StreamSequence),

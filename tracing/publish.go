@@ -58,6 +58,7 @@ func (i *instance) published(ctx context.Context, e jsbroker.Published) {
 		semconv.MessagingMessageID(clean(e.MessageID)),
 		semconv.MessagingMessageBodySize(e.Size),
 	)
+	attrs = append(attrs, i.servers.attributes()...)
 	if e.Err != nil {
 		setAttributes(s.span, buf, append(attrs, reasonType(e.Reason, e.Err)))
 		s.span.SetStatus(codes.Error, text(e.Err))

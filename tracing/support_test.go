@@ -46,6 +46,10 @@ func setup(t *testing.T, opts ...tracing.Option) *bench {
 	return b
 }
 
+func (b *bench) connect(url string) {
+	b.hooks.ConnectionChanged(b.t.Context(), jsbroker.ConnectionChanged{BrokerID: "one", State: jsbroker.StateConnected, URL: url})
+}
+
 // publish runs both hooks of a publish and returns its span.
 func (b *bench) publish(ctx context.Context, header map[string]string) sdktrace.ReadOnlySpan {
 	b.t.Helper()

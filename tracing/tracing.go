@@ -45,6 +45,7 @@ func New(opts ...Option) jsbroker.Hooks {
 		DeadLettered:      i.deadLettered,
 		Exhausted:         i.exhausted,
 		Handled:           i.handled,
+		ConnectionChanged: i.servers.connectionChanged,
 	}
 }
 
@@ -54,6 +55,7 @@ type instance struct {
 	propagator propagatorSource
 	links      bool
 	publishes  publishCache
+	servers    servers
 	warn       sync.Once
 }
 
