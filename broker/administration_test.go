@@ -348,7 +348,7 @@ func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
 // if a connection had broken with them on their way.
 func lostSettlements(t *testing.T, hooks jsbroker.Hooks) (broker.Broker, jetstream.JetStream) {
 	t.Helper()
-	s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
+	s := startServer(t, limited(noPublish("$JS.ACK.ORDERS.q.1.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	return newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(hooks),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})), js

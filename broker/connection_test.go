@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -519,24 +518,31 @@ func TestPublishWhileTheClientCallsBack(t *testing.T) {
 	}
 }
 
+// lostInAHook returns a broker that has lost its connection and whose hook hangs with
+// that news until released. It shuts down within 50 ms.
+func lostInAHook(t *testing.T) (b broker.Broker, release func()) {
+	s := startServer(t)
+	p := startProxy(t, s)
+	entered, released := make(chan struct{}), make(chan struct{})
+	b = newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(50*time.Millisecond),
+		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
+			if e.State == jsbroker.StateDisconnected {
+				close(entered)
+				<-released
+			}
+		}}))
+	p.cut()
+	receive(t, entered)
+	return b, func() { close(released) }
+}
+
 // Connect does not wait for ever for hooks that hang, or that wait for it.
 func TestConnectIsBoundedWhateverHangs(t *testing.T) {
 	t.Parallel()
 	t.Run("told of the former connection", func(t *testing.T) {
 		t.Parallel()
-		s := startServer(t)
-		p := startProxy(t, s)
-		entered, release := make(chan struct{}), make(chan struct{})
-		b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(50*time.Millisecond),
-			jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
-				if e.State == jsbroker.StateDisconnected {
-					close(entered)
-					<-release
-				}
-			}}))
-		defer close(release)
-		p.cut()
-		receive(t, entered)
+		b, release := lostInAHook(t)
+		defer release()
 		wantError(t, b.Disconnect(), jsbroker.ErrShutdownTimeout)
 		if err := b.Connect(); err != nil {
 			t.Error(err)
@@ -593,19 +599,8 @@ func TestDisconnectIsBoundedWhateverHangs(t *testing.T) {
 	t.Parallel()
 	t.Run("hook", func(t *testing.T) {
 		t.Parallel()
-		s := startServer(t)
-		p := startProxy(t, s)
-		entered, release := make(chan struct{}), make(chan struct{})
-		b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(50*time.Millisecond),
-			jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
-				if e.State == jsbroker.StateDisconnected {
-					close(entered)
-					<-release
-				}
-			}}))
-		defer close(release)
-		p.cut()
-		receive(t, entered)
+		b, release := lostInAHook(t)
+		defer release()
 		wantError(t, b.Disconnect(), jsbroker.ErrShutdownTimeout, "ConnectionChanged")
 	})
 	t.Run("the client's callback", func(t *testing.T) {
@@ -691,24 +686,7 @@ func TestConnectFromTheHookOfTheEnd(t *testing.T) {
 // and does not bring them back when they are again.
 func TestInboxForbiddenForAWhile(t *testing.T) {
 	t.Parallel()
-	users := func(denied ...string) []*server.User {
-		return []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "limited", Password: "pw", Permissions: &server.Permissions{
-				Subscribe: &server.SubjectPermission{Allow: []string{">"}, Deny: denied},
-			}},
-		}
-	}
-	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, Users: users("none")}
-	s := runServer(t, opts.Clone())
-	reload := func(denied ...string) {
-		t.Helper()
-		changed := opts.Clone()
-		changed.Users = users(denied...)
-		if err := s.ReloadOptions(changed); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s, reload := startReloadable(t, limited(noSubscribe("none")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	stored := func() uint64 { return streamInfo(t, js, "ORDERS").State.LastSeq }
 	l := newLedger()
@@ -723,7 +701,7 @@ func TestInboxForbiddenForAWhile(t *testing.T) {
 	l.publish(t, b, "orders", 1, 10)
 	eventually(t, "all are handled", func() bool { return l.count() == 10 })
 
-	reload("_INBOX.>")
+	reload(limited(noSubscribe("_INBOX.>")))
 	if e := receive(t, failed); e.Reason != "permission" || !strings.Contains(e.Err.Error(), "_INBOX.") {
 		t.Errorf("the fetch failed with %q, %v", e.Reason, e.Err)
 	}
@@ -752,7 +730,7 @@ func TestInboxForbiddenForAWhile(t *testing.T) {
 		t.Errorf("logged: %v", log.all())
 	}
 
-	reload("none")
+	reload(limited(noSubscribe("none")))
 	began := time.Now()
 	admin := newBroker(t, s, as("admin:admin", s))
 	l.publish(t, admin, "orders", 11, 20)
@@ -777,16 +755,7 @@ func TestInboxForbiddenForAWhile(t *testing.T) {
 
 func TestPublishUnderWayWhenTheInboxIsForbidden(t *testing.T) {
 	t.Parallel()
-	users := func(denied string) []*server.User {
-		return []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{denied}}}},
-		}
-	}
-	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, Users: users("none")}
-	changed := opts.Clone()
-	changed.Users = users("_INBOX.>")
-	s := runServer(t, opts)
+	s, reload := startReloadable(t, limited(noSubscribe("none")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
 	makeStream(t, js, silent)
@@ -800,9 +769,7 @@ func TestPublishUnderWayWhenTheInboxIsForbidden(t *testing.T) {
 	}()
 	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
 	began := time.Now()
-	if err := s.ReloadOptions(changed); err != nil {
-		t.Fatal(err)
-	}
+	reload(limited(noSubscribe("_INBOX.>")))
 	err := receive(t, result)
 	wantError(t, err, jsbroker.ErrPermission, "_INBOX.")
 	if !errors.Is(err, jsbroker.ErrPublishUnknown) {

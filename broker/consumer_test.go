@@ -719,7 +719,7 @@ func TestSubscribeWithoutPermissionSaysSoAtOnce(t *testing.T) {
 		"$JS.API.CONSUMER.INFO.>":   "$JS.API.CONSUMER.INFO.ORDERS.q",
 		"$JS.API.STREAM.NAMES":      "$JS.API.STREAM.NAMES",
 	} {
-		s := limitedUser(t, denied)
+		s := startServer(t, limited(noPublish(denied)))
 		publish(t, newBroker(t, s, as("admin:admin", s)), "orders.created", "x")
 		b := newBroker(t, s, as("limited:pw", s))
 		begin := time.Now()

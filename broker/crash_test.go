@@ -115,7 +115,7 @@ func TestSubscriberKilledInItsHandlerLosesNothing(t *testing.T) {
 func TestSubscriberKilledBeforeItsAckIsOutHandlesTwice(t *testing.T) {
 	t.Parallel()
 	// What refuses the ack holds it back until the process is dead.
-	s := limitedUser(t, "$JS.ACK.>")
+	s := startServer(t, limited(noPublish("$JS.ACK.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	b := newBroker(t, s, as("admin:admin", s))
 	publish(t, b, "orders", "x")

@@ -23,8 +23,8 @@ func streamNames(t *testing.T, js jetstream.JetStream) (names []string) {
 
 func TestExistingStreamsAndConsumersNeedNoPermissionToCreate(t *testing.T) {
 	t.Parallel()
-	s := limitedUser(t, "$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.DELETE.>",
-		"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DURABLE.CREATE.>", "$JS.API.CONSUMER.DELETE.>")
+	s := startServer(t, limited(noPublish("$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.DELETE.>",
+		"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DURABLE.CREATE.>", "$JS.API.CONSUMER.DELETE.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	makeStream(t, js, jetstream.StreamConfig{Name: "SHOP", Subjects: []string{"orders.>"}, Retention: jetstream.WorkQueuePolicy})
 	makeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})

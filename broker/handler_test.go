@@ -276,7 +276,7 @@ func TestDeadLetterWhoseOriginalIsNotTerminatedIsStoredOnce(t *testing.T) {
 			t.Parallel()
 			// What refuses the term of a first delivery, and the end of the subscription,
 			// stand for a crash at that moment.
-			s := limitedUser(t, "$JS.ACK.ORDERS.q.1.>")
+			s := startServer(t, limited(noPublish("$JS.ACK.ORDERS.q.1.>")))
 			_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 			deliveries := make(chan uint64, 10)
 			b := newBroker(t, s, as("limited:pw", s), jsbroker.WithDeadLetter("graves"),

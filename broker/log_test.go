@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -101,11 +100,7 @@ func TestLinesAboutASubscription(t *testing.T) {
 func TestLinesAboutPermissionsSayWhichSubject(t *testing.T) {
 	t.Parallel()
 	log := newLog()
-	s := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
-			Publish: &server.SubjectPermission{Deny: []string{"orders.secret"}},
-		}}}
-	})
+	s := startServer(t, limited(noPublish("orders.secret")))
 	b, err := connectTo(t, as("limited:pw", s), broker.Logger(log), jsbroker.WithClientName("payments-1"))
 	noErr(t, err)
 	if err := b.Publish("orders.secret", message("x")); !errors.Is(err, jsbroker.ErrPermission) {

@@ -617,11 +617,7 @@ func TestSubscribeAfterAFailedInitGoesOn(t *testing.T) {
 
 func TestUserWithoutAnInboxIsToldSoByConnect(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
-			Subscribe: &server.SubjectPermission{Allow: []string{"_MINE.>"}},
-		}}}
-	})
+	s := startServer(t, limited(server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{"_MINE.>"}}}))
 	// Without an inbox every answer is lost, and everything would time out.
 	begin := time.Now()
 	_, err := connectTo(t, as("limited:pw", s))

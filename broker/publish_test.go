@@ -650,16 +650,6 @@ func TestPublishWaitsForTheServerToComeBack(t *testing.T) {
 	}
 }
 
-// limitedUser is a server whose user may not publish to the denied subjects.
-func limitedUser(t *testing.T, denied ...string) *server.Server {
-	return startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: denied}}},
-		}
-	})
-}
-
 func as(user string, s *server.Server) broker.Option {
 	return broker.Addrs(strings.Replace(s.ClientURL(), "nats://", "nats://"+user+"@", 1))
 }
@@ -671,7 +661,7 @@ func TestPublishWithoutPermissionSaysSoAtOnce(t *testing.T) {
 		"$JS.API.STREAM.NAMES":    `"$JS.API.STREAM.NAMES"`,
 		"$JS.API.STREAM.CREATE.>": `"$JS.API.STREAM.CREATE.ORDERS"`,
 	} {
-		s := limitedUser(t, denied)
+		s := startServer(t, limited(noPublish(denied)))
 		if denied == "orders.secret" {
 			publish(t, newBroker(t, s, as("admin:admin", s)), "orders.secret", "by the admin")
 		}
@@ -695,7 +685,7 @@ func TestPublishWithoutPermissionSaysSoAtOnce(t *testing.T) {
 func TestPublishWithoutPermissionToAnUnusualTopic(t *testing.T) {
 	t.Parallel()
 	for _, topic := range []string{`orders.a"b`, `orders.a\b`, "orders.\u200b"} {
-		s := limitedUser(t, topic)
+		s := startServer(t, limited(noPublish(topic)))
 		publish(t, newBroker(t, s, as("admin:admin", s)), "orders.created", "by the admin")
 		err := newBroker(t, s, as("limited:pw", s)).Publish(topic, message("x"))
 		wantError(t, err, jsbroker.ErrPermission)
@@ -708,7 +698,7 @@ func TestPublishWithoutPermissionToAnUnusualTopic(t *testing.T) {
 // The client tells late that it has connected: that ends no publish.
 func TestPublishBeforeTheClientTellsOfTheConnection(t *testing.T) {
 	t.Parallel()
-	s := limitedUser(t, "orders.paid")
+	s := startServer(t, limited(noPublish("orders.paid")))
 	publish(t, newBroker(t, s, as("admin:admin", s)), "orders.created", "by the admin")
 	for range 50 {
 		err := newBroker(t, s, as("limited:pw", s)).Publish("orders.paid", message("x"))
@@ -722,12 +712,7 @@ func TestPublishBeforeTheClientTellsOfTheConnection(t *testing.T) {
 // A user's own subscription on the broker's connection is nothing to its publishes.
 func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"orders"}}}},
-		}
-	})
+	s := startServer(t, limited(noSubscribe("orders")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
 	makeStream(t, js, silent)
@@ -758,16 +743,7 @@ func TestRefusedSubscriptionIsNoRefusedPublish(t *testing.T) {
 // What was sent before a permission was taken away has not been refused.
 func TestPublishBeforeThePermissionIsTakenAway(t *testing.T) {
 	t.Parallel()
-	users := func(denied ...string) []*server.User {
-		return []*server.User{
-			{Username: "admin", Password: "admin"},
-			{Username: "limited", Password: "pw", Permissions: &server.Permissions{Publish: &server.SubjectPermission{Deny: denied}}},
-		}
-	}
-	opts := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, Users: users("none")}
-	changed := opts.Clone()
-	changed.Users = users("orders")
-	s := runServer(t, opts)
+	s, reload := startReloadable(t, limited(noPublish("none")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	silent := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}
 	makeStream(t, js, silent)
@@ -780,9 +756,7 @@ func TestPublishBeforeThePermissionIsTakenAway(t *testing.T) {
 	before := make(chan error, 1)
 	go func() { before <- b.Publish("orders", message("stored"), broker.PublishContext(ctx)) }()
 	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
-	if err := s.ReloadOptions(changed); err != nil {
-		t.Fatal(err)
-	}
+	reload(limited(noPublish("orders")))
 	const afterwards = 3
 	refused := make(chan error, afterwards)
 	for range afterwards {

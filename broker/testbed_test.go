@@ -63,11 +63,50 @@ func ourGoroutines() []string {
 // startServer runs a real nats-server with JetStream in this process.
 func startServer(t testing.TB, change ...func(*server.Options)) *server.Server {
 	t.Helper()
+	return runServer(t, serverOptions(t, change...))
+}
+
+func serverOptions(t testing.TB, change ...func(*server.Options)) *server.Options {
 	o := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true}
 	for _, c := range change {
 		c(o)
 	}
-	return runServer(t, o)
+	return o
+}
+
+// startReloadable is startServer, and changes the options of the server while it runs.
+func startReloadable(t testing.TB, change func(*server.Options)) (s *server.Server, reload func(change func(*server.Options))) {
+	t.Helper()
+	o := serverOptions(t, change)
+	s = runServer(t, o.Clone())
+	return s, func(change func(*server.Options)) {
+		t.Helper()
+		changed := o.Clone()
+		change(changed)
+		if err := s.ReloadOptions(changed); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// limited gives a server two users: limited:pw, with these permissions, and
+// admin:admin, who may do everything.
+func limited(p server.Permissions) func(*server.Options) {
+	return func(o *server.Options) {
+		o.Users = []*server.User{
+			{Username: "admin", Password: "admin"},
+			{Username: "limited", Password: "pw", Permissions: &p},
+		}
+	}
+}
+
+// noPublish and noSubscribe are permissions for all but these subjects.
+func noPublish(subjects ...string) server.Permissions {
+	return server.Permissions{Publish: &server.SubjectPermission{Deny: subjects}}
+}
+
+func noSubscribe(subjects ...string) server.Permissions {
+	return server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{">"}, Deny: subjects}}
 }
 
 // runServer starts a server with these options and shuts it down with the test.

@@ -973,11 +973,7 @@ func TestMessageThatNobodySettlesBecomesADeadLetter(t *testing.T) {
 
 func TestForbiddenFetchSaysSo(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
-			Publish: &server.SubjectPermission{Deny: []string{"$JS.API.CONSUMER.MSG.NEXT.>"}},
-		}}}
-	})
+	s := startServer(t, limited(noPublish("$JS.API.CONSUMER.MSG.NEXT.>")))
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	b := newBroker(t, s, jsbroker.WithNATSOptions(nats.UserInfo("limited", "pw")), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	subscribe(t, b, "orders", func(broker.Event) error { return nil }, broker.Queue("q"))
@@ -990,13 +986,9 @@ func TestForbiddenFetchSaysSo(t *testing.T) {
 // workers-orders_paid-...
 func TestForbiddenFetchIsNoFailureOfAQueueWhoseNameItBeginsWith(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, func(o *server.Options) {
-		o.Users = []*server.User{{Username: "limited", Password: "pw", Permissions: &server.Permissions{
-			Publish: &server.SubjectPermission{Allow: []string{
-				"$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.workers",
-			}},
-		}}}
-	})
+	s := startServer(t, limited(server.Permissions{Publish: &server.SubjectPermission{Allow: []string{
+		"$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.workers",
+	}}}))
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	b := newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	subscribe(t, b, "orders.created", ignore, broker.Queue("workers"))
