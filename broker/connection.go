@@ -65,8 +65,8 @@ type connection struct {
 // Connect connects to the server and checks that it has JetStream. It is
 // idempotent and waits for a Disconnect under way. Subscriptions made before a
 // Disconnect do not come back: subscribe again. Errors: [ErrInvalidConfig],
-// [ErrJetStreamUnavailable], [ErrPermission] for a user without an inbox, or the
-// client's own for servers that cannot be reached or refuse the credentials.
+// [ErrJetStreamUnavailable], [ErrPermission] for a user without an inbox, one that has
+// no sentinel for a server before 2.10, or the client's own for servers that cannot be reached or refuse the credentials.
 func (b *jetstreamBroker) Connect() error {
 	for {
 		b.mu.Lock()
@@ -163,6 +163,9 @@ func (c *connection) open() error {
 		return err
 	}
 	if c.nc.IsConnected() { // it may come later, with nats.RetryOnFailedConnect
+		if err := c.checkVersion(); err != nil {
+			return err
+		}
 		if err := c.checkJetStream(); err != nil {
 			return err
 		}
@@ -245,6 +248,19 @@ const (
 	subscriptionViolation = "Subscription to "
 	publishViolation      = "Publish to "
 )
+
+// checkVersion refuses servers before 2.10, which forget the metadata of streams and
+// consumers (ADR-33): by that the broker knows its own, and with [WithDeadLetter] after
+// how many deliveries to give up. A server that is not connected, or does not say a
+// version, passes.
+func (c *connection) checkVersion() error {
+	version := c.nc.ConnectedServerVersion()
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 || major > 2 || major == 2 && minor >= 10 {
+		return nil
+	}
+	return fmt.Errorf("the nats-server at %s is of version %s, which forgets the metadata of streams and consumers: use 2.10 or later", c.serverURL(), version)
+}
 
 // checkJetStream tells a server without JetStream from one that works. A user
 // without permission for the look-up, or a cluster that elects a leader just

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -516,6 +517,51 @@ func TestPublishWhileTheClientCallsBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server before 2.10 forgets the metadata of consumers, and with it when to give up.
+func TestServerThatIsTooOldIsRefused(t *testing.T) {
+	t.Parallel()
+	refused := func(err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "version 2.9.25") || !strings.Contains(err.Error(), "2.10 or later") {
+			t.Errorf("got %v", err)
+		}
+	}
+	claim := func(p *proxy, version string) { // before anybody connects
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.edit = func(data []byte) []byte {
+			return bytes.Replace(data, []byte(`"version":"`+server.VERSION), []byte(`"version":"`+version), 1)
+		}
+	}
+	for version, tooOld := range map[string]bool{
+		"2.9.25": true, "2.10.0": false, "2.10.0-RC.3": false, "3.0.0": false, "": false, "0xcafe": false,
+	} {
+		p := startProxy(t, startServer(t))
+		claim(p, version)
+		b, err := connectTo(t, broker.Addrs(p.url()))
+		if !tooOld {
+			noErr(t, err)
+			publish(t, b, "orders", "x")
+			continue
+		}
+		refused(err)
+	}
+	// What is not connected is looked at later.
+	r := startRestartable(t)
+	p := startProxy(t, r.Server)
+	claim(p, "2.9.25")
+	r.stop()
+	up := make(chan struct{})
+	b := unconnected(r.Server, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.RetryOnFailedConnect(true),
+		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ConnectHandler(func(*nats.Conn) { close(up) })))
+	connectNow(t, b)
+	r.start(t)
+	receive(t, up)
+	refused(b.Publish("orders", message("x")))
+	_, err := b.Subscribe("orders", ignore, broker.Queue("q"))
+	refused(err)
 }
 
 // lostInAHook returns a broker that has lost its connection and whose hook hangs with

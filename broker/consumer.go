@@ -235,6 +235,9 @@ func (c *connection) consumerInfo(ctx context.Context, stream, name string) (*je
 }
 
 func (c *connection) createConsumer(ctx context.Context, st *stream, topic, queue string, cc jetstream.ConsumerConfig) (*consumer, *jetstream.ConsumerInfo, error) {
+	if err := c.checkVersion(); err != nil {
+		return nil, nil, err
+	}
 	var info *jetstream.ConsumerInfo
 	err := c.api(ctx, "CONSUMER.CREATE."+st.name+"."+cc.Name, func(ctx context.Context) error {
 		cons, err := c.js.CreateConsumer(ctx, st.name, cc)

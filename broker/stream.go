@@ -365,6 +365,9 @@ func transformed(destination string) string {
 // createStream makes the stream of a topic. Creation is idempotent on the
 // server, so that many processes may do it at a time.
 func (c *connection) createStream(ctx context.Context, cfg *config, topic string) (*stream, error) {
+	if err := c.checkVersion(); err != nil { // it may have changed since Connect
+		return nil, err
+	}
 	sc, err := cfg.streamConfigFor(topic)
 	if err != nil {
 		return nil, err

@@ -355,10 +355,11 @@ type proxy struct {
 	pumps    sync.WaitGroup
 
 	mu      sync.Mutex
-	release chan struct{} // closed when answers may pass
-	admit   chan struct{} // closed when what the client sends may pass
-	last    string        // what the client sends last before a stall; empty: nothing
-	lost    string        // what the client sends in vain, once; empty: nothing
+	release chan struct{}       // closed when answers may pass
+	admit   chan struct{}       // closed when what the client sends may pass
+	last    string              // what the client sends last before a stall; empty: nothing
+	lost    string              // what the client sends in vain, once; empty: nothing
+	edit    func([]byte) []byte // of what the server sends; nil: nothing
 	conns   []net.Conn
 	closed  chan struct{}
 }
@@ -419,13 +420,17 @@ func (p *proxy) pump(to, from net.Conn, gate *chan struct{}) {
 				p.mu.Unlock()
 				continue
 			}
+			data := buf[:n]
+			if gate == &p.release && p.edit != nil {
+				data = p.edit(data)
+			}
 			p.mu.Unlock()
 			select {
 			case <-open:
 			case <-p.closed:
 				return
 			}
-			if _, err := to.Write(buf[:n]); err != nil {
+			if _, err := to.Write(data); err != nil {
 				return
 			}
 		}
