@@ -14,15 +14,21 @@ import (
 const defaultWindow = 1000
 
 // enterWindow waits for room among the messages of [Async] that have no answer
-// yet.
+// yet, and until no more than as many wait for their done. Where done itself publishes,
+// it does not wait for that.
 func (p *publication) enterWindow(ctx context.Context) error {
-	select {
-	case p.conn.window <- struct{}{}:
-		return nil
-	default:
+	if !p.conn.completions.full(cap(p.conn.window)) {
+		select {
+		case p.conn.window <- struct{}{}:
+			return nil
+		default:
+		}
 	}
 	ctx, cancel := context.WithDeadline(ctx, p.deadline)
 	defer cancel()
+	if err := p.conn.completions.awaitRoom(ctx, cap(p.conn.window)); err != nil {
+		return fmt.Errorf("%w: %d messages have their answers, and wait for done of those before to return: %w", errNotSent, cap(p.conn.window), err)
+	}
 	select {
 	case p.conn.window <- struct{}{}:
 		return nil
@@ -38,13 +44,14 @@ func (a *asyncPublish) waitTurn(ctx context.Context) error {
 	if err := a.enterWindow(ctx); err != nil {
 		return err
 	}
-	st, err := a.ready(ctx)
-	if err != nil {
-		<-a.conn.window
-		return err
-	}
-	a.stream = st
-	return nil
+	defer func() {
+		if a.stream == nil { // the WithStreamName function may panic
+			<-a.conn.window
+		}
+	}()
+	var err error
+	a.stream, err = a.ready(ctx)
+	return err
 }
 
 // asyncPublish is a Publish that does not wait. Its first try costs no goroutine;
@@ -107,10 +114,12 @@ func (a *asyncPublish) end() {
 	a.conn.completions.add(a)
 }
 
-// complete tells the hooks and the caller.
+// complete tells the hooks and the caller, whatever the hooks do.
 func (a *asyncPublish) complete() {
 	defer a.conn.publishes.leave()
-	a.done(a.call.end(a.stored, a.err))
+	err := a.call.result(a.err)
+	defer func() { a.done(err) }()
+	a.call.tell(a.stored, err)
 }
 
 // completions are publishes that have ended. They are completed one after the
@@ -119,13 +128,41 @@ type completions struct {
 	mu      sync.Mutex
 	queue   []*asyncPublish
 	running bool
-	id      atomic.Uint64 // the goroutine
+	id      atomic.Uint64                 // the goroutine
+	count   atomic.Int64                  // those that wait for it, and the one that it is at
+	fewer   atomic.Pointer[chan struct{}] // closed when there are fewer; nil: nobody waits for that
+}
+
+// full reports whether max or more wait.
+func (q *completions) full(max int) bool { return q.count.Load() >= int64(max) }
+
+// awaitRoom waits until fewer than max wait.
+func (q *completions) awaitRoom(ctx context.Context, max int) error {
+	for q.full(max) && !q.runsOn(goroutineID()) {
+		fewer := q.fewer.Load()
+		if fewer == nil {
+			ch := make(chan struct{})
+			if fewer = &ch; !q.fewer.CompareAndSwap(nil, fewer) {
+				continue
+			}
+		}
+		if !q.full(max) { // since before there was somebody to tell
+			return nil
+		}
+		select {
+		case <-*fewer:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 func (q *completions) add(a *asyncPublish) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.queue = append(q.queue, a)
+	q.count.Add(1)
 	if !q.running {
 		q.running = true
 		go q.run()
@@ -167,7 +204,19 @@ func (q *completions) complete(batch []*asyncPublish) {
 	}()
 	for next < len(batch) {
 		next++
-		batch[next-1].complete()
+		q.completeOne(batch[next-1])
 	}
 	returned = true
+}
+
+func (q *completions) completeOne(a *asyncPublish) {
+	defer func() {
+		q.count.Add(-1)
+		if q.fewer.Load() != nil {
+			if fewer := q.fewer.Swap(nil); fewer != nil {
+				close(*fewer)
+			}
+		}
+	}()
+	a.complete()
 }

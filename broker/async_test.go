@@ -160,6 +160,70 @@ func TestAsyncSurvivesALostConnection(t *testing.T) {
 	}
 }
 
+// What is done, and not told of yet, holds back as what has no answer does, but not done
+// itself.
+func TestAsyncHoldsBackWhileDoneIsBusy(t *testing.T) {
+	t.Parallel()
+	const window = 10
+	b := newBroker(t, startServer(t), jsbroker.WithAsyncWindow(window))
+	publish(t, b, "orders", "first")
+	busy, release, told := make(chan struct{}, 1), make(chan struct{}), make(chan error, 4*window)
+	err := b.Publish("orders", message("busy"), jsbroker.Async(func(err error) {
+		busy <- struct{}{}
+		<-release
+		told <- err
+		told <- b.Publish("orders", message("by done"), jsbroker.Async(func(err error) { told <- err }))
+	}))
+	noErr(t, err)
+	receive(t, busy)
+	accepted := 0
+	for err == nil && accepted < 4*window {
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		if err = b.Publish("orders", message("x"), broker.PublishContext(ctx), jsbroker.Async(func(err error) { told <- err })); err == nil {
+			accepted++
+		}
+		cancel()
+	}
+	wantError(t, err, context.DeadlineExceeded, "done")
+	if accepted > 2*window {
+		t.Errorf("%d more were accepted, with a window of %d", accepted, window)
+	}
+	close(release)
+	for range 3 + accepted {
+		noErr(t, receive(t, told))
+	}
+	publishAsync(t, b, "orders", "there is room again")
+}
+
+func TestAsyncEndsWhateverTheCallersCodeDoes(t *testing.T) {
+	t.Parallel()
+	t.Run("hook", func(t *testing.T) {
+		t.Parallel()
+		b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{
+			Published: func(context.Context, jsbroker.Published) { runtime.Goexit() },
+		}))
+		done := make(chan error, 1)
+		noErr(t, b.Publish("orders", message("x"), jsbroker.Async(func(err error) { done <- err })))
+		noErr(t, receive(t, done))
+	})
+	t.Run("stream name", func(t *testing.T) {
+		t.Parallel()
+		ends, onEnd := hookChan[jsbroker.Published]()
+		b := newBroker(t, startServer(t), jsbroker.WithStreamName(func(string) string { panic("no") }), jsbroker.WithAsyncWindow(1),
+			jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd}))
+		for range 2 { // there is room for one
+			func() {
+				defer func() { _ = recover() }()
+				_ = b.Publish("orders", message("x"), jsbroker.Async(func(error) {}))
+			}()
+			if e := receive(t, ends); e.Err == nil {
+				t.Error("the hook was told of a success")
+			}
+		}
+		noErr(t, b.Disconnect())
+	})
+}
+
 func TestDisconnectFlushesAsyncPublishes(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -305,3 +305,26 @@ func TestDisconnectDuringAStopInAClusterStrandsNothing(t *testing.T) {
 		receive(t, got)
 	}
 }
+
+// A stream whose only server is down is offline, not gone: Publish waits for it.
+func TestPublishWaitsForTheServerOfItsStream(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a cluster")
+	}
+	c := startCluster(t)
+	_, js := natsConn(t, c.nodes[0].Server)
+	makeStream(t, js, jetstream.StreamConfig{Name: "SLOW", Subjects: []string{"slow.>"}})
+	home := c.streamLeader(t, "SLOW")
+	other := c.node(t, "node without the stream", func(s *server.Server) bool { return s != home.Server })
+	b := newBroker(t, other.Server)
+	publish(t, b, "slow.x", "first")
+	home.stop()
+	c.node(t, "leader of the cluster", func(s *server.Server) bool { return s.JetStreamIsLeader() })
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	wantError(t, b.Publish("slow.x", message("x"), broker.PublishContext(ctx)), context.DeadlineExceeded)
+	result := make(chan error, 1)
+	go func() { result <- b.Publish("slow.x", message("x"), broker.PublishContext(testContext(t))) }()
+	home.start(t)
+	noErr(t, receive(t, result))
+}

@@ -109,7 +109,8 @@ var reasons = []struct {
 	err    error
 	reason string
 }{
-	{errConnectionLost, "disconnected"}, // before ErrNotConnected, which goes with it
+	{ErrPublishUnknown, "outcome_unknown"}, // before its cause
+	{errConnectionLost, "disconnected"},    // before ErrNotConnected, which goes with it
 	{ErrNotConnected, "not_connected"},
 	{ErrJetStreamUnavailable, "jetstream_unavailable"},
 	{ErrInvalidTopic, "invalid_topic"},
@@ -126,7 +127,6 @@ var reasons = []struct {
 	{ErrConsumerNotFound, "consumer_not_found"},
 	{ErrStreamMismatch, "stream_mismatch"},
 	{ErrPermission, "permission"},
-	{ErrPublishUnknown, "outcome_unknown"},
 	{context.Canceled, "canceled"},
 	{nats.ErrConnectionClosed, "disconnected"},
 	{nats.ErrConnectionReconnecting, "disconnected"},

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -166,6 +167,7 @@ func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 				return fmt.Errorf("WithStreamConfig: stream %q: %w", shorten(cfg.Name), err)
 			}
 		}
+		cfg.Subjects, cfg.Metadata = slices.Clone(cfg.Subjects), maps.Clone(cfg.Metadata) // the caller may change its own
 		s.streamConfig = &cfg
 		return nil
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/textproto"
 	"strings"
 	"time"
 
@@ -40,6 +41,8 @@ const (
 	codeInsufficientCluster = 10023
 	codeStorageExceeded     = 10047
 	codeStoreFailed         = 10077 // the description tells which limit
+	codeHeaderTooLarge      = 10097 // beyond 64 KiB
+	codeStreamOffline       = 10118 // its servers are down, or starting
 	codeDuplicateInProcess  = 10158 // an earlier copy is on its way into the stream
 )
 
@@ -49,14 +52,14 @@ type publication struct {
 	cfg        *config
 	msg        *nats.Msg
 	first      nats.Msg // what msg points to, most of the time
-	began      time.Time
 	deadline   time.Time
-	stream     *stream // of the latest try
-	last       error   // why that did not succeed
-	unknown    bool    // a try got no answer: it may have been stored
-	doubtful   bool    // the same, until the stream answers the next try
-	ownID      bool    // the id is of this publication alone
-	unanswered int     // tries without an answer
+	sent       time.Time // the first time; zero: not yet
+	stream     *stream   // of the latest try
+	last       error     // why that did not succeed
+	unknown    bool      // a try got no answer: it may have been stored
+	doubtful   bool      // the same, until the stream answers the next try
+	ownID      bool      // the id is of this publication alone
+	unanswered int       // tries without an answer
 	pause      time.Duration
 }
 
@@ -71,6 +74,9 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 	}
 	if err := checkHeader(nats.MsgIdHdr, id, false); err != nil {
 		return err
+	}
+	if id != textproto.TrimString(id) {
+		return fmt.Errorf("%w %q: a message id %q would lose its outer blanks on the way, and be another one", ErrInvalidHeader, nats.MsgIdHdr, shorten(id))
 	}
 	wire, size, err := wireHeader(header, id, len(m.Body) == 0)
 	if err != nil {
@@ -89,10 +95,10 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 		c.publishes.leave()
 		return err
 	}
-	p.conn, p.cfg, p.began = c, cfg, time.Now()
+	p.conn, p.cfg = c, cfg
 	var ok bool
 	if p.deadline, ok = ctx.Deadline(); !ok {
-		p.deadline = p.began.Add(publishTimeout)
+		p.deadline = time.Now().Add(publishTimeout)
 	}
 	p.first = nats.Msg{Subject: topic, Header: wire, Data: m.Body}
 	p.msg = &p.first
@@ -106,7 +112,7 @@ func (p *publication) run(ctx context.Context) (ack, error) {
 		if err != nil {
 			return ack{}, p.fail(err)
 		}
-		if (p.doubtful || p.unknown) && !p.repeatable(st) { // its stream is another one now, or has another window
+		if (p.doubtful || p.unknown) && !p.repeatable(st, time.Now()) { // its stream is another one now, or has another window
 			return ack{}, p.fail(p.last)
 		}
 		stored, err := p.try(ctx, st)
@@ -137,7 +143,7 @@ func (p *publication) ready(ctx context.Context) (st *stream, err error) {
 func (p *publication) prepare(ctx context.Context) (*stream, error) {
 	if !p.conn.nc.IsConnected() {
 		if err := p.awaitConnection(ctx); err != nil {
-			return nil, outage(err)
+			return nil, p.outage(err)
 		}
 	}
 	st, err := p.ensure(ctx)
@@ -162,7 +168,7 @@ func (p *publication) prepare(ctx context.Context) (*stream, error) {
 // electing a leader.
 func (p *publication) passing(err error) bool {
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == codeTemporarilyAway {
+	if errors.As(err, &api) && (api.ErrorCode == codeTemporarilyAway || api.ErrorCode == codeStreamOffline) {
 		return true
 	}
 	return p.last != nil && errors.Is(err, nats.ErrNoResponders) // there was JetStream a moment ago
@@ -176,12 +182,16 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 	switch {
 	case errors.Is(err, ErrPermission), errors.Is(err, errNotSent):
 		return apiError(err)
-	case err == errConnectionLost: //nolint:errorlint // itself, seen before anything was written
-		return nil // prepare waits for it
-	case errors.Is(err, errConnectionLost):
+	case errors.Is(err, errConnectionLost): // before all of it was written
+		if !p.unknown && !p.doubtful {
+			p.sent = time.Time{}
+		}
+		if err == errConnectionLost { //nolint:errorlint // itself, seen before anything was written
+			return nil // prepare waits for it
+		}
 		// The client may take a moment to see what its write has met.
 		if ended := p.wait(ctx); ended != nil {
-			return fmt.Errorf("%w: %w: %w", ErrNotConnected, err, ended)
+			return p.outage(ended)
 		}
 		return nil
 	case errors.Is(err, errDoubtful):
@@ -189,7 +199,7 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 		return nil
 	case errors.Is(err, errInterrupted):
 		p.unknown = true
-		if !p.repeatable(st) {
+		if !p.repeatable(st, time.Now()) {
 			return err
 		}
 		return nil
@@ -213,12 +223,15 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 		}
 	case errors.As(err, &api):
 		switch api.ErrorCode {
-		case codeTemporarilyAway:
+		case codeTemporarilyAway, codeStreamOffline:
 		case codeDuplicateInProcess:
 			p.unknown = true // until the next try is told what became of that copy
 		default:
-			if api.ErrorCode == codeStoreFailed {
-				p.doubtful = false // the server looks for a stored copy first
+			switch api.ErrorCode {
+			case codeStoreFailed: // the server looks for a stored copy first
+				p.doubtful = false
+			case jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderTooLarge: // it was so the first time
+				p.doubtful = false
 			}
 			return publishError(api, st)
 		}
@@ -243,6 +256,15 @@ func (p *publication) fail(err error) error {
 		return fmt.Errorf("%w: %w", ErrPublishUnknown, err)
 	}
 	return err
+}
+
+// outage is for a connection that did not come back in time. ErrNotConnected says that
+// nothing was stored.
+func (p *publication) outage(err error) error {
+	if p.unknown || p.doubtful {
+		return fmt.Errorf("%w and did not come back in time: %w", errConnectionLost, err)
+	}
+	return outage(err)
 }
 
 // waitsPast reports whether the deadline comes before a pause of d would.
@@ -280,7 +302,7 @@ func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 // id that others may use as well, "duplicate" is a usual answer, but not one that
 // tells which message it is about.
 func (p *publication) reusesReply(st *stream) bool {
-	return p.last == nil && p.ownID && p.repeatable(st)
+	return p.last == nil && p.ownID && st.duplicates > 2*attemptTimeout
 }
 
 // acked reads the answer to a try. One of another stream tells that the topic has
@@ -300,18 +322,22 @@ func (p *publication) acked(got answer, st *stream) (ack, error) {
 	return stored, err
 }
 
-// tryUntil is when a try without an answer ends.
+// tryUntil is when the try that begins now ends, without an answer.
 func (p *publication) tryUntil(st *stream) time.Time {
-	if again := time.Now().Add(attemptTimeout); again.Before(p.deadline) && p.repeatable(st) {
+	now := time.Now()
+	if p.sent.IsZero() {
+		p.sent = now
+	}
+	if again := now.Add(attemptTimeout); again.Before(p.deadline) && p.repeatable(st, again) {
 		return again
 	}
 	return p.deadline
 }
 
-// repeatable reports whether the message may be sent again until the deadline:
-// only where the stream recognises the second copy is that safe.
-func (p *publication) repeatable(st *stream) bool {
-	return st.duplicates > p.deadline.Sub(p.began)
+// repeatable reports whether the message may be sent again: only while the stream
+// recognises the second copy is that safe. That has as long as a try to arrive.
+func (p *publication) repeatable(st *stream, at time.Time) bool {
+	return p.sent.IsZero() || at.Add(attemptTimeout).Sub(p.sent) < st.duplicates
 }
 
 // awaitConnection waits within the deadline until the connection is up.
@@ -341,6 +367,8 @@ func publishError(err *jetstream.APIError, st *stream) error {
 	switch {
 	case err.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return fmt.Errorf("%w: it exceeds the MaxMsgSize of stream %s: %w", ErrMessageTooLarge, st.name, err)
+	case err.ErrorCode == codeHeaderTooLarge:
+		return fmt.Errorf("%w: the server accepts 64 KiB of headers: %w", ErrMessageTooLarge, err)
 	case err.ErrorCode == codeStoreFailed && strings.Contains(err.Description, "maximum"),
 		err.ErrorCode == codeAccountResources,
 		err.ErrorCode == codeInsufficientCluster,

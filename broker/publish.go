@@ -80,23 +80,34 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 }
 
 // async returns an error, or calls done later, but not both.
-func (call *publishCall) async(c *connection, cfg *config, m *broker.Message, done func(error)) error {
+func (call *publishCall) async(c *connection, cfg *config, m *broker.Message, done func(error)) (err error) {
 	header := call.start(m)
+	err = errUnfinished
+	begun := false
+	defer func() {
+		if !begun {
+			err = call.end(ack{}, err)
+		}
+	}()
 	a := &asyncPublish{done: done}
 	if err := a.init(call.ctx, c, cfg, call.topic, m, header, call.id); err != nil {
-		return call.end(ack{}, err)
+		return err
 	}
+	defer func() {
+		if !begun {
+			c.publishes.leave()
+		}
+	}()
 	a.ownID = call.ownID
 	if err := a.waitTurn(call.ctx); err != nil {
-		c.publishes.leave()
-		return call.end(ack{}, err)
+		return err
 	}
 	if call.ctx.Done() != nil {
 		// The caller's context may end as soon as Publish has returned, which is
 		// not to say that the message is no longer wanted. Its deadline stays.
 		call.ctx = context.WithoutCancel(call.ctx)
 	}
-	a.call = *call
+	a.call, begun = *call, true
 	a.begin()
 	return nil
 }
@@ -119,9 +130,23 @@ func (call *publishCall) start(m *broker.Message) map[string]string {
 
 // end tells the hooks how the call ended and returns what the caller gets.
 func (call *publishCall) end(stored ack, err error) error {
+	err = call.result(err)
+	call.tell(stored, err)
+	return err
+}
+
+// result is what the caller gets.
+func (call *publishCall) result(err error) error {
+	if err == nil {
+		return nil
+	}
+	return call.failure(err)
+}
+
+// tell tells the hooks how the call ended.
+func (call *publishCall) tell(stored ack, err error) {
 	if err != nil {
 		stored = ack{}
-		err = call.failure(err)
 	}
 	if call.listened {
 		emit(call.hooks, call.hooks.published, call.ctx, Published{
@@ -130,7 +155,6 @@ func (call *publishCall) end(stored ack, err error) error {
 			Duration: time.Since(call.begin), Err: err, Reason: Reason(err),
 		})
 	}
-	return err
 }
 
 func (call *publishCall) failure(err error) error {

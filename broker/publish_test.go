@@ -243,6 +243,9 @@ var illegalTopics = map[string]string{
 	"everything":       ">",
 	"star":             "*",
 	"> in the middle":  "orders.>.x",
+	"next line":        "orders.a\u0085b",
+	"no-break space":   "orders.a\u00a0b",
+	"line separator":   "orders.\u2028b",
 	"over-long":        strings.Repeat("x", 256),
 	"over-long tokens": strings.Repeat("x.", 200) + "x",
 }
@@ -858,6 +861,78 @@ func TestUnansweredIsNotRepeatedWhereItIsForgotten(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A deadline beyond the duplicates window, or as long, does not keep a publish from being
+// repeated within the window.
+func TestUnansweredIsRepeatedWhileItIsKnown(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ deadline, window time.Duration }{
+		"long deadline": {3 * time.Minute, 2 * time.Minute},
+		"short window":  {5 * time.Second, 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			p := startProxy(t, s)
+			b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithStreamConfig(jetstream.StreamConfig{Duplicates: c.window}))
+			publish(t, b, "orders", "first")
+			p.lose("PUB orders")
+			ctx, cancel := context.WithTimeout(context.Background(), c.deadline)
+			defer cancel()
+			noErr(t, b.Publish("orders", message("lost once"), broker.PublishContext(ctx)))
+			if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 2 {
+				t.Errorf("%d stored", n)
+			}
+		})
+	}
+}
+
+// ErrNotConnected would say that nothing was stored.
+func TestStoredBeforeAnOutageIsUnknown(t *testing.T) {
+	t.Parallel()
+	s := startRestartable(t)
+	_, js := natsConn(t, s.Server)
+	p := startProxy(t, s.Server)
+	b := newBroker(t, s.Server, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.ReconnectWait(20*time.Millisecond)))
+	publish(t, b, "orders", "first")
+	p.stall()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	result := make(chan error, 1)
+	go func() { result <- b.Publish("orders", message("once"), broker.PublishContext(ctx)) }()
+	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
+	s.stop()
+	p.cut()
+	eventually(t, "the connection is seen to be down", func() bool {
+		short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+		defer cancel()
+		return errors.Is(b.Publish("orders", message("x"), broker.PublishContext(short)), jsbroker.ErrNotConnected)
+	})
+	cancel()
+	err := receive(t, result)
+	wantError(t, err, jsbroker.ErrPublishUnknown, "did not come back in time")
+	if errors.Is(err, jsbroker.ErrNotConnected) || jsbroker.Reason(err) != "outcome_unknown" {
+		t.Errorf("reason %q: %v", jsbroker.Reason(err), err)
+	}
+}
+
+func TestHeadersBeyondTheServersLimit(t *testing.T) {
+	t.Parallel()
+	m := &broker.Message{Header: map[string]string{"K": strings.Repeat("v", 70<<10)}}
+	err := newBroker(t, startServer(t)).Publish("orders.created", m)
+	wantError(t, err, jsbroker.ErrMessageTooLarge, "64 KiB")
+}
+
+// NATS trims values: two ids would become one.
+func TestMessageIDWithOuterBlanksIsRefused(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	for _, id := range []string{" ", "a ", "\ta"} {
+		wantError(t, b.Publish("orders", message("x"), jsbroker.MessageID(id)), jsbroker.ErrInvalidHeader, "Nats-Msg-Id")
+	}
+	noErr(t, b.Publish("orders", message("x"), jsbroker.MessageID("a b")))
 }
 
 func TestPublishErrorNamesWhatItIsAbout(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -352,5 +353,24 @@ func TestRefusalWithAReplySubjectThatWasUsedBefore(t *testing.T) {
 	// Asked again, as another stream might have answered for an earlier publish.
 	if wire := r.wire.messages(t); len(wire) != 2 || wire[0].Reply != r.replies[0] {
 		t.Errorf("sent %d times", len(wire))
+	}
+}
+
+// What depends on the message alone was so the first time, too.
+func TestRefusalOfTheMessageItselfAfterADoubtfulOneIsCertain(t *testing.T) {
+	t.Parallel()
+	for name, m := range map[string]*broker.Message{
+		"body":   message(strings.Repeat("x", 2000)),
+		"header": {Header: map[string]string{"K": strings.Repeat("v", 70<<10)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newReplyBench(t, startServer(t), jetstream.StreamConfig{MaxMsgSize: 1000})
+			err := r.Publish("orders.created", m)
+			wantError(t, err, jsbroker.ErrMessageTooLarge)
+			if errors.Is(err, jsbroker.ErrPublishUnknown) {
+				t.Errorf("it was refused for certain, and yet: %v", err)
+			}
+		})
 	}
 }

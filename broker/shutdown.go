@@ -126,7 +126,7 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", running))
 	}
 	if publishing > 0 {
-		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told", publishing))
+		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told, or whose done still runs", publishing))
 	}
 	if len(left) > 0 {
 		sd.err = fmt.Errorf("jetstream: disconnect: %w after %v: %s", ErrShutdownTimeout, bound, strings.Join(left, "; "))

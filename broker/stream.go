@@ -372,6 +372,9 @@ func (c *connection) createStream(ctx context.Context, cfg *config, topic string
 	if err != nil {
 		return nil, err
 	}
+	if err := c.checkInbox(sc.Subjects); err != nil {
+		return nil, err
+	}
 	if err := c.checkLost(ctx, sc.Subjects); err != nil {
 		return nil, err
 	}
@@ -429,6 +432,18 @@ func (c *connection) requestStream(ctx context.Context, sc jetstream.StreamConfi
 			return nil, err
 		}
 	}
+}
+
+// checkInbox refuses subjects with which a stream would store the answers to the
+// broker's own requests, its acknowledgements among them.
+func (c *connection) checkInbox(subjects []string) error {
+	prefix := cmp.Or(c.nc.Opts.InboxPrefix, "_INBOX")
+	for _, s := range subjects {
+		if overlaps(s, prefix+".>") {
+			return fmt.Errorf("%w: its stream would capture %s, and with that the client's own inboxes, %s.>: choose another prefix with nats.CustomInboxPrefix, or set Subjects with WithStreamConfig", ErrInvalidTopic, s, prefix)
+		}
+	}
+	return nil
 }
 
 // streamConfigFor fills in the template for a topic.

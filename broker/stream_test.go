@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -139,6 +140,27 @@ func TestStreamTemplateWithNameAndSubjects(t *testing.T) {
 	wantError(t, b.Publish("other", message("x")), jsbroker.ErrStreamMismatch, "other", "orders.>, users.>")
 	_, err := b.Subscribe("orders", ignore)
 	wantError(t, err, jsbroker.ErrStreamMismatch, "orders")
+}
+
+func TestStreamTemplateIsTheBrokersOwn(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	subjects := []string{"orders.>"}
+	b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Name: "S", Subjects: subjects}))
+	subjects[0] = "other.>"
+	publish(t, b, "orders.x", "x")
+	if got := streamInfo(t, js, "S").Config.Subjects; !slices.Equal(got, []string{"orders.>"}) {
+		t.Errorf("the stream has the subjects %v", got)
+	}
+}
+
+// A stream over the client's inboxes would store every ack.
+func TestStreamOverTheInboxesIsRefused(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t), jsbroker.WithNATSOptions(nats.CustomInboxPrefix("shop.inbox")))
+	wantError(t, b.Publish("shop.orders", message("x")), jsbroker.ErrInvalidTopic, "shop.inbox.>", "CustomInboxPrefix")
+	publish(t, b, "orders", "x")
 }
 
 func TestWithStreamNameReplacesTheRule(t *testing.T) {

@@ -40,10 +40,17 @@ func checkTopic(topic string, wildcards bool) error {
 		return invalid("names beginning with $ or _INBOX belong to NATS itself")
 	}
 	tokenStart := 0
+	const blank = "it contains white space or a control character"
 	for i := 0; i <= len(topic); i++ {
 		if i < len(topic) && topic[i] != '.' {
-			if c := topic[i]; c <= ' ' || c == 0x7f {
-				return invalid("it contains white space or a control character")
+			c := topic[i]
+			if c <= ' ' || c == 0x7f {
+				return invalid(blank)
+			}
+			if c >= utf8.RuneSelf && utf8.RuneStart(c) {
+				if r, _ := utf8.DecodeRuneInString(topic[i:]); unicode.IsSpace(r) || unicode.IsControl(r) {
+					return invalid(blank)
+				}
 			}
 			continue
 		}
