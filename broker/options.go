@@ -475,7 +475,9 @@ func MessageID(id string) broker.PublishOption {
 // have many messages at hand and can tell later which of them failed. When
 // Publish returns nil, done is called once, with nil when the message is stored
 // or with the error that Publish would have returned. When Publish returns an
-// error, done is not called. It is called for one message of the connection after
+// error, done is not called. Of broker.PublishContext, the deadline counts until the
+// outcome is known, and the cancellation until Publish has returned: after that it
+// does nothing. done is called for one message of the connection after
 // the other, so what takes long belongs elsewhere. Disconnect waits for the answers
 // and for done, within its bound.
 //
