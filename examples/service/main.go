@@ -4,7 +4,9 @@
 //
 //	go run ./examples/service
 //
-// NATS_URL names the server, else one is embedded. HTTP_ADDR is where it answers.
+// NATS_URL names the server, else one is embedded. HTTP_ADDR is where it answers,
+// by default on the loopback address 127.0.0.1:2112: in a pod set HTTP_ADDR=:2112,
+// or neither Kubernetes nor Prometheus gets an answer.
 package main
 
 import (
