@@ -93,6 +93,6 @@
 //
 // # Cost
 //
-// A delivery takes about a fifth of a microsecond, most of it the two
-// observations, and allocates nothing but for the exemplars.
+// A delivery takes some 0.13 µs, most of it the two observations, and allocates
+// nothing but for the exemplars.
 package metrics
