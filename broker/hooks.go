@@ -34,6 +34,8 @@ type Hooks struct {
 	PublishStart func(ctx context.Context, e PublishStart) context.Context
 	// Published ends PublishStart: once per Publish call, success or failure, when
 	// the outcome is known. With [Async] that is later than Publish returns.
+	// Disconnect waits for it, within its bound, after Async only: it may return
+	// while the Published of another Publish still runs.
 	Published func(ctx context.Context, e Published)
 
 	// SubscriptionStart fires once per successful Subscribe, before the first
