@@ -467,6 +467,9 @@ func publishOption(change func(*publishContext)) broker.PublishOption {
 // for publishers that retry, also after a restart. By default each Publish has
 // a random id of its own, which covers the broker's retries only. Publishing a
 // duplicate succeeds and stores nothing.
+//
+// An id counts in the whole stream, not in its topic: the same id on a second topic
+// of the stream is a duplicate, too. Put the topic into the id.
 func MessageID(id string) broker.PublishOption {
 	return publishOption(func(p *publishContext) { p.messageID = id })
 }
