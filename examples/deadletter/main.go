@@ -27,6 +27,13 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
+// The topics are of this program only: a server that has been in use may have a
+// consumer for orders.created, whose settings would be used as they are.
+const (
+	topic = "deadletter-demo.orders"
+	dead  = "dead-letters.deadletter-demo"
+)
+
 // Order is what the service handles.
 type Order struct {
 	ID     string `json:"id"`
@@ -61,7 +68,7 @@ func run() error {
 	b := jsbroker.NewBroker(
 		broker.Addrs(url),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3}),
-		jsbroker.WithDeadLetter("dead-letters.orders"),
+		jsbroker.WithDeadLetter(dead),
 	)
 	service := micro.NewService(
 		micro.Name("payments"),
@@ -73,16 +80,16 @@ func run() error {
 	)
 	// Somebody must look at them: a person, a ticket system, a repair job. The
 	// original body and headers are there, and why, where from and how often.
-	dead := make(chan string)
+	buried := make(chan string)
 	bury := func(ctx context.Context, order *Order) error {
 		h, _ := metadata.FromContext(ctx)
-		dead <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
+		buried <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
 			h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Reason"])
 		return nil
 	}
 	err = errors.Join(
-		micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")),
-		micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")),
+		micro.RegisterSubscriber(topic, service.Server(), charge, server.SubscriberQueue("payments")),
+		micro.RegisterSubscriber(dead, service.Server(), bury, server.SubscriberQueue("undertaker")),
 	)
 	if err != nil {
 		return err
@@ -90,13 +97,13 @@ func run() error {
 	if err := service.Start(); err != nil {
 		return err
 	}
-	created := micro.NewEvent("orders.created", service.Client())
+	created := micro.NewEvent(topic, service.Client())
 	for _, order := range []*Order{{"1", 20}, {"2", -5}, {"3", 5000}} {
 		if err := created.Publish(context.Background(), order); err != nil {
 			return err
 		}
 	}
-	fmt.Println(<-dead)
-	fmt.Println(<-dead)
+	fmt.Println(<-buried)
+	fmt.Println(<-buried)
 	return service.Stop()
 }

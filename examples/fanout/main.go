@@ -19,6 +19,10 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
+// topic has a first token of its own, and so a stream of its own: a server that has
+// been in use may have one for orders, which would keep its retention.
+const topic = "fanout-demo.orders"
+
 func main() {
 	if err := run(); err != nil {
 		log.Fatal(err)
@@ -46,7 +50,7 @@ func run() error {
 	got := make(chan string)
 	for _, queue := range []string{"billing", "shipping"} {
 		for replica := range 2 { // they share the messages of their queue
-			_, err := b.Subscribe("orders.created", func(e broker.Event) error {
+			_, err := b.Subscribe(topic, func(e broker.Event) error {
 				got <- fmt.Sprintf("%s got order %s, in replica %d", queue, e.Message().Body, replica+1)
 				return nil
 			}, broker.Queue(queue))
@@ -58,7 +62,7 @@ func run() error {
 	const orders = 3
 	fmt.Printf("%d orders for two queues of two replicas each: every queue gets every order, one of its replicas handles it\n", orders)
 	for n := range orders {
-		if err := b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
+		if err := b.Publish(topic, &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
 			return err
 		}
 	}
