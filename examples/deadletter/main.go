@@ -12,6 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -59,6 +62,9 @@ func main() {
 }
 
 func run() error {
+	// Interrupted, it still stops the server, which removes its directory.
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
@@ -99,11 +105,17 @@ func run() error {
 	}
 	created := micro.NewEvent(topic, service.Client())
 	for _, order := range []*Order{{"1", 20}, {"2", -5}, {"3", 5000}} {
-		if err := created.Publish(context.Background(), order); err != nil {
+		if err := created.Publish(ctx, order); err != nil {
 			return err
 		}
 	}
-	fmt.Println(<-buried)
-	fmt.Println(<-buried)
+	for range 2 {
+		select {
+		case line := <-buried:
+			fmt.Println(line)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	return service.Stop()
 }

@@ -8,8 +8,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -30,6 +34,9 @@ func main() {
 }
 
 func run() error {
+	// Interrupted, it still stops the server, which removes its directory.
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
@@ -62,12 +69,17 @@ func run() error {
 	const orders = 3
 	fmt.Printf("%d orders for two queues of two replicas each: every queue gets every order, one of its replicas handles it\n", orders)
 	for n := range orders {
-		if err := b.Publish(topic, &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
+		if err := b.Publish(topic, &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}, broker.PublishContext(ctx)); err != nil {
 			return err
 		}
 	}
 	for range 2 * orders {
-		fmt.Println(<-got)
+		select {
+		case line := <-got:
+			fmt.Println(line)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	return b.Disconnect()
 }
