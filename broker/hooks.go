@@ -32,7 +32,10 @@ type Hooks struct {
 	// change e.Header, the map that travels with the message. The context it
 	// returns becomes the context of the publish.
 	PublishStart func(ctx context.Context, e PublishStart) context.Context
-	// Published ends PublishStart: once per Publish call, success or failure.
+	// Published ends PublishStart: once per Publish call, success or failure, when
+	// the outcome is known. With [Async] that is later than Publish returns.
+	// Disconnect waits for it, within its bound, after Async only: it may return
+	// while the Published of another Publish still runs.
 	Published func(ctx context.Context, e Published)
 
 	// SubscriptionStart fires once per successful Subscribe, before the first
@@ -135,8 +138,8 @@ type Published struct {
 	Stream    string        // empty when Err is set
 	Sequence  uint64        // position in the stream; 0 when Err is set
 	Duplicate bool          // the stream already had this MessageID: nothing new was stored
-	Duration  time.Duration // the whole call, look-ups and retries included
-	Err       error         // what Publish returns
+	Duration  time.Duration // from the call until the outcome is known, look-ups and retries included
+	Err       error         // what Publish returns, or the done of [Async] is told
 	Reason    string        // [Reason] of Err; empty on success
 }
 

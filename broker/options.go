@@ -469,6 +469,9 @@ func publishOption(change func(*publishContext)) broker.PublishOption {
 // for publishers that retry, also after a restart. By default each Publish has
 // a random id of its own, which covers the broker's retries only. Publishing a
 // duplicate succeeds and stores nothing.
+//
+// An id counts in the whole stream, not in its topic: the same id on a second topic
+// of the stream is a duplicate, too. Put the topic into the id.
 func MessageID(id string) broker.PublishOption {
 	return publishOption(func(p *publishContext) { p.messageID = id })
 }
@@ -477,7 +480,9 @@ func MessageID(id string) broker.PublishOption {
 // have many messages at hand and can tell later which of them failed. When
 // Publish returns nil, done is called once, with nil when the message is stored
 // or with the error that Publish would have returned. When Publish returns an
-// error, done is not called. It is called for one message of the connection after
+// error, done is not called. Of broker.PublishContext, the deadline counts until the
+// outcome is known, and the cancellation until Publish has returned: after that it
+// does nothing. done is called for one message of the connection after
 // the other, so what takes long belongs elsewhere. Disconnect waits for the answers
 // and for done, within its bound.
 //

@@ -131,9 +131,9 @@ func newCollector(buckets []float64) *collector {
 	}
 
 	c.published = c.counter("published_total", "Messages published: acknowledged by the stream, duplicates included.", "topic")
-	c.publishErrors = c.counter("publish_errors_total", "Publish calls that returned an error, by reason.", "topic", "reason")
+	c.publishErrors = c.counter("publish_errors_total", "Publishes that failed, by reason.", "topic", "reason")
 	c.duplicates = c.counter("duplicates_total", "Messages published with an id that the stream already had: acknowledged, but not stored again.", "topic")
-	c.publishDuration = c.histogram("publish_duration_seconds", "Duration of Publish calls in seconds, look-ups, retries and failures included.", forPublishes, "topic")
+	c.publishDuration = c.histogram("publish_duration_seconds", "Duration in seconds from the call of Publish until the outcome is known, look-ups, retries and failures included.", forPublishes, "topic")
 
 	c.subscribeErrors = c.counter("subscribe_errors_total", "Subscribe calls that returned an error, by reason. go-micro only logs them and tries again.", "topic", "reason")
 

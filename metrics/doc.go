@@ -11,8 +11,8 @@
 // Publishing; the series of a topic appear with its first publish:
 //
 //	micro_broker_published_total{topic}                      counter    acknowledged by the stream, duplicates included
-//	micro_broker_publish_errors_total{topic,reason}          counter    Publish returned an error
-//	micro_broker_publish_duration_seconds{topic}             histogram  of Publish calls, failures included
+//	micro_broker_publish_errors_total{topic,reason}          counter    publishes that failed
+//	micro_broker_publish_duration_seconds{topic}             histogram  from the call of Publish until the outcome is known, failures included
 //	micro_broker_duplicates_total{topic}                     counter    the stream already had the message id
 //
 // Subscribing; only the last one has no series before its first failure:
@@ -93,6 +93,6 @@
 //
 // # Cost
 //
-// A delivery takes about a fifth of a microsecond, most of it the two
-// observations, and allocates nothing but for the exemplars.
+// A delivery takes some 0.13 µs, most of it the two observations, and allocates
+// nothing but for the exemplars.
 package metrics

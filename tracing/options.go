@@ -33,8 +33,8 @@ func WithTracerProvider(tp trace.TracerProvider) Option {
 // each message, so that otel.SetTextMapPropagator works before and after [New].
 //
 // OpenTelemetry's global propagator does nothing until it is set: traces then
-// end at the service's border. [New] reports that once, through otel.Handle.
-// To propagate nothing on purpose, and without the report, pass
+// end at the service's border. The first message that this happens to is reported
+// through otel.Handle. To propagate nothing on purpose, and without the report, pass
 // propagation.NewCompositeTextMapPropagator().
 func WithPropagator(p propagation.TextMapPropagator) Option {
 	return func(c *config) {

@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -157,7 +158,7 @@ func startServer() (url string, stop func(), err error) {
 
 // serve is the server's process: it ends with its input.
 func serve() error {
-	signal.Ignore(os.Interrupt) // Ctrl-C reaches both processes
+	signal.Ignore(os.Interrupt, syscall.SIGTERM) // Ctrl-C, and what stops a group, reach both processes
 	s, err := natsserver.Start()
 	if err != nil {
 		return err

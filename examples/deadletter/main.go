@@ -12,6 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,6 +28,13 @@ import (
 	"go-micro-jetstream/broker/wrapper"
 	_ "go-micro-jetstream/examples/internal/microtls"
 	"go-micro-jetstream/examples/natsserver"
+)
+
+// The topics are of this program only: a server that has been in use may have a
+// consumer for orders.created, whose settings would be used as they are.
+const (
+	topic = "deadletter-demo.orders"
+	dead  = "dead-letters.deadletter-demo"
 )
 
 // Order is what the service handles.
@@ -52,6 +62,9 @@ func main() {
 }
 
 func run() error {
+	// Interrupted, it still stops the server, which removes its directory.
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
@@ -61,7 +74,7 @@ func run() error {
 	b := jsbroker.NewBroker(
 		broker.Addrs(url),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3}),
-		jsbroker.WithDeadLetter("dead-letters.orders"),
+		jsbroker.WithDeadLetter(dead),
 	)
 	service := micro.NewService(
 		micro.Name("payments"),
@@ -73,16 +86,16 @@ func run() error {
 	)
 	// Somebody must look at them: a person, a ticket system, a repair job. The
 	// original body and headers are there, and why, where from and how often.
-	dead := make(chan string)
+	buried := make(chan string)
 	bury := func(ctx context.Context, order *Order) error {
 		h, _ := metadata.FromContext(ctx)
-		dead <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
+		buried <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
 			h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Reason"])
 		return nil
 	}
 	err = errors.Join(
-		micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments")),
-		micro.RegisterSubscriber("dead-letters.orders", service.Server(), bury, server.SubscriberQueue("undertaker")),
+		micro.RegisterSubscriber(topic, service.Server(), charge, server.SubscriberQueue("payments")),
+		micro.RegisterSubscriber(dead, service.Server(), bury, server.SubscriberQueue("undertaker")),
 	)
 	if err != nil {
 		return err
@@ -90,13 +103,19 @@ func run() error {
 	if err := service.Start(); err != nil {
 		return err
 	}
-	created := micro.NewEvent("orders.created", service.Client())
+	created := micro.NewEvent(topic, service.Client())
 	for _, order := range []*Order{{"1", 20}, {"2", -5}, {"3", 5000}} {
-		if err := created.Publish(context.Background(), order); err != nil {
+		if err := created.Publish(ctx, order); err != nil {
 			return err
 		}
 	}
-	fmt.Println(<-dead)
-	fmt.Println(<-dead)
+	for range 2 {
+		select {
+		case line := <-buried:
+			fmt.Println(line)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	return service.Stop()
 }

@@ -8,8 +8,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
@@ -19,6 +23,10 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
+// topic has a first token of its own, and so a stream of its own: a server that has
+// been in use may have one for orders, which would keep its retention.
+const topic = "fanout-demo.orders"
+
 func main() {
 	if err := run(); err != nil {
 		log.Fatal(err)
@@ -26,6 +34,9 @@ func main() {
 }
 
 func run() error {
+	// Interrupted, it still stops the server, which removes its directory.
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
@@ -46,7 +57,7 @@ func run() error {
 	got := make(chan string)
 	for _, queue := range []string{"billing", "shipping"} {
 		for replica := range 2 { // they share the messages of their queue
-			_, err := b.Subscribe("orders.created", func(e broker.Event) error {
+			_, err := b.Subscribe(topic, func(e broker.Event) error {
 				got <- fmt.Sprintf("%s got order %s, in replica %d", queue, e.Message().Body, replica+1)
 				return nil
 			}, broker.Queue(queue))
@@ -58,12 +69,17 @@ func run() error {
 	const orders = 3
 	fmt.Printf("%d orders for two queues of two replicas each: every queue gets every order, one of its replicas handles it\n", orders)
 	for n := range orders {
-		if err := b.Publish("orders.created", &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}); err != nil {
+		if err := b.Publish(topic, &broker.Message{Body: fmt.Appendf(nil, "%d", n+1)}, broker.PublishContext(ctx)); err != nil {
 			return err
 		}
 	}
 	for range 2 * orders {
-		fmt.Println(<-got)
+		select {
+		case line := <-got:
+			fmt.Println(line)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	return b.Disconnect()
 }

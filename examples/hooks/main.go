@@ -18,6 +18,8 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"go-micro.dev/v5/broker"
 
@@ -69,6 +71,9 @@ func main() {
 }
 
 func run() error {
+	// Interrupted, it still stops the server, which removes its directory.
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
@@ -97,12 +102,17 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	alice := context.WithValue(context.Background(), actorKey{}, "alice")
+	alice := context.WithValue(ctx, actorKey{}, "alice")
 	err = b.Publish("orders.created", &broker.Message{Body: []byte(number)}, broker.PublishContext(alice), jsbroker.MessageID("order-"+number))
 	if err != nil {
 		return err
 	}
-	if err := <-done; err != nil {
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	return b.Disconnect() // after the last line of the log

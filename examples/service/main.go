@@ -4,7 +4,9 @@
 //
 //	go run ./examples/service
 //
-// NATS_URL names the server, else one is embedded. HTTP_ADDR is where it answers.
+// NATS_URL names the server, else one is embedded. HTTP_ADDR is where it answers,
+// by default on the loopback address 127.0.0.1:2112: in a pod set HTTP_ADDR=:2112,
+// or neither Kubernetes nor Prometheus gets an answer.
 package main
 
 import (
@@ -15,7 +17,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -47,6 +52,15 @@ func main() {
 }
 
 func run() error {
+	// Asked for help, go-micro ends the process in Run: nothing deferred would run,
+	// and an embedded server would leave its directory.
+	if slices.Contains(os.Args[1:], "-h") || slices.Contains(os.Args[1:], "--help") {
+		micro.NewService(micro.Name("payments")).Init() // prints the flags
+		return nil
+	}
+	// From here on, for go-micro listens to signals in Run only.
+	signalled, ignore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer ignore()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
@@ -66,7 +80,7 @@ func run() error {
 		},
 	}
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(metrics.New(), probe))
-	ctx, fail := context.WithCancelCause(context.Background())
+	ctx, fail := context.WithCancelCause(signalled)
 	defer fail(nil)
 	service := micro.NewService(micro.Name("payments"), micro.Context(ctx), micro.Broker(b),
 		micro.WrapSubscriber(wrapper.Subscriber(b)), // for what handlers return, and their context
@@ -92,7 +106,7 @@ func run() error {
 	answers := &http.Server{ReadHeaderTimeout: 10 * time.Second}
 	go func() { fail(answers.Serve(l)) }() // and Run returns
 	fmt.Printf("answering at http://%s\n", l.Addr())
-	if err := service.Run(); err != nil {
+	if err := service.Run(); err != nil || signalled.Err() != nil {
 		return err
 	}
 	return context.Cause(ctx)

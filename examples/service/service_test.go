@@ -110,6 +110,20 @@ func TestServiceWithoutItsSubscriptionIsNotReady(t *testing.T) {
 	await(t, url+"/readyz", http.StatusServiceUnavailable, "no subscription")
 }
 
+// Whoever asks for help gets no server.
+func TestHelpLeavesNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	code, out, stderr := proc.Start(t, binary, []string{"TMPDIR=" + dir}, "-h").Wait()
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code != 0 || !strings.Contains(out, "--broker_address") || len(left) > 0 {
+		t.Errorf("exit %d, %v left in the temporary directory\n%s%s", code, left, out, stderr)
+	}
+}
+
 // A service that cannot start says why, and takes its server's directory along.
 func TestServiceWhosePortIsTakenLeavesNothing(t *testing.T) {
 	t.Parallel()

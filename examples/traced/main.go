@@ -13,6 +13,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log"
@@ -51,6 +52,11 @@ var routes = map[string]struct{ from, to string }{
 }
 
 func main() {
+	// Others would be services that nothing is routed to.
+	if len(os.Args) > 1 && routes[os.Args[1]].from == "" {
+		fmt.Fprintln(os.Stderr, "usage: traced [orders | payments | shipping]\n\nWithout a name it starts all three, and sends an order through them.")
+		os.Exit(2)
+	}
 	if err := run(); err != nil {
 		log.Fatal(err)
 	}
@@ -65,7 +71,7 @@ func run() (err error) {
 	}
 	defer stop()
 	if len(os.Args) > 1 { // as started below
-		service, _, err := newService(ctx, os.Args[1], url)
+		service, _, err := newService(ctx, os.Args[1], url, "")
 		if err != nil {
 			return err
 		}
@@ -83,7 +89,8 @@ func run() (err error) {
 			err = errors.Join(err, cmd.Wait())
 		}()
 	}
-	orders, arrived, err := newService(ctx, "orders", url)
+	number := rand.Text() // one that no other run has used
+	orders, arrived, err := newService(ctx, "orders", url, number)
 	if err != nil {
 		return err
 	}
@@ -91,21 +98,21 @@ func run() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, orders.Stop()) }()
-	if err := micro.NewEvent("orders.created", orders.Client()).Publish(ctx, &Order{"4711"}); err != nil {
+	if err := micro.NewEvent("orders.created", orders.Client()).Publish(ctx, &Order{number}); err != nil {
 		return err
 	}
 	select {
 	case id := <-arrived:
-		fmt.Printf("order 4711 has been paid for and sent. With Jaeger on this machine, its trace is at\n  http://localhost:16686/trace/%s\n", id)
+		fmt.Printf("order %s has been paid for and sent. With Jaeger on this machine, its trace is at\n  http://localhost:16686/trace/%s\n", number, id)
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// newService returns a service, which runs until the context ends, and the
-// traces that end at it.
-func newService(ctx context.Context, name, url string) (micro.Service, <-chan trace.TraceID, error) {
+// newService returns a service, which runs until the context ends, and the trace
+// of the order of that number when it ends there.
+func newService(ctx context.Context, name, url, number string) (micro.Service, <-chan trace.TraceID, error) {
 	// The exporter and its resource read these.
 	err := errors.Join(os.Setenv("OTEL_SERVICE_NAME", name),
 		os.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "http://localhost:4318")))
@@ -130,7 +137,12 @@ func newService(ctx context.Context, name, url string) (micro.Service, <-chan tr
 		if to := routes[name].to; to != "" {
 			return micro.NewEvent(to, service.Client()).Publish(ctx, order)
 		}
-		ended <- trace.SpanContextFromContext(ctx).TraceID()
+		if order.ID == number { // and not one that another run has left
+			select {
+			case ended <- trace.SpanContextFromContext(ctx).TraceID():
+			default: // delivered a second time
+			}
+		}
 		return nil
 	}
 	err = micro.RegisterSubscriber(routes[name].from, service.Server(), handle, server.SubscriberQueue(name))

@@ -172,3 +172,19 @@ func TestSIGTERMEndsAllProcesses(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	mustFail(t, p, "") // of what depends on whether the publish has returned
 }
+
+// What is no service of this program starts none, and no server.
+func TestOtherNamesAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, arg := range []string{"-h", "foo"} {
+		dir := t.TempDir()
+		code, out, stderr := proc.Start(t, binary, []string{"TMPDIR=" + dir}, arg).Wait()
+		left, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code != 2 || !strings.Contains(stderr, "usage: traced ") || len(left) > 0 {
+			t.Errorf("%s: exit %d, %v left in the temporary directory\n%s%s", arg, code, left, out, stderr)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func consumer() *dashboard {
 				query(sum("", rate("handler_panics_total", ofSubscription)), "panic")).size(12, 9).stacked().
 				colored("ack", "green").colored("nak", "orange").colored("term", "red").colored("none", "blue").
 				colored("panic", "purple", line, noFill, thick),
-			timeseries("Failures", "Deliveries per second whose handler returned an error, and those whose handler panicked. In go-micro's server subscribers panics are counted as errors: go-micro recovers them itself. Lasting errors with few distinct messages: they can never succeed, see Redeliveries.",
+			timeseries("Failures", "Deliveries per second whose handler returned an error, and those whose handler panicked. In go-micro's server subscribers panics are counted as errors without wrapper.Subscriber: go-micro recovers them itself. Lasting errors with few distinct messages: they can never succeed, see Redeliveries.",
 				"cps",
 				query(counter("handler_errors_total"), "errors "+byQueue),
 				query(counter("handler_panics_total"), "panics "+byQueue)).size(12, 9),

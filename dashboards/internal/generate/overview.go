@@ -29,9 +29,9 @@ func overview() *dashboard {
 		section("Publishing, per topic",
 			timeseries("Publish rate", "Messages acknowledged by a stream per second. A line that ends or falls: its service is down, or its publishes fail; compare with Publish errors.",
 				"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")).size(8, 8),
-			timeseries("Publish errors", "Publish calls that returned an error, per second. Any lasting value means lost events, unless the caller tries again: the Publisher dashboard has the reasons.",
+			timeseries("Publish errors", "Publishes that failed, per second. Any lasting value means lost events, unless the caller tries again: the Publisher dashboard has the reasons.",
 				"cps", query(sum("topic", rate("publish_errors_total", ofTopic)), "{{topic}}")).size(8, 8),
-			timeseries("Publish duration, p95", "95 of 100 Publish calls take at most this long, failures included. Steps up to seconds: the connection is away and calls wait for it, or the stream's disk is slow. A dot is a trace.",
+			timeseries("Publish duration, p95", "95 of 100 publishes take at most this long until the outcome is known, failures included. Steps up to seconds: the connection is away and calls wait for it, or the stream's disk is slow. A dot is a trace.",
 				"s", query(quantile(.95, "topic", "publish_duration_seconds", ofTopic), "{{topic}}").withExemplars()).size(8, 8),
 		),
 
