@@ -18,6 +18,10 @@ import (
 // message id, so that nothing is stored twice. If the topic has no stream, one
 // is created. The message is not changed.
 //
+// It may return later than its deadline while nats.go holds the lock of the
+// connection: as long as it dials a server that does not answer, up to
+// nats.Timeout (2 seconds), or writes to a network that takes nothing, up to 5.
+//
 // With [Async] it returns as soon as the message is sent.
 //
 // The error is a [*PublishError]. Within it, [ErrPublishUnknown] says that the
