@@ -75,6 +75,7 @@ type subscription struct {
 
 	// Only the fetching worker uses these.
 	failures uint64    // fetches in a row
+	setback  setback   // the latest of them, until the subscription has recovered
 	lastSaid string    // what the log has last warned of in this streak
 	looked   time.Time // see lookAtFloor
 

@@ -147,6 +147,9 @@ func (s *subscription) skip(e *event, why error) {
 func (s *subscription) fill() bool {
 	defer func() { <-s.filling }()
 	for {
+		if s.setback.err != nil && !s.recovered() {
+			return !s.isStopped()
+		}
 		s.lookAtFloor()
 		changed := s.conn.stateChange() // before looking at the state
 		m, silence, err := s.ask()
@@ -162,8 +165,11 @@ func (s *subscription) fill() bool {
 				s.healthy()
 			}
 		}
-		if s.isStopped() || err != nil && !s.failed(err) {
+		if s.isStopped() {
 			return false
+		}
+		if err != nil {
+			s.failed(err)
 		}
 	}
 }
@@ -319,21 +325,40 @@ func (s *subscription) healthy() {
 	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity()})
 }
 
-// failed reports a failed fetch, pauses, and puts right what it may. It
-// reports false when the subscription is stopped.
-func (s *subscription) failed(err error) bool {
-	for err != nil {
-		s.mu.Lock()
-		s.pull.abandon()
-		s.mu.Unlock()
-		s.failures++
-		delay := backoffDelay(s.failures)
-		s.logFetchError(err, delay)
-		changed := s.conn.stateChange()
-		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
-		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
-		down := errors.Is(err, errConnectionLost) // and may be back already
-		if !s.pause(delay, changed, down) {
+// setback is a failed fetch that the subscription has not recovered from. It is kept
+// from one fill to the next, as messages in hand do not wait until it has.
+type setback struct {
+	err     error // nil: there is none
+	until   time.Time
+	changed <-chan struct{} // of the connection, since the failure
+	down    bool            // the connection was seen down
+}
+
+// failed reports a failed fetch. The next one is for recovered to permit.
+func (s *subscription) failed(err error) {
+	s.mu.Lock()
+	s.pull.abandon()
+	s.mu.Unlock()
+	s.failures++
+	delay := backoffDelay(s.failures)
+	s.logFetchError(err, delay)
+	s.setback = setback{
+		err:     err,
+		until:   time.Now().Add(delay),
+		changed: s.conn.stateChange(),
+		down:    errors.Is(err, errConnectionLost), // and may be back already
+	}
+	emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
+}
+
+// recovered pauses after a failed fetch, and puts right what it may. It reports
+// false when the subscription is stopped, and when there are messages to handle
+// first: their ack deadlines do not wait for the pause to end. The next call
+// goes on with it.
+func (s *subscription) recovered() bool {
+	for s.setback.err != nil {
+		if !s.pauseOrCollect() {
 			return false
 		}
 		select {
@@ -341,27 +366,60 @@ func (s *subscription) failed(err error) bool {
 			s.log(logger.DebugLevel, nil, "refused meanwhile: %v", more)
 		default:
 		}
-		err = s.heal(err)
+		cause := s.setback.err
+		s.setback = setback{} // before a hook may end the goroutine
+		err := s.heal(cause)
+		if s.isStopped() {
+			return false
+		}
+		if err != nil {
+			s.failed(err)
+		}
 	}
-	return !s.isStopped()
+	return true
+}
+
+// pauseOrCollect is the pause after a failed fetch. It reports false when the
+// subscription is stopped, and when messages wait or have come, of requests from
+// before the failure.
+func (s *subscription) pauseOrCollect() bool {
+	s.mu.Lock()
+	s.fetching = len(s.waiting) == 0
+	waits := !s.fetching
+	s.mu.Unlock()
+	if waits {
+		return false
+	}
+	for {
+		m, over := s.pause(time.Until(s.setback.until), s.setback.changed, s.setback.down, s.pull.messages)
+		if m == nil {
+			return over
+		}
+		if s.collect(m).messages > 0 { // or an error, which is of no request that counts
+			return false
+		}
+	}
 }
 
 // pause waits for d, or until the connection is back, which may have been seen
-// down. It reports false when the subscription is stopped.
-func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool) bool {
+// down, or until a message has come. It returns the message, or false when the
+// subscription is stopped.
+func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool, inbox <-chan *nats.Msg) (m *nats.Msg, over bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		if down && s.conn.nc.IsConnected() {
-			return !s.isStopped()
+			return nil, !s.isStopped()
 		}
 		select {
 		case <-timer.C:
-			return true
+			return nil, true
 		case <-s.life.Done():
-			return false
+			return nil, false
 		case <-changed:
 			changed, down = s.conn.stateChange(), true
+		case m := <-inbox:
+			return m, false
 		}
 	}
 }
