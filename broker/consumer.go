@@ -83,16 +83,30 @@ func (cs *consumer) replays() bool {
 }
 
 // ackWait is the shortest time in which the server may deliver an unsettled
-// message again.
+// message again, as far as it can be extended: what has a deadline of 0, or nearly
+// so, comes again before anybody can tell the server to wait.
 func (cs *consumer) ackWait() time.Duration {
 	wait := cs.cfg.AckWait
 	if wait <= 0 {
 		wait = defaultAckWait
 	}
 	for _, d := range cs.cfg.BackOff { // replaces AckWait, by delivery
-		wait = min(wait, d)
+		if d > 0 {
+			wait = min(wait, d)
+		}
 	}
-	return wait
+	return max(wait, minAckWait)
+}
+
+// expired reports whether the server has waited long enough for the settlement of
+// the n-th delivery of a message to deliver it again. Where it does not wait at all,
+// that says nothing: each delivery would be taken for expired, and none handled.
+func (cs *consumer) expired(n uint64, waited time.Duration) bool {
+	deadline := cs.cfg.AckWait
+	if len(cs.cfg.BackOff) > 0 {
+		deadline = scheduled(n, cs.cfg.BackOff)
+	}
+	return deadline > 0 && waited > deadline
 }
 
 // nak is what has the server deliver a message again that was delivered for the

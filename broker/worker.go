@@ -116,7 +116,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 	e.outcome.began = time.Since(e.received)
 	// The server is delivering it to somebody else, unless it has given it up;
 	// it heeds the ack all the same.
-	if e.outcome.began-e.extended > s.consumer.ackWait() && !s.consumer.isLast(e.meta.numDelivered) {
+	if s.consumer.expired(e.meta.numDelivered, e.outcome.began-e.extended) && !s.consumer.isLast(e.meta.numDelivered) {
 		s.owe(e)
 		return e, errExpired
 	}
