@@ -104,7 +104,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 	if s.waiting = s.waiting[1:]; len(s.waiting) == 0 {
 		s.waiting = s.room[:0]
 	}
-	if s.pull.early(len(s.waiting)) && s.conn.nc.IsConnected() {
+	if s.pull.early(s.consumer, len(s.waiting)) && s.conn.nc.IsConnected() {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting))
 	}
@@ -196,7 +196,7 @@ func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 	if s.pull.outlived() { // while the workers were busy, perhaps
 		s.pull.abandon()
 	}
-	if s.pull.open == 0 || s.pull.early(0) {
+	if s.pull.open == 0 || s.pull.early(s.consumer, 0) {
 		err = s.pull.request(s.consumer, 0)
 	}
 	return nil, s.pull.silence(), err
