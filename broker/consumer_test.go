@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -457,6 +458,26 @@ func TestQueuelessConsumerIsDeletedSoThatSubscribeWorksAgainAtOnce(t *testing.T)
 	if names := consumerNames(t, js, "ORDERS"); len(names) != 0 {
 		t.Fatalf("left behind by Disconnect: %v", names)
 	}
+}
+
+func TestQueuelessConsumerIsDeletedAfterAnUnsubscribeInAnOutage(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	states, onState := hookChan[jsbroker.ConnectionChanged]()
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
+	sub := subscribe(t, b, "orders", ignore)
+	p.stall() // so that it cannot come back yet
+	p.cut()
+	for receive(t, states).State != jsbroker.StateDisconnected {
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	p.resume()
+	eventually(t, "the consumer is gone", func() bool { return len(consumerNames(t, js, "ORDERS")) == 0 })
 }
 
 func TestQueuelessIdleUnsubscribeIsOverWhenItReturns(t *testing.T) {

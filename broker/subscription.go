@@ -517,7 +517,13 @@ func (s *subscription) finish() {
 // next one can subscribe at once. The server removes those of crashed ones.
 func (s *subscription) deleteConsumer() {
 	cs := s.currentConsumer()
-	if !cs.ephemeral || !cs.ours || !s.conn.nc.IsConnected() {
+	if !cs.ephemeral || !cs.ours {
+		return
+	}
+	if !s.conn.nc.IsConnected() {
+		// In an outage the client sends it when it is connected again. With what is
+		// closed there is nothing left to do.
+		_ = s.conn.nc.Publish("$JS.API.CONSUMER.DELETE."+cs.stream.name+"."+cs.name, nil)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
