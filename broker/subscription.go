@@ -149,8 +149,17 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	if err != nil {
 		return nil, err
 	}
+	held := false
+	defer func() {
+		if !held { // a hook has ended the goroutine, so that nobody can unsubscribe
+			s.unwatch = func() bool { return false }
+			s.stop()
+			s.begin(0) // for its end
+		}
+	}()
 	s.base = start(s.hooks, s.hooks.subscriptionStart, s.base, SubscriptionStart{Subscription: s.Subscription})
 	s.learned(info.NumPending, info.NumAckPending)
+	held = true
 	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
 	s.log(logger.InfoLevel, nil, "subscribed to %s (%s)", topic, s.describe())
 	s.begin(headStart(handler))

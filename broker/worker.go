@@ -348,8 +348,10 @@ func (s *subscription) failed(err error) {
 		changed: s.conn.stateChange(),
 		down:    errors.Is(err, errConnectionLost), // and may be back already
 	}
+	defer func() { // also if a hook ends the goroutine
+		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
+	}()
 	emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
-	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
 }
 
 // recovered pauses after a failed fetch, and puts right what it may. It reports
