@@ -176,7 +176,7 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 			}
 			cs := consumerOf(info, st)
 			if filters(info.Config, st, topic) {
-				if err := usable(info); err != nil {
+				if err := usable(info, cfg, topic); err != nil {
 					return nil, nil, err
 				}
 				c.reportDifferences(cfg, cs, topic, queue)
@@ -361,14 +361,16 @@ func describeFilter(cc jetstream.ConsumerConfig) string {
 	return strings.Join(filterSubjects(cc), ", ")
 }
 
-// usable reports why the broker cannot work with an existing consumer.
-func usable(info *jetstream.ConsumerInfo) error {
+// usable reports why the broker cannot work with an existing consumer of a topic.
+func usable(info *jetstream.ConsumerInfo, cfg *config, topic string) error {
 	switch {
 	case info.Config.AckPolicy != jetstream.AckExplicitPolicy:
 		return fmt.Errorf("%w: consumer %s of stream %s has ack policy %s; the broker settles each message and needs explicit",
 			ErrConsumerConflict, info.Name, info.Stream, info.Config.AckPolicy)
 	case len(info.Config.PriorityGroups) > 0:
 		return fmt.Errorf("%w: consumer %s of stream %s has priority groups, which the broker does not support", ErrConsumerConflict, info.Name, info.Stream)
+	case info.Config.HeadersOnly && cfg.deadLetter != "" && cfg.deadLetter != topic: // what fails there is no dead letter
+		return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, and WithDeadLetter keeps the bodies of messages: leave it out, or take another queue", ErrConsumerConflict, info.Name, info.Stream)
 	}
 	return nil
 }

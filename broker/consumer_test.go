@@ -311,7 +311,7 @@ func TestConsumersThatCannotServeAreConflicts(t *testing.T) {
 	_, js := natsConn(t, s)
 	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
 	explicit := jetstream.AckExplicitPolicy
-	b := newBroker(t, s)
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
 	for _, c := range []struct {
 		cfg   jetstream.ConsumerConfig
 		parts []string
@@ -324,6 +324,7 @@ func TestConsumersThatCannotServeAreConflicts(t *testing.T) {
 		{jetstream.ConsumerConfig{Durable: "acknone", FilterSubject: "orders.created", AckPolicy: jetstream.AckNonePolicy}, []string{"ack policy", "explicit"}},
 		{jetstream.ConsumerConfig{Durable: "ackall", FilterSubject: "orders.created", AckPolicy: jetstream.AckAllPolicy}, []string{"ack policy", "explicit"}},
 		{jetstream.ConsumerConfig{Durable: "groups", FilterSubject: "orders.created", AckPolicy: explicit, PriorityPolicy: jetstream.PriorityPolicyOverflow, PriorityGroups: []string{"g"}}, []string{"priority"}},
+		{jetstream.ConsumerConfig{Durable: "headers", FilterSubject: "orders.created", AckPolicy: explicit, HeadersOnly: true}, []string{"headers only", "WithDeadLetter"}},
 	} {
 		queue := c.cfg.Durable
 		makeConsumer(t, js, "ORDERS", c.cfg)

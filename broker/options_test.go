@@ -157,11 +157,20 @@ func TestWrongCredentialsAndUnreachableServersFailPromptly(t *testing.T) {
 	}
 }
 
+// The dead letter would be empty, and the original is terminated.
+func TestDeadLettersExcludeHeadersOnly(t *testing.T) {
+	t.Parallel()
+	headersOnly := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{HeadersOnly: true})
+	_, err := connectTo(t, broker.Addrs("127.0.0.1:1"), headersOnly, jsbroker.WithDeadLetter("graves"))
+	wantError(t, err, jsbroker.ErrInvalidConfig, "WithDeadLetter", "WithConsumerConfig", "HeadersOnly")
+}
+
 func TestOptionsOutOfRangeAreReportedByConnectAndInit(t *testing.T) {
 	t.Parallel()
 	explicit := jetstream.AckExplicitPolicy
 	for name, opt := range map[string]broker.Option{
 		"WithBatchSize":              jsbroker.WithBatchSize(0),
+		"batch: at most 100000":      jsbroker.WithBatchSize(1 << 59),
 		"WithFetchBytes":             jsbroker.WithFetchBytes(0),
 		"WithFetchWait":              jsbroker.WithFetchWait(0),
 		"WithClientName":             jsbroker.WithClientName(""),

@@ -444,10 +444,11 @@ func (s *subscription) heal(cause error) error {
 	info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
 	switch {
 	case err == nil:
-		if err := usable(info); err != nil {
+		topic := s.Subscription.Topic
+		if err := usable(info, s.cfg, topic); err != nil {
 			return err
 		}
-		found, topic := consumerOf(info, cs.stream), s.Subscription.Topic
+		found := consumerOf(info, cs.stream)
 		if !found.created.Equal(cs.created) { // somebody was quicker, and has made the stream, too, perhaps
 			if found.stream, err = s.conn.streamInfo(ctx, cs.stream.name); err != nil {
 				return err
