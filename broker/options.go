@@ -190,7 +190,8 @@ func WithStreamName(name func(topic string) string) broker.Option {
 
 // WithConsumerConfig is the template for consumers that the broker creates:
 // AckWait, MaxDeliver, MaxAckPending, BackOff, DeliverPolicy and so on. The
-// broker fills in names and filters, and acknowledgement is always explicit.
+// broker fills in names and filters, acknowledgement is always explicit, and
+// ReplayPolicy instant.
 // Default: AckWait 30s, no limit of deliveries. AckWait, and each entry of
 // BackOff, is at least 10ms. Consumers that exist are used as they are; a
 // difference is logged.
@@ -207,6 +208,9 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 			return fmt.Errorf("WithConsumerConfig: the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
 		case len(cfg.PriorityGroups) > 0:
 			return fmt.Errorf("WithConsumerConfig: priority groups are not supported")
+		case cfg.ReplayPolicy != jetstream.ReplayInstantPolicy:
+			// While it waits for a message's time it sends no heartbeats, as if it were dead.
+			return fmt.Errorf("WithConsumerConfig: ReplayPolicy must be instant: a server that replays slowly cannot be told from one that has died")
 		case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
 			return fmt.Errorf("WithConsumerConfig: BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
 		case cfg.AckWait != 0 && cfg.AckWait < minAckWait:

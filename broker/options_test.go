@@ -188,6 +188,7 @@ func TestOptionsOutOfRangeAreReportedByConnectAndInit(t *testing.T) {
 		"consumers: filter":          jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, FilterSubjects: []string{"x"}}),
 		"consumer: DeliverSubject":   jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, DeliverSubject: "x"}),
 		"consumer: priority":         jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, PriorityGroups: []string{"x"}}),
+		"consumer: ReplayPolicy":     jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, ReplayPolicy: jetstream.ReplayOriginalPolicy}),
 		"consumer: at least 10ms":    jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, AckWait: 30}),
 		"consumers: at least 10ms":   jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, MaxDeliver: 3, BackOff: []time.Duration{1, 2}}),
 		"consumer: AckWait":          jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, AckWait: -1}),
