@@ -47,8 +47,9 @@ type Hooks struct {
 	// go-micro only logs such an error and tries again later.
 	SubscribeFailed func(ctx context.Context, e SubscribeFailed)
 
-	// Fetched fires when messages have arrived from the stream, before the
-	// first of them is handled. An idle poll fires nothing.
+	// Fetched fires when messages have arrived from the stream. A worker that is
+	// free does not wait for it: it may handle the first of them meanwhile. An idle
+	// poll fires nothing.
 	Fetched func(ctx context.Context, e Fetched)
 	// FetchError fires for every failed fetch, wherever the failure showed.
 	FetchError func(ctx context.Context, e FetchError)
