@@ -83,16 +83,30 @@ func (cs *consumer) replays() bool {
 }
 
 // ackWait is the shortest time in which the server may deliver an unsettled
-// message again.
+// message again, as far as it can be extended: what has a deadline of 0, or nearly
+// so, comes again before anybody can tell the server to wait.
 func (cs *consumer) ackWait() time.Duration {
 	wait := cs.cfg.AckWait
 	if wait <= 0 {
 		wait = defaultAckWait
 	}
 	for _, d := range cs.cfg.BackOff { // replaces AckWait, by delivery
-		wait = min(wait, d)
+		if d > 0 {
+			wait = min(wait, d)
+		}
 	}
-	return wait
+	return max(wait, minAckWait)
+}
+
+// expired reports whether the server has waited long enough for the settlement of
+// the n-th delivery of a message to deliver it again. Where it does not wait at all,
+// that says nothing: each delivery would be taken for expired, and none handled.
+func (cs *consumer) expired(n uint64, waited time.Duration) bool {
+	deadline := cs.cfg.AckWait
+	if len(cs.cfg.BackOff) > 0 {
+		deadline = scheduled(n, cs.cfg.BackOff)
+	}
+	return deadline > 0 && waited > deadline
 }
 
 // nak is what has the server deliver a message again that was delivered for the
@@ -162,7 +176,7 @@ func (c *connection) bindDurable(ctx context.Context, cfg *config, st *stream, t
 			}
 			cs := consumerOf(info, st)
 			if filters(info.Config, st, topic) {
-				if err := usable(info); err != nil {
+				if err := usable(info, cfg, topic); err != nil {
 					return nil, nil, err
 				}
 				c.reportDifferences(cfg, cs, topic, queue)
@@ -347,14 +361,16 @@ func describeFilter(cc jetstream.ConsumerConfig) string {
 	return strings.Join(filterSubjects(cc), ", ")
 }
 
-// usable reports why the broker cannot work with an existing consumer.
-func usable(info *jetstream.ConsumerInfo) error {
+// usable reports why the broker cannot work with an existing consumer of a topic.
+func usable(info *jetstream.ConsumerInfo, cfg *config, topic string) error {
 	switch {
 	case info.Config.AckPolicy != jetstream.AckExplicitPolicy:
 		return fmt.Errorf("%w: consumer %s of stream %s has ack policy %s; the broker settles each message and needs explicit",
 			ErrConsumerConflict, info.Name, info.Stream, info.Config.AckPolicy)
 	case len(info.Config.PriorityGroups) > 0:
 		return fmt.Errorf("%w: consumer %s of stream %s has priority groups, which the broker does not support", ErrConsumerConflict, info.Name, info.Stream)
+	case info.Config.HeadersOnly && cfg.deadLetter != "" && cfg.deadLetter != topic: // what fails there is no dead letter
+		return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, and WithDeadLetter keeps the bodies of messages: leave it out, or take another queue", ErrConsumerConflict, info.Name, info.Stream)
 	}
 	return nil
 }

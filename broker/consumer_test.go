@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -310,7 +311,7 @@ func TestConsumersThatCannotServeAreConflicts(t *testing.T) {
 	_, js := natsConn(t, s)
 	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
 	explicit := jetstream.AckExplicitPolicy
-	b := newBroker(t, s)
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
 	for _, c := range []struct {
 		cfg   jetstream.ConsumerConfig
 		parts []string
@@ -323,6 +324,7 @@ func TestConsumersThatCannotServeAreConflicts(t *testing.T) {
 		{jetstream.ConsumerConfig{Durable: "acknone", FilterSubject: "orders.created", AckPolicy: jetstream.AckNonePolicy}, []string{"ack policy", "explicit"}},
 		{jetstream.ConsumerConfig{Durable: "ackall", FilterSubject: "orders.created", AckPolicy: jetstream.AckAllPolicy}, []string{"ack policy", "explicit"}},
 		{jetstream.ConsumerConfig{Durable: "groups", FilterSubject: "orders.created", AckPolicy: explicit, PriorityPolicy: jetstream.PriorityPolicyOverflow, PriorityGroups: []string{"g"}}, []string{"priority"}},
+		{jetstream.ConsumerConfig{Durable: "headers", FilterSubject: "orders.created", AckPolicy: explicit, HeadersOnly: true}, []string{"headers only", "WithDeadLetter"}},
 	} {
 		queue := c.cfg.Durable
 		makeConsumer(t, js, "ORDERS", c.cfg)
@@ -457,6 +459,26 @@ func TestQueuelessConsumerIsDeletedSoThatSubscribeWorksAgainAtOnce(t *testing.T)
 	if names := consumerNames(t, js, "ORDERS"); len(names) != 0 {
 		t.Fatalf("left behind by Disconnect: %v", names)
 	}
+}
+
+func TestQueuelessConsumerIsDeletedAfterAnUnsubscribeInAnOutage(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := startProxy(t, s)
+	states, onState := hookChan[jsbroker.ConnectionChanged]()
+	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
+	sub := subscribe(t, b, "orders", ignore)
+	p.stall() // so that it cannot come back yet
+	p.cut()
+	for receive(t, states).State != jsbroker.StateDisconnected {
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	p.resume()
+	eventually(t, "the consumer is gone", func() bool { return len(consumerNames(t, js, "ORDERS")) == 0 })
 }
 
 func TestQueuelessIdleUnsubscribeIsOverWhenItReturns(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -211,6 +212,22 @@ func TestDeliveriesOfAConsumerOfOthersAreCountedByItsMetadata(t *testing.T) {
 	if h := storedMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Deliveries") != "2" {
 		t.Errorf("dead letter %v", h)
 	}
+}
+
+// A server that does not wait for an ack all the same heeds it.
+func TestMessagesWithoutADeadlineAreHandled(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
+		BackOff: []time.Duration{0, 500 * time.Millisecond, 5 * time.Second}})
+	b := newBroker(t, s, jsbroker.WithExistingConsumers())
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	publish(t, b, "orders", "x")
+	receive(t, got)
+	eventually(t, "it is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
 }
 
 func TestTemplatesAndExistingExcludeEachOther(t *testing.T) {

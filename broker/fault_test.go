@@ -670,6 +670,57 @@ func TestFilterChangedUnderASubscriberIsAFailureAndNothingIsLost(t *testing.T) {
 	atMost(t, 5, failed)
 }
 
+// The ack deadlines of messages that come with a failure, or in the pause after it,
+// do not wait for the pause to end. It lasts all the same: they are no reason to try
+// again.
+func TestMessagesAreHandledWhileFetchingFails(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 3} {
+		t.Run(fmt.Sprintf("concurrency %d", concurrency), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			failed, onFetchError := hookChan[jsbroker.FetchError]()
+			backoffs, onBackoff := hookChan[jsbroker.Backoff]()
+			b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError, Backoff: onBackoff}))
+			got, release := make(chan string, 100), make(chan struct{})
+			subscribe(t, b, "orders.a", func(e broker.Event) error {
+				got <- string(e.Message().Body)
+				<-release
+				return nil
+			}, broker.Queue("q"), jsbroker.Concurrency(concurrency))
+			publish(t, b, "orders.a", "first")
+			receive(t, got)
+			cc := consumerInfo(t, js, "ORDERS", "q").Config
+			cc.FilterSubject = "orders.*"
+			if _, err := js.UpdateConsumer(testContext(t), "ORDERS", cc); err != nil {
+				t.Fatal(err)
+			}
+			publish(t, b, "orders.b", "stray")
+			publish(t, b, "orders.a", "came with it")
+			eventually(t, "all are delivered", func() bool { return consumerInfo(t, js, "ORDERS", "q").Delivered.Consumer == 3 })
+			close(release)
+			if body := receive(t, got); body != "came with it" {
+				t.Fatalf("got %s", body)
+			}
+			receive(t, failed)
+			for i := range 6 { // of the ten that were asked for
+				body := fmt.Sprint("came in the pause ", i)
+				publish(t, b, "orders.a", body)
+				if next := receive(t, got); next != body {
+					t.Fatalf("got %s, want %s", next, body)
+				}
+			}
+			atMost(t, 3, failed)
+			for n := 1; len(backoffs) > 0; n++ {
+				if e := <-backoffs; e.Attempt != n {
+					t.Errorf("attempt %d, want %d: no fetch has succeeded", e.Attempt, n)
+				}
+			}
+		})
+	}
+}
+
 // A consumer that Subscribe would refuse is not taken either when its owner has made
 // it again like that: with AckAll an ack would settle what has failed before it.
 func TestConsumerMadeAgainUnusableIsAFailureAndNothingIsLost(t *testing.T) {

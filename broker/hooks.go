@@ -50,8 +50,9 @@ type Hooks struct {
 	// go-micro only logs such an error and tries again later.
 	SubscribeFailed func(ctx context.Context, e SubscribeFailed)
 
-	// Fetched fires when messages have arrived from the stream, before the
-	// first of them is handled. An idle poll fires nothing.
+	// Fetched fires when messages have arrived from the stream. A worker that is
+	// free does not wait for it: it may handle the first of them meanwhile. An idle
+	// poll fires nothing.
 	Fetched func(ctx context.Context, e Fetched)
 	// FetchError fires for every failed fetch, wherever the failure showed.
 	FetchError func(ctx context.Context, e FetchError)
@@ -357,23 +358,37 @@ func startOne[E any](d *dispatcher, h func(context.Context, E) context.Context, 
 
 // emit runs the hooks of an event.
 func emit[E any](d *dispatcher, hooks []func(context.Context, E), ctx context.Context, e E) {
-	for _, h := range hooks {
-		emitOne(d, h, ctx, e)
+	for i := range hooks {
+		emitOne(d, hooks[i:], ctx, e)
 	}
 }
 
-func emitOne[E any](d *dispatcher, h func(context.Context, E), ctx context.Context, e E) {
-	defer recoverHook[E](d)
-	h(ctx, e)
+// emitOne runs the first of the hooks, and the others if that ends the goroutine.
+func emitOne[E any](d *dispatcher, hooks []func(context.Context, E), ctx context.Context, e E) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if r := recover(); r != nil {
+			reportPanic[E](d, r)
+			return
+		}
+		emit(d, hooks[1:], ctx, e)
+	}()
+	hooks[0](ctx, e)
+	returned = true
 }
 
-// recoverHook keeps a hook's panic from going further. One that panics panics for
-// every message.
+// recoverHook keeps a hook's panic from going further.
 func recoverHook[E any](d *dispatcher) {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		reportPanic[E](d, r)
 	}
+}
+
+// reportPanic logs a hook's panic. One that panics panics for every message.
+func reportPanic[E any](d *dispatcher, r any) {
 	event := reflect.TypeFor[E]().Name()
 	if more, ok := d.lines.allow(event); ok {
 		d.log.Fields(fields{"event": event}).Logf(logger.ErrorLevel, "jetstream: a hook panicked: %v\n%s%s", r, debug.Stack(), more)

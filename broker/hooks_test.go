@@ -259,6 +259,71 @@ func TestHooksOfTheEndMayCallTheBroker(t *testing.T) {
 	}
 }
 
+// A hook that ends its goroutine keeps none of the others from being told.
+func TestHooksBehindOneThatEndsItsGoroutine(t *testing.T) {
+	t.Parallel()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(
+		jsbroker.Hooks{Handled: onHandled}, // ends run in reverse
+		jsbroker.Hooks{Handled: func(context.Context, jsbroker.Handled) { runtime.Goexit() }},
+		jsbroker.Hooks{Handled: func(context.Context, jsbroker.Handled) { runtime.Goexit() }}))
+	subscribe(t, b, "orders", ignore, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	publish(t, b, "orders", "2")
+	for want := uint64(1); want <= 2; want++ {
+		if e := receive(t, handled); e.StreamSequence != want {
+			t.Errorf("told of message %d, want %d", e.StreamSequence, want)
+		}
+	}
+}
+
+func TestHookOfAFailedFetchThatEndsItsGoroutineLeavesThePause(t *testing.T) {
+	t.Parallel()
+	s := startRestartable(t)
+	failed := make(chan time.Time, 10000)
+	backoffs, onBackoff := hookChan[jsbroker.Backoff]()
+	b := newBroker(t, s.Server, jsbroker.WithHooks(jsbroker.Hooks{
+		FetchError: func(context.Context, jsbroker.FetchError) {
+			failed <- time.Now()
+			runtime.Goexit()
+		},
+		Backoff: onBackoff,
+	}))
+	subscribe(t, b, "orders", ignore, broker.Queue("q"))
+	s.stop()
+	first, pause := receive(t, failed), receive(t, backoffs)
+	second := receive(t, failed)
+	if pause.Attempt != 1 || second.Sub(first) < pause.Delay/2 { // it is counted from a moment before
+		t.Errorf("fetched again after %v, want %v", second.Sub(first), pause.Delay)
+	}
+	if e := receive(t, backoffs); e.Attempt != 2 {
+		t.Errorf("attempt %d, want 2", e.Attempt)
+	}
+}
+
+// Nobody gets to hold such a subscription, so nobody can end it.
+func TestHookThatEndsTheGoroutineOfSubscribeEndsTheSubscription(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	ended, onEnd := hookChan[jsbroker.SubscriptionEnd]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{
+		SubscriptionStart: func(context.Context, jsbroker.SubscriptionStart) context.Context {
+			runtime.Goexit()
+			return nil
+		},
+		SubscriptionEnd: onEnd,
+	}))
+	go func() { _, _ = b.Subscribe("orders", ignore, jsbroker.Concurrency(2)) }()
+	receive(t, ended)
+	if names := consumerNames(t, js, "ORDERS"); len(names) > 0 {
+		t.Errorf("consumers %v are left", names)
+	}
+	if err := b.Disconnect(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A hook that ends its goroutine ends neither what is given back nor the subscription.
 func TestHookOfTheEndThatEndsItsGoroutine(t *testing.T) {
 	t.Parallel()

@@ -31,7 +31,9 @@ func (s *subscription) keepAlive() {
 	for i := range s.waiting {
 		// What is past its deadline is delivered to somebody else. It must not pass
 		// for fresh again, but be skipped.
-		if it := &s.waiting[i]; connected && now.Sub(it.received)-it.extended <= s.consumer.ackWait() {
+		it := &s.waiting[i]
+		meta, _ := parseMetadata(it.msg.Reply)
+		if connected && !s.consumer.expired(meta.numDelivered, now.Sub(it.received)-it.extended) {
 			s.extend(it, now)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 const (
 	defaultAckWait         = 30 * time.Second
 	minAckWait             = 10 * time.Millisecond // who has less has forgotten the unit
+	maxBatchSize           = 100_000               // a subscription makes room for two batches at once: 1.6 MB
 	defaultShutdownTimeout = 20 * time.Second
 	defaultMaxAckExtension = 15 * time.Minute
 )
@@ -78,7 +79,7 @@ func option(change func(s *settings) error) broker.Option {
 	}
 }
 
-// WithBatchSize fixes how many messages a fetch asks for: at least 1. By default
+// WithBatchSize fixes how many messages a fetch asks for: 1 to 100000. By default
 // it is 10, and with a backlog as many, up to 900 or some 4 MiB, as the
 // subscription lately handled in 50ms, with the next fetch under way before the
 // last is handled: quick handlers are fed without pauses, and slow ones do not
@@ -87,8 +88,11 @@ func option(change func(s *settings) error) broker.Option {
 // there is then one fetch at a time.
 func WithBatchSize(n int) broker.Option {
 	return option(func(s *settings) error {
-		if n < 1 {
+		switch {
+		case n < 1:
 			return fmt.Errorf("WithBatchSize(%d): want at least 1", n)
+		case n > maxBatchSize:
+			return fmt.Errorf("WithBatchSize(%d): want at most %d: each subscription has room for two batches", n, maxBatchSize)
 		}
 		s.batchSize = n
 		return nil
@@ -188,7 +192,8 @@ func WithStreamName(name func(topic string) string) broker.Option {
 
 // WithConsumerConfig is the template for consumers that the broker creates:
 // AckWait, MaxDeliver, MaxAckPending, BackOff, DeliverPolicy and so on. The
-// broker fills in names and filters, and acknowledgement is always explicit.
+// broker fills in names and filters, acknowledgement is always explicit, and
+// ReplayPolicy instant.
 // Default: AckWait 30s, no limit of deliveries. AckWait, and each entry of
 // BackOff, is at least 10ms. Consumers that exist are used as they are; a
 // difference is logged.
@@ -205,6 +210,9 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 			return fmt.Errorf("WithConsumerConfig: the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
 		case len(cfg.PriorityGroups) > 0:
 			return fmt.Errorf("WithConsumerConfig: priority groups are not supported")
+		case cfg.ReplayPolicy != jetstream.ReplayInstantPolicy:
+			// While it waits for a message's time it sends no heartbeats, as if it were dead.
+			return fmt.Errorf("WithConsumerConfig: ReplayPolicy must be instant: a server that replays slowly cannot be told from one that has died")
 		case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
 			return fmt.Errorf("WithConsumerConfig: BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
 		case cfg.AckWait != 0 && cfg.AckWait < minAckWait:
@@ -250,7 +258,8 @@ func WithExistingConsumers() broker.Option {
 // and those that the handler discarded with [Discard]. The original is
 // terminated only after the dead letter is stored. A dead letter has the
 // original's body, as it was received, and headers plus Micro-Dead-Letter-Reason,
-// -Topic, -Stream, -Queue and -Deliveries.
+// -Topic, -Stream, -Queue and -Deliveries. Consumers with HeadersOnly, which
+// deliver no bodies, are refused therefore.
 //
 // On consumers that the broker creates, it counts the deliveries itself and
 // tells the server of no limit: the server would merely stop delivering, and a
@@ -369,6 +378,8 @@ func newConfig(o broker.Options) (*config, error) {
 		return nil, fmt.Errorf("jetstream: %w: WithStreamConfig is for streams that the broker creates, and WithExistingStreams has it create none: leave one of them out", ErrInvalidConfig)
 	case c.othersConsumers && c.consumerConfig != nil:
 		return nil, fmt.Errorf("jetstream: %w: WithConsumerConfig is for consumers that the broker creates, and WithExistingConsumers has it create none: leave one of them out", ErrInvalidConfig)
+	case c.deadLetter != "" && c.consumerConfig != nil && c.consumerConfig.HeadersOnly:
+		return nil, fmt.Errorf("jetstream: %w: WithDeadLetter keeps the bodies of messages, and with HeadersOnly in WithConsumerConfig there are none: leave one of them out", ErrInvalidConfig)
 	}
 	c.dispatch = newDispatcher(c.hooks, c.log)
 	return c, nil

@@ -157,11 +157,20 @@ func TestWrongCredentialsAndUnreachableServersFailPromptly(t *testing.T) {
 	}
 }
 
+// The dead letter would be empty, and the original is terminated.
+func TestDeadLettersExcludeHeadersOnly(t *testing.T) {
+	t.Parallel()
+	headersOnly := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{HeadersOnly: true})
+	_, err := connectTo(t, broker.Addrs("127.0.0.1:1"), headersOnly, jsbroker.WithDeadLetter("graves"))
+	wantError(t, err, jsbroker.ErrInvalidConfig, "WithDeadLetter", "WithConsumerConfig", "HeadersOnly")
+}
+
 func TestOptionsOutOfRangeAreReportedByConnectAndInit(t *testing.T) {
 	t.Parallel()
 	explicit := jetstream.AckExplicitPolicy
 	for name, opt := range map[string]broker.Option{
 		"WithBatchSize":              jsbroker.WithBatchSize(0),
+		"batch: at most 100000":      jsbroker.WithBatchSize(1 << 59),
 		"WithFetchBytes":             jsbroker.WithFetchBytes(0),
 		"WithFetchWait":              jsbroker.WithFetchWait(0),
 		"WithClientName":             jsbroker.WithClientName(""),
@@ -179,6 +188,7 @@ func TestOptionsOutOfRangeAreReportedByConnectAndInit(t *testing.T) {
 		"consumers: filter":          jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, FilterSubjects: []string{"x"}}),
 		"consumer: DeliverSubject":   jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, DeliverSubject: "x"}),
 		"consumer: priority":         jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, PriorityGroups: []string{"x"}}),
+		"consumer: ReplayPolicy":     jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, ReplayPolicy: jetstream.ReplayOriginalPolicy}),
 		"consumer: at least 10ms":    jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, AckWait: 30}),
 		"consumers: at least 10ms":   jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, MaxDeliver: 3, BackOff: []time.Duration{1, 2}}),
 		"consumer: AckWait":          jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: explicit, AckWait: -1}),

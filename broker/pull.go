@@ -56,6 +56,11 @@ const statusSlots = 12
 // expects far less, batchBytes at the most. There are four at a time.
 const requestBytes = 16 << 20
 
+// severalWaiting is the least MaxWaiting of a consumer with which several requests may
+// be under way: room for those of this subscription and for as many of another
+// replica. The server refuses what is too much, or drops it without a word.
+const severalWaiting = 8
+
 // spareBytes is what must be left for another one. With less, some of those under
 // way had better end first.
 const spareBytes = requestBytes / 16
@@ -81,7 +86,10 @@ func openPull(c *connection, cs *consumer, cfg *config) (*pull, error) {
 
 // early reports whether to ask for more while this many messages still wait to
 // be handled.
-func (p *pull) early(waiting int) bool {
+func (p *pull) early(cs *consumer, waiting int) bool {
+	if n := cs.cfg.MaxWaiting; p.open > 0 && n > 0 && n < severalWaiting {
+		return false
+	}
 	if p.open > 0 && (p.maxBytes > 0 || requestBytes-p.bytes < spareBytes) {
 		return false // the bound is for all that is under way
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // The server ends each request that has a byte bound with a status: one that was
@@ -45,27 +46,47 @@ func TestEndsOfRequests(t *testing.T) {
 	}
 }
 
-// After a reconnect the requests that were under way are dead. One more must not
-// make them count as alive: nothing would be asked for until it was silent for long.
-func TestNoEarlyRequestBesideThoseOfALostConnection(t *testing.T) {
-	t.Parallel()
+// busyPull has requests under way, and may make another one.
+func busyPull(t *testing.T, opts ...nats.Option) *pull {
+	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
-	defer s.Shutdown()
-	back := make(chan struct{}, 1)
-	nc, err := nats.Connect(s.ClientURL(), nats.ReconnectWait(time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	t.Cleanup(s.Shutdown)
+	nc, err := nats.Connect(s.ClientURL(), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
-	p := pull{nc: nc, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
-	if !p.early(10) {
+	t.Cleanup(nc.Close)
+	return &pull{nc: nc, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
+}
+
+// The server refuses requests beyond MaxWaiting, so a small one is for one at a time.
+func TestNoEarlyRequestWhereFewMayWait(t *testing.T) {
+	t.Parallel()
+	p := busyPull(t)
+	for most, want := range map[int]bool{0: true, 1: false, severalWaiting - 1: false, severalWaiting: true} {
+		if p.early(&consumer{cfg: jetstream.ConsumerConfig{MaxWaiting: most}}, 10) != want {
+			t.Errorf("with MaxWaiting %d early is %v, want %v", most, !want, want)
+		}
+	}
+	if p.open = 0; !p.early(&consumer{cfg: jetstream.ConsumerConfig{MaxWaiting: 1}}, 10) {
+		t.Error("not early although no request is under way")
+	}
+}
+
+// After a reconnect the requests that were under way are dead. One more must not
+// make them count as alive: nothing would be asked for until it was silent for long.
+func TestNoEarlyRequestBesideThoseOfALostConnection(t *testing.T) {
+	t.Parallel()
+	back := make(chan struct{}, 1)
+	p := busyPull(t, nats.ReconnectWait(time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	if !p.early(&consumer{}, 10) {
 		t.Fatal("not early on the connection that the requests were made on")
 	}
-	if err := nc.ForceReconnect(); err != nil {
+	if err := p.nc.ForceReconnect(); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -73,7 +94,7 @@ func TestNoEarlyRequestBesideThoseOfALostConnection(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("no reconnect")
 	}
-	if p.early(10) {
+	if p.early(&consumer{}, 10) {
 		t.Error("early although they were lost with their connection")
 	}
 }

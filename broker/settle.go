@@ -160,7 +160,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 		if !persist || errors.Is(err, ErrMessageTooLarge) || ctx.Err() != nil {
 			return false
 		}
-		if !s.pause(backoffDelay(attempt), s.conn.stateChange(), false) {
+		if _, over := s.pause(backoffDelay(attempt), s.conn.stateChange(), false, nil); !over {
 			return false
 		}
 	}

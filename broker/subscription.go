@@ -75,6 +75,7 @@ type subscription struct {
 
 	// Only the fetching worker uses these.
 	failures uint64    // fetches in a row
+	setback  setback   // the latest of them, until the subscription has recovered
 	lastSaid string    // what the log has last warned of in this streak
 	looked   time.Time // see lookAtFloor
 
@@ -148,8 +149,17 @@ func subscribe(c *connection, cfg *config, topic string, handler broker.Handler,
 	if err != nil {
 		return nil, err
 	}
+	held := false
+	defer func() {
+		if !held { // a hook has ended the goroutine, so that nobody can unsubscribe
+			s.unwatch = func() bool { return false }
+			s.stop()
+			s.begin(0) // for its end
+		}
+	}()
 	s.base = start(s.hooks, s.hooks.subscriptionStart, s.base, SubscriptionStart{Subscription: s.Subscription})
 	s.learned(info.NumPending, info.NumAckPending)
+	held = true
 	s.unwatch = context.AfterFunc(so.Context, func() { _ = s.Unsubscribe() })
 	s.log(logger.InfoLevel, nil, "subscribed to %s (%s)", topic, s.describe())
 	s.begin(headStart(handler))
@@ -516,7 +526,13 @@ func (s *subscription) finish() {
 // next one can subscribe at once. The server removes those of crashed ones.
 func (s *subscription) deleteConsumer() {
 	cs := s.currentConsumer()
-	if !cs.ephemeral || !cs.ours || !s.conn.nc.IsConnected() {
+	if !cs.ephemeral || !cs.ours {
+		return
+	}
+	if !s.conn.nc.IsConnected() {
+		// In an outage the client sends it when it is connected again. With what is
+		// closed there is nothing left to do.
+		_ = s.conn.nc.Publish("$JS.API.CONSUMER.DELETE."+cs.stream.name+"."+cs.name, nil)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)

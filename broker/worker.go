@@ -104,7 +104,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 	if s.waiting = s.waiting[1:]; len(s.waiting) == 0 {
 		s.waiting = s.room[:0]
 	}
-	if s.pull.early(len(s.waiting)) && s.conn.nc.IsConnected() {
+	if s.pull.early(s.consumer, len(s.waiting)) && s.conn.nc.IsConnected() {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting))
 	}
@@ -116,7 +116,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 	e.outcome.began = time.Since(e.received)
 	// The server is delivering it to somebody else, unless it has given it up;
 	// it heeds the ack all the same.
-	if e.outcome.began-e.extended > s.consumer.ackWait() && !s.consumer.isLast(e.meta.numDelivered) {
+	if s.consumer.expired(e.meta.numDelivered, e.outcome.began-e.extended) && !s.consumer.isLast(e.meta.numDelivered) {
 		s.owe(e)
 		return e, errExpired
 	}
@@ -147,6 +147,9 @@ func (s *subscription) skip(e *event, why error) {
 func (s *subscription) fill() bool {
 	defer func() { <-s.filling }()
 	for {
+		if s.setback.err != nil && !s.recovered() {
+			return !s.isStopped()
+		}
 		s.lookAtFloor()
 		changed := s.conn.stateChange() // before looking at the state
 		m, silence, err := s.ask()
@@ -162,8 +165,11 @@ func (s *subscription) fill() bool {
 				s.healthy()
 			}
 		}
-		if s.isStopped() || err != nil && !s.failed(err) {
+		if s.isStopped() {
 			return false
+		}
+		if err != nil {
+			s.failed(err)
 		}
 	}
 }
@@ -190,7 +196,7 @@ func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 	if s.pull.outlived() { // while the workers were busy, perhaps
 		s.pull.abandon()
 	}
-	if s.pull.open == 0 || s.pull.early(0) {
+	if s.pull.open == 0 || s.pull.early(s.consumer, 0) {
 		err = s.pull.request(s.consumer, 0)
 	}
 	return nil, s.pull.silence(), err
@@ -319,21 +325,42 @@ func (s *subscription) healthy() {
 	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity()})
 }
 
-// failed reports a failed fetch, pauses, and puts right what it may. It
-// reports false when the subscription is stopped.
-func (s *subscription) failed(err error) bool {
-	for err != nil {
-		s.mu.Lock()
-		s.pull.abandon()
-		s.mu.Unlock()
-		s.failures++
-		delay := backoffDelay(s.failures)
-		s.logFetchError(err, delay)
-		changed := s.conn.stateChange()
-		emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+// setback is a failed fetch that the subscription has not recovered from. It is kept
+// from one fill to the next, as messages in hand do not wait until it has.
+type setback struct {
+	err     error // nil: there is none
+	until   time.Time
+	changed <-chan struct{} // of the connection, since the failure
+	down    bool            // the connection was seen down
+}
+
+// failed reports a failed fetch. The next one is for recovered to permit.
+func (s *subscription) failed(err error) {
+	s.mu.Lock()
+	s.pull.abandon()
+	s.mu.Unlock()
+	s.failures++
+	delay := backoffDelay(s.failures)
+	s.logFetchError(err, delay)
+	s.setback = setback{
+		err:     err,
+		until:   time.Now().Add(delay),
+		changed: s.conn.stateChange(),
+		down:    errors.Is(err, errConnectionLost), // and may be back already
+	}
+	defer func() { // also if a hook ends the goroutine
 		emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: int(s.failures), Delay: delay})
-		down := errors.Is(err, errConnectionLost) // and may be back already
-		if !s.pause(delay, changed, down) {
+	}()
+	emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+}
+
+// recovered pauses after a failed fetch, and puts right what it may. It reports
+// false when the subscription is stopped, and when there are messages to handle
+// first: their ack deadlines do not wait for the pause to end. The next call
+// goes on with it.
+func (s *subscription) recovered() bool {
+	for s.setback.err != nil {
+		if !s.pauseOrCollect() {
 			return false
 		}
 		select {
@@ -341,27 +368,60 @@ func (s *subscription) failed(err error) bool {
 			s.log(logger.DebugLevel, nil, "refused meanwhile: %v", more)
 		default:
 		}
-		err = s.heal(err)
+		cause := s.setback.err
+		s.setback = setback{} // before a hook may end the goroutine
+		err := s.heal(cause)
+		if s.isStopped() {
+			return false
+		}
+		if err != nil {
+			s.failed(err)
+		}
 	}
-	return !s.isStopped()
+	return true
+}
+
+// pauseOrCollect is the pause after a failed fetch. It reports false when the
+// subscription is stopped, and when messages wait or have come, of requests from
+// before the failure.
+func (s *subscription) pauseOrCollect() bool {
+	s.mu.Lock()
+	s.fetching = len(s.waiting) == 0
+	waits := !s.fetching
+	s.mu.Unlock()
+	if waits {
+		return false
+	}
+	for {
+		m, over := s.pause(time.Until(s.setback.until), s.setback.changed, s.setback.down, s.pull.messages)
+		if m == nil {
+			return over
+		}
+		if s.collect(m).messages > 0 { // or an error, which is of no request that counts
+			return false
+		}
+	}
 }
 
 // pause waits for d, or until the connection is back, which may have been seen
-// down. It reports false when the subscription is stopped.
-func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool) bool {
+// down, or until a message has come. It returns the message, or false when the
+// subscription is stopped.
+func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool, inbox <-chan *nats.Msg) (m *nats.Msg, over bool) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
 		if down && s.conn.nc.IsConnected() {
-			return !s.isStopped()
+			return nil, !s.isStopped()
 		}
 		select {
 		case <-timer.C:
-			return true
+			return nil, true
 		case <-s.life.Done():
-			return false
+			return nil, false
 		case <-changed:
 			changed, down = s.conn.stateChange(), true
+		case m := <-inbox:
+			return m, false
 		}
 	}
 }
@@ -384,10 +444,11 @@ func (s *subscription) heal(cause error) error {
 	info, err := s.conn.consumerInfo(ctx, cs.stream.name, cs.name)
 	switch {
 	case err == nil:
-		if err := usable(info); err != nil {
+		topic := s.Subscription.Topic
+		if err := usable(info, s.cfg, topic); err != nil {
 			return err
 		}
-		found, topic := consumerOf(info, cs.stream), s.Subscription.Topic
+		found := consumerOf(info, cs.stream)
 		if !found.created.Equal(cs.created) { // somebody was quicker, and has made the stream, too, perhaps
 			if found.stream, err = s.conn.streamInfo(ctx, cs.stream.name); err != nil {
 				return err

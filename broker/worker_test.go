@@ -250,6 +250,40 @@ func TestWhatExpiredWhileItWaitedIsSkippedAfterAReconnect(t *testing.T) {
 	}
 }
 
+// Each delivery has the BackOff's entry of its own for a deadline, not the shortest.
+func TestLaterDeliveryMayWaitAsLongAsItsBackOffSays(t *testing.T) {
+	t.Parallel()
+	const short = 500 * time.Millisecond
+	fetched, onFetched := hookChan[jsbroker.Fetched]()
+	skipped, onSkipped := hookChan[jsbroker.Skipped]()
+	b := newBroker(t, startServer(t), jsbroker.WithMaxAckExtension(0),
+		jsbroker.WithHooks(jsbroker.Hooks{Fetched: onFetched, Skipped: onSkipped}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{short, time.Hour}}))
+	publish(t, b, "orders", "1")
+	publish(t, b, "orders", "2")
+	again, release := make(chan string, 10), make(chan struct{})
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if jsbroker.NumDelivered(e) == 1 {
+			return jsbroker.RetryAfter(0, nil)
+		}
+		again <- string(e.Message().Body)
+		<-release
+		return nil
+	}, broker.Queue("q"))
+	for n := 0; n < 4; { // two deliveries of each
+		n += receive(t, fetched).Messages
+	}
+	timer := time.NewTimer(2 * short) // the other one waits meanwhile
+	<-timer.C
+	close(release)
+	for range 2 {
+		receive(t, again)
+	}
+	if len(skipped) > 0 {
+		t.Errorf("skipped %+v", <-skipped)
+	}
+}
+
 func TestAckExtensionIsBounded(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
