@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -195,6 +198,38 @@ func TestAsyncHoldsBackWhileDoneIsBusy(t *testing.T) {
 	publishAsync(t, b, "orders", "there is room again")
 }
 
+// A stream that cannot take in as much at once gets it later.
+func TestPublishWaitsForTheStreamsBuffer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) { o.StreamMaxBufferedMsgs = 10 })
+	nc, js := natsConn(t, s)
+	var refused atomic.Int64
+	_, err := nc.Subscribe("_INBOX.>", func(m *nats.Msg) {
+		if strings.Contains(string(m.Data), `"err_code":10167`) {
+			refused.Add(1)
+		}
+	})
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	b := newBroker(t, s)
+	const n = 200
+	told := make(chan error, n)
+	rounds := 0
+	eventually(t, "some are refused", func() bool {
+		rounds++
+		for range n {
+			noErr(t, b.Publish("orders", message("x"), broker.PublishContext(testContext(t)), jsbroker.Async(func(err error) { told <- err })))
+		}
+		for range n {
+			noErr(t, receive(t, told))
+		}
+		return refused.Load() > 0
+	})
+	if stored := streamInfo(t, js, "ORDERS").State.Msgs; stored != uint64(rounds*n) {
+		t.Errorf("%d stored of %d", stored, rounds*n)
+	}
+}
+
 func TestAsyncEndsWhateverTheCallersCodeDoes(t *testing.T) {
 	t.Parallel()
 	t.Run("hook", func(t *testing.T) {
@@ -229,7 +264,7 @@ func TestDisconnectFlushesAsyncPublishes(t *testing.T) {
 	s := startServer(t)
 	_, js := natsConn(t, s)
 	b := newBroker(t, s)
-	const n = 300
+	const n = 200
 	var ok atomic.Int64
 	for range n {
 		if err := b.Publish("orders", message("x"), jsbroker.Async(func(err error) {

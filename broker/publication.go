@@ -43,6 +43,7 @@ const (
 	codeStoreFailed         = 10077 // the description tells which limit
 	codeHeaderTooLarge      = 10097 // beyond 64 KiB
 	codeStreamOffline       = 10118 // its servers are down, or starting
+	codeTooManyRequests     = 10167 // the stream's ingest buffer is full; not stored
 	codeDuplicateInProcess  = 10158 // an earlier copy is on its way into the stream
 )
 
@@ -223,7 +224,7 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 		}
 	case errors.As(err, &api):
 		switch api.ErrorCode {
-		case codeTemporarilyAway, codeStreamOffline:
+		case codeTemporarilyAway, codeStreamOffline, codeTooManyRequests:
 		case codeDuplicateInProcess:
 			p.unknown = true // until the next try is told what became of that copy
 		default:
