@@ -133,12 +133,12 @@ type completions struct {
 	fewer   atomic.Pointer[chan struct{}] // closed when there are fewer; nil: nobody waits for that
 }
 
-// full reports whether max or more wait.
-func (q *completions) full(max int) bool { return q.count.Load() >= int64(max) }
+// full reports whether limit or more wait.
+func (q *completions) full(limit int) bool { return q.count.Load() >= int64(limit) }
 
-// awaitRoom waits until fewer than max wait.
-func (q *completions) awaitRoom(ctx context.Context, max int) error {
-	for q.full(max) && !q.runsOn(goroutineID()) {
+// awaitRoom waits until fewer than limit wait.
+func (q *completions) awaitRoom(ctx context.Context, limit int) error {
+	for q.full(limit) && !q.runsOn(goroutineID()) {
 		fewer := q.fewer.Load()
 		if fewer == nil {
 			ch := make(chan struct{})
@@ -146,7 +146,7 @@ func (q *completions) awaitRoom(ctx context.Context, max int) error {
 				continue
 			}
 		}
-		if !q.full(max) { // since before there was somebody to tell
+		if !q.full(limit) { // since before there was somebody to tell
 			return nil
 		}
 		select {

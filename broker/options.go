@@ -294,8 +294,8 @@ func WithConcurrency(n int) broker.Option {
 }
 
 // WithAsyncWindow sets how many messages published with [Async] may wait for
-// their answers: at least 1, default 1000. When that many do, Publish waits for
-// room. More is faster on a slow network and takes more memory in an outage.
+// their answers: at least 1, default 1000. When that many do, or wait for their done
+// after that, Publish waits for room; not so in done itself. More is faster on a slow network and takes more memory in an outage.
 func WithAsyncWindow(n int) broker.Option {
 	return option(func(s *settings) error {
 		if n < 1 {
