@@ -253,7 +253,7 @@ func TestWhatExpiredWhileItWaitedIsSkippedAfterAReconnect(t *testing.T) {
 // Each delivery has the BackOff's entry of its own for a deadline, not the shortest.
 func TestLaterDeliveryMayWaitAsLongAsItsBackOffSays(t *testing.T) {
 	t.Parallel()
-	const short = 500 * time.Millisecond
+	const short = time.Second
 	fetched, onFetched := hookChan[jsbroker.Fetched]()
 	skipped, onSkipped := hookChan[jsbroker.Skipped]()
 	b := newBroker(t, startServer(t), jsbroker.WithMaxAckExtension(0),
