@@ -229,9 +229,8 @@ func (p *publication) retry(ctx context.Context, st *stream, err error) error {
 			p.unknown = true // until the next try is told what became of that copy
 		default:
 			switch api.ErrorCode {
-			case codeStoreFailed: // the server looks for a stored copy first
-				p.doubtful = false
-			case jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderTooLarge: // it was so the first time
+			case codeStoreFailed, // the server looks for a stored copy first
+				jetstream.JSErrCodeStreamMessageExceedsMaximum, codeHeaderTooLarge: // it was so the first time
 				p.doubtful = false
 			}
 			return publishError(api, st)
