@@ -56,6 +56,7 @@ type answer struct {
 	msg      *nats.Msg
 	doubtful bool // the message may be an answer to an earlier publish
 	err      error
+	written  bool // the client has the message, for which this was awaited
 }
 
 // plain reports whether it is an acknowledgement by the stream.
@@ -287,6 +288,7 @@ func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) 
 func (a *acks) write(m outgoing) {
 	err := a.nc.PublishMsg(m.msg)
 	if err == nil {
+		m.use.reply.written.Store(m.use.number)
 		return
 	}
 	why := errConnectionLost
@@ -360,6 +362,7 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.
 		}
 	}
 	if got.err == nil && !got.doubtful {
+		got.written = out.use.reply.written.Load() == out.use.number
 		return got
 	}
 	// An answer that is another message's can come before this one is written.

@@ -70,7 +70,7 @@ type asyncPublish struct {
 func (a *asyncPublish) begin() {
 	a.waiter = waiter{subject: a.msg.Subject, stream: a.stream, limit: a.tryUntil(a.stream), reuse: a.reusesReply(a.stream), async: a}
 	epoch := a.conn.acks.now() // before looking at the state
-	if !a.conn.nc.IsConnected() {
+	if !a.conn.link.connected() {
 		go a.goOn(errConnectionLost)
 		return
 	}
@@ -120,6 +120,18 @@ func (a *asyncPublish) complete() {
 	err := a.call.result(a.err)
 	defer func() { a.done(err) }()
 	a.call.tell(a.stored, err)
+}
+
+// recycle leaves its memory to another, when the caller has been told.
+func (a *asyncPublish) recycle() {
+	if a.err != nil || !a.clean() {
+		return
+	}
+	a.pen.Lock() // begin may not be back yet
+	a.reset()
+	a.waiter, a.call, a.done, a.stored = waiter{}, publishCall{}, nil, ack{}
+	a.pen.Unlock()
+	asyncPublishes.Put(a)
 }
 
 // completions are publishes that have ended. They are completed one after the
@@ -219,4 +231,5 @@ func (q *completions) completeOne(a *asyncPublish) {
 		}
 	}()
 	a.complete()
+	a.recycle()
 }

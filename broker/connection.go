@@ -33,6 +33,7 @@ type connection struct {
 	hooks  *dispatcher
 	log    logger.Logger // with the client's name as a field
 	nc     *nats.Conn
+	link   link
 	js     jetstream.JetStream
 	name   string    // by which the server knows it
 	born   time.Time // what its clocks count from
@@ -45,6 +46,7 @@ type connection struct {
 
 	changed    atomic.Pointer[chan struct{}] // closed and replaced when the connection is lost or restored
 	server     atomic.Pointer[string]        // URL of the last one, without credentials
+	maxPayload atomic.Int64                  // of the last one, in bytes
 	lines      limiter
 	lossSaid   bool // in the log; only the client's callbacks use it
 	told       told
@@ -147,6 +149,7 @@ func connect(b *jetstreamBroker, cfg *config) (*connection, error) {
 	if c.nc, err = o.Connect(); err != nil {
 		return nil, err
 	}
+	c.link.nc = c.nc
 	if err := c.open(); err != nil {
 		c.expected.Store(true)
 		c.nc.Close()
@@ -162,7 +165,7 @@ func (c *connection) open() error {
 	if c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
 		return err
 	}
-	if c.nc.IsConnected() { // it may come later, with nats.RetryOnFailedConnect
+	if c.link.connected() { // it may come later, with nats.RetryOnFailedConnect
 		if err := c.checkVersion(); err != nil {
 			return err
 		}
@@ -410,12 +413,26 @@ func (c *connection) reconnectIn(nc *nats.Conn, delay time.Duration) {
 	}
 }
 
-// arrivedAt remembers the server, as the client does not say what it has lost.
+// arrivedAt remembers the server, as the client does not say what it has lost, and how
+// much it accepts.
 func (c *connection) arrivedAt(nc *nats.Conn) {
+	c.maxPayload.Store(nc.MaxPayload())
 	if url := nc.ConnectedUrl(); url != "" {
 		url = withoutCredentials(url)
 		c.server.Store(&url)
 	}
+}
+
+// accepts reports whether the server takes a message of that size, and what it takes at
+// most.
+func (c *connection) accepts(size int) (limit int64, ok bool) {
+	if limit = c.maxPayload.Load(); int64(size) <= limit {
+		return limit, true // or the client refuses it later
+	}
+	// It takes the client's lock to see whether it is more by now. With
+	// nats.RetryOnFailedConnect it may not be known yet.
+	limit = c.nc.MaxPayload()
+	return limit, limit <= 0 || int64(size) <= limit
 }
 
 // serverURL returns the server of the connection, the last one after a loss.
@@ -469,7 +486,7 @@ func (c *connection) await(ctx context.Context) error {
 	for {
 		changed := c.stateChange()
 		switch {
-		case c.nc.IsConnected():
+		case c.link.connected():
 			return nil
 		case c.nc.IsClosed():
 			return nats.ErrConnectionClosed

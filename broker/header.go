@@ -125,17 +125,29 @@ func outgoingHeader(in map[string]string) map[string]string {
 	return out
 }
 
-// wireHeader turns a Message.Header into a NATS header that carries id as the
-// message id. It returns the bytes the header takes on the wire, for the size
-// check. The map that it is given stays as it is.
-func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, int, error) {
-	out := make(nats.Header, len(in)+1)
-	values := make([]string, 0, len(in)+1) // one array behind all the one-element slices
-	size := len("NATS/1.0\r\n") + len("\r\n")
+// wireHeader makes NATS headers, one after the other, in the same memory.
+type wireHeader struct {
+	header nats.Header
+	values []string // one array behind all the one-element slices
+}
+
+// maxReused is how many headers a message may have for its wireHeader to be used again:
+// a map that was large once takes long to clear.
+const maxReused = 32
+
+// make turns a Message.Header into a NATS header that carries id as the message id. It
+// returns the bytes the header takes on the wire, for the size check. The map that it
+// is given stays as it is.
+func (w *wireHeader) make(in map[string]string, id string, emptyBody bool) (size int, err error) {
+	if w.header == nil || cap(w.values) <= len(in) {
+		w.header, w.values = make(nats.Header, len(in)+1), make([]string, 0, len(in)+1)
+	}
+	size = len("NATS/1.0\r\n") + len("\r\n")
 	var trace traces
 	set := func(k, v string) {
-		values = append(values, v)
-		out[k] = values[len(values)-1 : len(values) : len(values)]
+		n := len(w.values)
+		w.values = append(w.values, v)
+		w.header[k] = w.values[n : n+1 : n+1]
 		size += len(k) + len(": ") + len(v) + len("\r\n")
 	}
 	for k, v := range in {
@@ -143,7 +155,7 @@ func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, i
 			continue
 		}
 		if err := checkHeader(k, v, emptyBody); err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 		if !trace.add(k, v) {
 			set(k, v)
@@ -151,7 +163,18 @@ func wireHeader(in map[string]string, id string, emptyBody bool) (nats.Header, i
 	}
 	trace.each(set)
 	set(nats.MsgIdHdr, id)
-	return out, size, nil
+	return size, nil
+}
+
+// reset forgets the header, but for its memory.
+func (w *wireHeader) reset() {
+	if len(w.values) > maxReused {
+		*w = wireHeader{}
+		return
+	}
+	clear(w.header)
+	clear(w.values)
+	w.values = w.values[:0]
 }
 
 // addValues adds to a wire header what Message.Header has no place for: the values after

@@ -25,7 +25,7 @@ func (s *subscription) keepAlive() {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	connected := s.conn.nc.IsConnected() // which waits for an attempt to connect
+	connected := s.conn.link.connected() // which waits for an attempt to connect
 	now := time.Now()
 	inHand := len(s.waiting) > 0
 	for i := range s.waiting {

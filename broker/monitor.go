@@ -23,7 +23,7 @@ func (c *connection) monitor() {
 		case <-tick.C:
 		}
 		for _, s := range c.subscriptions() {
-			if c.nc.IsConnected() && !s.isStopped() && s.uninformed() {
+			if c.link.connected() && !s.isStopped() && s.uninformed() {
 				s.refresh()
 			}
 		}
@@ -63,7 +63,7 @@ type limits struct {
 func (s *subscription) learnLimit() {
 	s.limits.Lock()
 	defer s.limits.Unlock()
-	if time.Now().Before(s.limits.next) || !s.conn.nc.IsConnected() {
+	if time.Now().Before(s.limits.next) || !s.conn.link.connected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.base, lookUpTimeout)

@@ -459,20 +459,19 @@ type publishContext struct {
 	async     func(error)
 }
 
-// publishOption stores a changed copy of the options, so that several of them
-// pass through a context together.
-func publishOption(change func(*publishContext)) broker.PublishOption {
-	return func(o *broker.PublishOptions) {
-		next := &publishContext{Context: o.Context}
-		if own, ok := o.Context.(*publishContext); ok {
-			*next = *own
-		}
-		if next.Context == nil {
-			next.Context = context.Background()
-		}
-		change(next)
-		o.Context = next
+// ownOptions returns this package's options in those of go-micro, for one to be changed.
+// They are a copy: several options pass through a context together, and one may be used
+// for several messages.
+func ownOptions(o *broker.PublishOptions) *publishContext {
+	next := &publishContext{Context: o.Context}
+	if own, ok := o.Context.(*publishContext); ok {
+		*next = *own
 	}
+	if next.Context == nil {
+		next.Context = context.Background()
+	}
+	o.Context = next
+	return next
 }
 
 // MessageID sets the id by which JetStream recognises a message that it has
@@ -484,7 +483,7 @@ func publishOption(change func(*publishContext)) broker.PublishOption {
 // An id counts in the whole stream, not in its topic: the same id on a second topic
 // of the stream is a duplicate, too. Put the topic into the id.
 func MessageID(id string) broker.PublishOption {
-	return publishOption(func(p *publishContext) { p.messageID = id })
+	return func(o *broker.PublishOptions) { ownOptions(o).messageID = id }
 }
 
 // Async has Publish return as soon as the message is sent: for publishers that
@@ -504,7 +503,7 @@ func MessageID(id string) broker.PublishOption {
 // waits for room. It also waits for a lost connection to come back, and while a
 // stream is looked up. With a nil done it waits for the answer as usual.
 func Async(done func(error)) broker.PublishOption {
-	return publishOption(func(p *publishContext) { p.async = done })
+	return func(o *broker.PublishOptions) { ownOptions(o).async = done }
 }
 
 // publishOptionsOf takes this package's options out of the context after each

@@ -53,6 +53,7 @@ type publication struct {
 	cfg        *config
 	msg        *nats.Msg
 	first      nats.Msg // what msg points to, most of the time
+	wire       wireHeader
 	deadline   time.Time
 	sent       time.Time // the first time; zero: not yet
 	stream     *stream   // of the latest try
@@ -60,6 +61,7 @@ type publication struct {
 	unknown    bool      // a try got no answer: it may have been stored
 	doubtful   bool      // the same, until the stream answers the next try
 	ownID      bool      // the id is of this publication alone
+	written    bool      // by the latest try
 	unanswered int       // tries without an answer
 	pause      time.Duration
 }
@@ -79,16 +81,16 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 	if id != textproto.TrimString(id) {
 		return fmt.Errorf("%w %q: a message id %q would lose its outer blanks on the way, and be another one", ErrInvalidHeader, nats.MsgIdHdr, shorten(id))
 	}
-	wire, size, err := wireHeader(header, id, len(m.Body) == 0)
+	size, err := p.wire.make(header, id, len(m.Body) == 0)
 	if err != nil {
 		return err
 	}
 	if c == nil || !c.publishes.enter() {
 		return errNoConnection
 	}
-	// With nats.RetryOnFailedConnect the limit may not be known yet.
-	if size += len(m.Body); int64(size) > c.nc.MaxPayload() && c.nc.MaxPayload() > 0 {
-		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, c.nc.MaxPayload())
+	size += len(m.Body)
+	if limit, ok := c.accepts(size); !ok {
+		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", ErrMessageTooLarge, size, limit)
 	} else if ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", errNotSent, ctx.Err())
 	}
@@ -101,9 +103,20 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 	if p.deadline, ok = ctx.Deadline(); !ok {
 		p.deadline = time.Now().Add(publishTimeout)
 	}
-	p.first = nats.Msg{Subject: topic, Header: wire, Data: m.Body}
+	p.first = nats.Msg{Subject: topic, Header: p.wire.header, Data: m.Body}
 	p.msg = &p.first
 	return nil
+}
+
+// clean reports whether the first try succeeded: its memory can be used for another
+// then, if the message has been written.
+func (p *publication) clean() bool { return p.last == nil && p.msg == &p.first }
+
+// reset forgets the message, but for its memory.
+func (p *publication) reset() {
+	wire := p.wire
+	wire.reset()
+	*p = publication{wire: wire}
 }
 
 // run sends the message, and sends it again as long as that is safe and of use.
@@ -142,7 +155,7 @@ func (p *publication) ready(ctx context.Context) (st *stream, err error) {
 // next try says so sooner than a look-up. It returns neither stream nor error
 // when it is worth another look.
 func (p *publication) prepare(ctx context.Context) (*stream, error) {
-	if !p.conn.nc.IsConnected() {
+	if !p.conn.link.connected() {
 		if err := p.awaitConnection(ctx); err != nil {
 			return nil, p.outage(err)
 		}
@@ -291,10 +304,12 @@ func (p *publication) ensure(ctx context.Context) (*stream, error) {
 // try sends the message and waits for the ack.
 func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 	epoch := p.conn.acks.now() // before looking at the state
-	if !p.conn.nc.IsConnected() {
+	if !p.conn.link.connected() {
 		return ack{}, errConnectionLost
 	}
-	return p.acked(p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.reusesReply(st), epoch), st)
+	got := p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.reusesReply(st), epoch)
+	p.written = got.written
+	return p.acked(got, st)
 }
 
 // reusesReply reports whether the reply subject of the next try may be one that was

@@ -3,7 +3,9 @@ package broker
 import (
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,9 +39,7 @@ func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broke
 func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m *broker.Message, po publishOptions) error {
 	call := publishCall{ctx: po.ctx, topic: topic, id: po.messageID, original: po.original}
 	if call.id == "" {
-		// Ten bytes less than a UUID, for as much randomness: the server keeps it in
-		// memory for the stream's duplicates window.
-		call.id, call.ownID = rand.Text(), true
+		call.id, call.ownID = randomID(), true
 	}
 	if cfg == nil {
 		return call.failure(errNoConnection)
@@ -49,6 +49,16 @@ func (b *jetstreamBroker) publishOn(c *connection, cfg *config, topic string, m 
 		return call.async(c, cfg, m, po.async)
 	}
 	return call.sync(c, cfg, m)
+}
+
+// randomID returns a message id that nobody else has. For as much randomness as a UUID
+// has it is short: the server keeps it in memory for the stream's duplicates window.
+func randomID() string {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // it never fails
+	var id [22]byte
+	base64.RawURLEncoding.Encode(id[:], random[:])
+	return string(id[:])
 }
 
 // publishCall is a call of Publish, between its hooks.
@@ -64,6 +74,13 @@ type publishCall struct {
 	begin    time.Time
 }
 
+// publications and asyncPublishes keep what published one message for another: it is
+// most of the garbage of a publish.
+var (
+	publications   = sync.Pool{New: func() any { return new(publication) }}
+	asyncPublishes = sync.Pool{New: func() any { return new(asyncPublish) }}
+)
+
 // errUnfinished is what hooks are told if Publish itself should panic.
 var errUnfinished = errors.New("publish panicked")
 
@@ -72,7 +89,7 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 	header := call.start(m)
 	err = errUnfinished
 	defer func() { err = call.end(stored, err) }()
-	var p publication
+	p := publications.Get().(*publication)
 	if err := p.init(call.ctx, c, cfg, call.topic, m, header, call.id); err != nil {
 		return err
 	}
@@ -80,6 +97,10 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 	addValues(p.first.Header, call.original)
 	p.ownID = call.ownID
 	stored, err = p.run(call.ctx)
+	if err == nil && p.clean() && p.written { // or the outbox still has it
+		p.reset()
+		publications.Put(p)
+	}
 	return err
 }
 
@@ -93,7 +114,8 @@ func (call *publishCall) async(c *connection, cfg *config, m *broker.Message, do
 			err = call.end(ack{}, err)
 		}
 	}()
-	a := &asyncPublish{done: done}
+	a := asyncPublishes.Get().(*asyncPublish)
+	a.done = done
 	if err := a.init(call.ctx, c, cfg, call.topic, m, header, call.id); err != nil {
 		return err
 	}

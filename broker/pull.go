@@ -25,6 +25,7 @@ import (
 // subscription.mu.
 type pull struct {
 	nc       *nats.Conn
+	link     *link
 	inbox    string // requests reply to inbox.<n>
 	sub      *nats.Subscription
 	messages chan *nats.Msg // deliveries and statuses
@@ -35,7 +36,7 @@ type pull struct {
 	maxBytes  int           // of all that is under way; 0: requestBytes, shared by several requests
 	idle      int           // requests in a row that brought nothing
 	wait      time.Duration // of the latest request
-	epoch     uint64        // connections before the one that it was made on
+	epoch     uint64        // of the link, when it was made
 	first     uint64        // the number of the oldest request that may be under way
 	seq       uint64        // the number of the latest
 	open      int           // messages that they may still deliver; 0: none is under way
@@ -70,7 +71,7 @@ const spareBytes = requestBytes / 16
 const maxSlots = 8192
 
 func openPull(c *connection, cs *consumer, cfg *config) (*pull, error) {
-	p := &pull{nc: c.nc, inbox: c.nc.NewInbox(), batch: newBatchSizer(cfg.batchSize), fixedWait: cfg.fetchWait, clock: c.born, maxBytes: cfg.fetchBytes}
+	p := &pull{nc: c.nc, link: &c.link, inbox: c.nc.NewInbox(), batch: newBatchSizer(cfg.batchSize), fixedWait: cfg.fetchWait, clock: c.born, maxBytes: cfg.fetchBytes}
 	// A message that finds the channel full is dropped by the client and comes
 	// again after AckWait. Requests from before a reconnect may still be served
 	// beside the new one, but never beyond the consumer's MaxAckPending.
@@ -93,8 +94,7 @@ func (p *pull) early(cs *consumer, waiting int) bool {
 	if p.open > 0 && (p.maxBytes > 0 || requestBytes-p.bytes < spareBytes) {
 		return false // the bound is for all that is under way
 	}
-	// To add to requests that have died would make them count as alive. That is
-	// looked at last, as it takes the connection's lock.
+	// To add to requests that have died would make them count as alive.
 	return p.got > 0 && p.batch.early(p.open+waiting) && !p.outlived()
 }
 
@@ -140,7 +140,7 @@ func (p *pull) request(cs *consumer, waiting int) error {
 	p.open += batch
 	p.bytes += maxBytes
 	p.wait = wait
-	p.epoch = p.nc.Stats().Reconnects
+	_, p.epoch = p.link.state()
 
 	body := make([]byte, 0, 96)
 	body = append(body, `{"batch":`...)
@@ -303,7 +303,8 @@ var conflicts = []struct {
 // outlived reports whether the requests under way have died with the connection
 // that they were made on.
 func (p *pull) outlived() bool {
-	return p.open > 0 && (p.epoch != p.nc.Stats().Reconnects || !p.nc.IsConnected())
+	up, epoch := p.link.state()
+	return p.open > 0 && (!up || epoch != p.epoch)
 }
 
 // abandon gives up the requests under way, whose statuses no longer count.
@@ -317,7 +318,7 @@ func (p *pull) abandon() {
 func (p *pull) close() {
 	// Drain, unlike Unsubscribe, keeps accepting what is on the way. But in an outage
 	// the client takes it for a subscription to make again, on the server only.
-	if p.nc.IsConnected() && p.sub.Drain() == nil && p.nc.FlushTimeout(closeTimeout) == nil {
+	if p.link.connected() && p.sub.Drain() == nil && p.nc.FlushTimeout(closeTimeout) == nil {
 		return
 	}
 	_ = p.sub.Unsubscribe()

@@ -60,7 +60,7 @@ func busyPull(t *testing.T, opts ...nats.Option) *pull {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	return &pull{nc: nc, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
+	return &pull{nc: nc, link: &link{nc: nc}, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
 }
 
 // The server refuses requests beyond MaxWaiting, so a small one is for one at a time.

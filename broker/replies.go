@@ -1,6 +1,9 @@
 package broker
 
-import "strconv"
+import (
+	"strconv"
+	"sync/atomic"
+)
 
 // maxResting is how many reply subjects rest at most. It is few enough for the
 // server to remember them, which keeps what the latest 512 subjects that a stream
@@ -47,9 +50,10 @@ type replies struct {
 type reply struct {
 	id      uint64
 	subject string
-	waiter  *waiter // who waits for the answer; nil while it rests
-	number  uint64  // of its latest use among those of all; they are in order
-	used    bool    // more than once
+	waiter  *waiter       // who waits for the answer; nil while it rests
+	number  uint64        // of its latest use among those of all; they are in order
+	used    bool          // more than once
+	written atomic.Uint64 // number of the latest use whose message the client has
 }
 
 // take returns a reply subject for the waiter.

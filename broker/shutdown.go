@@ -156,7 +156,7 @@ func (c *connection) close() {
 	alreadyClosed := c.nc.IsClosed()
 	url := c.serverURL()
 	c.expected.Store(true)
-	if c.nc.IsConnected() {
+	if c.link.connected() {
 		// Acks first: a drain gives no word on whether they were sent.
 		if err := c.nc.FlushTimeout(closeTimeout); err != nil {
 			c.logf(logger.WarnLevel, "flush before closing: %v", err)

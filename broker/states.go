@@ -124,7 +124,7 @@ func (c *connection) begin() {
 	c.told.begun = true
 	s, url, err := StateDisconnected, "", cmp.Or(c.nc.LastError(), nats.ErrNoServers)
 	switch {
-	case c.nc.IsConnected():
+	case c.link.connected():
 		s, url, err = StateConnected, c.serverURL(), nil
 	case c.nc.IsClosed():
 		s, err = StateClosed, c.nc.LastError()

@@ -529,7 +529,7 @@ func (s *subscription) deleteConsumer() {
 	if !cs.ephemeral || !cs.ours {
 		return
 	}
-	if !s.conn.nc.IsConnected() {
+	if !s.conn.link.connected() {
 		// In an outage the client sends it when it is connected again. With what is
 		// closed there is nothing left to do.
 		_ = s.conn.nc.Publish("$JS.API.CONSUMER.DELETE."+cs.stream.name+"."+cs.name, nil)

@@ -245,7 +245,9 @@ func FuzzHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, key, value string, emptyBody bool) {
 		in := map[string]string{key: value}
-		wire, size, err := wireHeader(in, "id", emptyBody)
+		var w wireHeader
+		size, err := w.make(in, "id", emptyBody)
+		wire := w.header
 		if len(in) != 1 || in[key] != value {
 			t.Fatalf("the caller's map is now %v", in)
 		}

@@ -104,7 +104,7 @@ func (s *subscription) take(slot int) (e *event, refused error) {
 	if s.waiting = s.waiting[1:]; len(s.waiting) == 0 {
 		s.waiting = s.room[:0]
 	}
-	if s.pull.early(s.consumer, len(s.waiting)) && s.conn.nc.IsConnected() {
+	if s.pull.early(s.consumer, len(s.waiting)) && s.conn.link.connected() {
 		// What goes wrong comes again with the next request.
 		_ = s.pull.request(s.consumer, len(s.waiting))
 	}
@@ -188,9 +188,10 @@ func (s *subscription) ask() (m *nats.Msg, silence time.Duration, err error) {
 		return m, 0, nil
 	}
 	switch {
+	case s.conn.link.connected():
 	case s.conn.nc.IsClosed():
 		return nil, 0, nats.ErrConnectionClosed
-	case !s.conn.nc.IsConnected():
+	default:
 		return nil, 0, errConnectionLost
 	}
 	if s.pull.outlived() { // while the workers were busy, perhaps
@@ -210,7 +211,7 @@ const floorInterval = 5 * time.Second
 // may be served with, too: if it is lost, the next one begins there.
 func (s *subscription) lookAtFloor() {
 	cs := s.currentConsumer()
-	if cs.ephemeral || !cs.ours || !cs.goesOn() || time.Since(s.looked) < floorInterval || !s.conn.nc.IsConnected() {
+	if cs.ephemeral || !cs.ours || !cs.goesOn() || time.Since(s.looked) < floorInterval || !s.conn.link.connected() {
 		return
 	}
 	s.looked = time.Now()
@@ -410,7 +411,7 @@ func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
-		if down && s.conn.nc.IsConnected() {
+		if down && s.conn.link.connected() {
 			return nil, !s.isStopped()
 		}
 		select {
@@ -430,7 +431,7 @@ func (s *subscription) pause(d time.Duration, changed <-chan struct{}, down bool
 // consumer again, and its stream, if they were made by this broker and are
 // gone. It returns what stands in the way of fetching.
 func (s *subscription) heal(cause error) error {
-	if !s.conn.nc.IsConnected() {
+	if !s.conn.link.connected() {
 		return nil // fetching tells
 	}
 	switch {

@@ -1,0 +1,61 @@
+package broker
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A link never says that the connection is up when the client says that it is down, be
+// it asked by many while the connection comes and goes.
+func TestLinkKnowsEveryLoss(t *testing.T) {
+	t.Parallel()
+	back := make(chan struct{}, 1)
+	p := busyPull(t, nats.ReconnectWait(time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	l := p.link
+	if up, _ := l.state(); !up {
+		t.Fatal("down at the beginning")
+	}
+	stop := make(chan struct{})
+	var askers sync.WaitGroup
+	for range 4 {
+		askers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					l.state()
+				}
+			}
+		})
+	}
+	for range 20 {
+		_, before := l.state()
+		if err := p.nc.ForceReconnect(); err != nil {
+			t.Fatal(err)
+		}
+		if _, after := l.state(); after == before {
+			t.Error("a loss has not been noticed")
+		}
+		select {
+		case <-back:
+		case <-time.After(20 * time.Second):
+			t.Fatal("no reconnect")
+		}
+		if !l.connected() {
+			t.Error("down although it is up again")
+		}
+	}
+	p.nc.Close()
+	if l.connected() {
+		t.Error("up although it is closed")
+	}
+	close(stop)
+	askers.Wait()
+	if l.connected() {
+		t.Error("up after it was closed")
+	}
+}
