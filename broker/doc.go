@@ -13,7 +13,8 @@
 // Publish (publish.go) looks up the stream that captures the topic and creates
 // one if there is none (stream.go), sends the message (publication.go) through
 // one place for all publishers (outbox.go), and returns when the stream has
-// acknowledged it (acks.go, replies.go). Subscribe (subscription.go) binds a
+// acknowledged it (acks.go, replies.go). Whether there is a connection tells
+// link.go. Subscribe (subscription.go) binds a
 // durable pull consumer for the queue, or one of its own without a queue
 // (consumer.go), and starts a worker: fetch in batches (pull.go, batch.go),
 // handle in order (worker.go), settle (settle.go), repeat. While a handler
