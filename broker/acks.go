@@ -56,7 +56,6 @@ type answer struct {
 	msg      *nats.Msg
 	doubtful bool // the message may be an answer to an earlier publish
 	err      error
-	written  bool // the client has the message, for which this was awaited
 }
 
 // plain reports whether it is an acknowledgement by the stream.
@@ -157,6 +156,17 @@ type use struct {
 
 // awaited reports whether a publish has no answer yet. The caller holds acks.mu.
 func (u use) awaited() bool { return u.reply.waiter != nil && u.reply.number == u.number }
+
+// written reports whether the client has the message.
+func (u use) written() bool { return u.reply.written.Load() == u.number }
+
+// premature is for an answer to a message that was not written: it is another's.
+func (a *acks) premature() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.replies.distrust()
+	return errDoubtful
+}
 
 // fail ends a publish without an answer, if it has none.
 func (a *acks) fail(u use, err error) {
@@ -362,8 +372,14 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.
 		}
 	}
 	if got.err == nil && !got.doubtful {
-		got.written = out.use.reply.written.Load() == out.use.number
-		return got
+		if out.use.written() {
+			return got
+		}
+		// Somebody else is about to say so, or has not come to it.
+		if !a.outbox.withdraw(out.use) && out.use.written() {
+			return got
+		}
+		return answer{err: a.premature()}
 	}
 	// An answer that is another message's can come before this one is written.
 	if a.outbox.withdraw(out.use) && got.err != nil {
@@ -386,12 +402,12 @@ func unwritten(ctx context.Context, err error) error {
 }
 
 // publish publishes a message whose waiter does not wait.
-func (a *acks) publish(m *nats.Msg, w *waiter, epoch uint64) error {
+func (a *acks) publish(m *nats.Msg, w *waiter, epoch uint64) (use, error) {
 	out, err := a.register(m, w, epoch)
 	if err == nil {
 		a.write(out)
 	}
-	return err
+	return out.use, err
 }
 
 // ack is a stream's acknowledgement of a publish.

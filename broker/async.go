@@ -64,6 +64,7 @@ type asyncPublish struct {
 	stored ack
 	err    error
 	pen    sync.Mutex // held while the first try is being written
+	use    use        // what it makes of its reply subject; under the pen
 }
 
 // begin sends the message.
@@ -75,7 +76,8 @@ func (a *asyncPublish) begin() {
 		return
 	}
 	a.pen.Lock()
-	err := a.conn.acks.publish(a.msg, &a.waiter, epoch)
+	var err error
+	a.use, err = a.conn.acks.publish(a.msg, &a.waiter, epoch)
 	a.pen.Unlock()
 	if err != nil {
 		go a.goOn(err)
@@ -87,6 +89,25 @@ func (a *asyncPublish) answered(got answer) {
 	var err error
 	if a.stored, err = a.acked(got, a.stream); err != nil {
 		go a.goOn(err)
+		return
+	}
+	if a.pen.TryLock() {
+		a.accept()
+		return
+	}
+	go func() { // begin is not back yet; other answers do not wait for it
+		a.pen.Lock()
+		a.accept()
+	}()
+}
+
+// accept ends it, unless the answer came before the message was written. The caller
+// holds the pen; accept releases it.
+func (a *asyncPublish) accept() {
+	written := a.use.written()
+	a.pen.Unlock()
+	if !written {
+		go a.goOn(a.conn.acks.premature())
 		return
 	}
 	a.end()
@@ -127,10 +148,8 @@ func (a *asyncPublish) recycle() {
 	if a.err != nil || !a.clean() {
 		return
 	}
-	a.pen.Lock() // begin may not be back yet
 	a.reset()
-	a.waiter, a.call, a.done, a.stored = waiter{}, publishCall{}, nil, ack{}
-	a.pen.Unlock()
+	a.waiter, a.call, a.done, a.stored, a.use = waiter{}, publishCall{}, nil, ack{}, use{}
 	asyncPublishes.Put(a)
 }
 

@@ -486,8 +486,12 @@ func (c *connection) await(ctx context.Context) error {
 	for {
 		changed := c.stateChange()
 		switch {
+		case ctx.Err() != nil: // before each question, as the client may take its time
+			return ctx.Err()
 		case c.link.connected():
 			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case c.nc.IsClosed():
 			return nats.ErrConnectionClosed
 		}

@@ -168,7 +168,7 @@ func (w *wireHeader) make(in map[string]string, id string, emptyBody bool) (size
 
 // reset forgets the header, but for its memory.
 func (w *wireHeader) reset() {
-	if len(w.values) > maxReused {
+	if cap(w.values) > maxReused {
 		*w = wireHeader{}
 		return
 	}

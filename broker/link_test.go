@@ -40,11 +40,7 @@ func TestLinkKnowsEveryLoss(t *testing.T) {
 		if _, after := l.state(); after == before {
 			t.Error("a loss has not been noticed")
 		}
-		select {
-		case <-back:
-		case <-time.After(20 * time.Second):
-			t.Fatal("no reconnect")
-		}
+		awaitBack(t, back)
 		if !l.connected() {
 			t.Error("down although it is up again")
 		}
@@ -57,5 +53,29 @@ func TestLinkKnowsEveryLoss(t *testing.T) {
 	askers.Wait()
 	if l.connected() {
 		t.Error("up after it was closed")
+	}
+}
+
+// Two losses without a question in between make no number come again.
+func TestLinkNumbersEachConnection(t *testing.T) {
+	t.Parallel()
+	back := make(chan struct{}, 1)
+	p := busyPull(t, nats.ReconnectWait(time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	seen := map[uint64]bool{}
+	for range 5 {
+		up, number := p.link.state()
+		if !up || number == 0 || seen[number] {
+			t.Errorf("up: %v, number %d after %v", up, number, seen)
+		}
+		seen[number] = true
+		for range 2 {
+			if err := p.nc.ForceReconnect(); err != nil {
+				t.Fatal(err)
+			}
+			if up, number := p.link.state(); !up && number != 0 {
+				t.Errorf("number %d while it is down", number)
+			}
+			awaitBack(t, back)
+		}
 	}
 }

@@ -61,7 +61,6 @@ type publication struct {
 	unknown    bool      // a try got no answer: it may have been stored
 	doubtful   bool      // the same, until the stream answers the next try
 	ownID      bool      // the id is of this publication alone
-	written    bool      // by the latest try
 	unanswered int       // tries without an answer
 	pause      time.Duration
 }
@@ -108,8 +107,8 @@ func (p *publication) init(ctx context.Context, c *connection, cfg *config, topi
 	return nil
 }
 
-// clean reports whether the first try succeeded: its memory can be used for another
-// then, if the message has been written.
+// clean reports whether the first try has succeeded: nobody else has the message then,
+// and its memory can be used for another.
 func (p *publication) clean() bool { return p.last == nil && p.msg == &p.first }
 
 // reset forgets the message, but for its memory.
@@ -307,9 +306,7 @@ func (p *publication) try(ctx context.Context, st *stream) (ack, error) {
 	if !p.conn.link.connected() {
 		return ack{}, errConnectionLost
 	}
-	got := p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.reusesReply(st), epoch)
-	p.written = got.written
-	return p.acked(got, st)
+	return p.acked(p.conn.acks.request(ctx, p.msg, st, p.tryUntil(st), p.reusesReply(st), epoch), st)
 }
 
 // reusesReply reports whether the reply subject of the next try may be one that was

@@ -97,7 +97,7 @@ func (call *publishCall) sync(c *connection, cfg *config, m *broker.Message) (er
 	addValues(p.first.Header, call.original)
 	p.ownID = call.ownID
 	stored, err = p.run(call.ctx)
-	if err == nil && p.clean() && p.written { // or the outbox still has it
+	if err == nil && p.clean() {
 		p.reset()
 		publications.Put(p)
 	}

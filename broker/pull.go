@@ -36,7 +36,7 @@ type pull struct {
 	maxBytes  int           // of all that is under way; 0: requestBytes, shared by several requests
 	idle      int           // requests in a row that brought nothing
 	wait      time.Duration // of the latest request
-	epoch     uint64        // of the link, when it was made
+	madeOn    uint64        // the connection that it was made on, by link's number
 	first     uint64        // the number of the oldest request that may be under way
 	seq       uint64        // the number of the latest
 	open      int           // messages that they may still deliver; 0: none is under way
@@ -140,7 +140,7 @@ func (p *pull) request(cs *consumer, waiting int) error {
 	p.open += batch
 	p.bytes += maxBytes
 	p.wait = wait
-	_, p.epoch = p.link.state()
+	_, p.madeOn = p.link.state()
 
 	body := make([]byte, 0, 96)
 	body = append(body, `{"batch":`...)
@@ -303,8 +303,8 @@ var conflicts = []struct {
 // outlived reports whether the requests under way have died with the connection
 // that they were made on.
 func (p *pull) outlived() bool {
-	up, epoch := p.link.state()
-	return p.open > 0 && (!up || epoch != p.epoch)
+	up, number := p.link.state()
+	return p.open > 0 && (!up || number != p.madeOn)
 }
 
 // abandon gives up the requests under way, whose statuses no longer count.

@@ -60,7 +60,9 @@ func busyPull(t *testing.T, opts ...nats.Option) *pull {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	return &pull{nc: nc, link: &link{nc: nc}, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
+	p := &pull{nc: nc, link: &link{nc: nc}, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
+	_, p.madeOn = p.link.state()
+	return p
 }
 
 // The server refuses requests beyond MaxWaiting, so a small one is for one at a time.
@@ -89,13 +91,42 @@ func TestNoEarlyRequestBesideThoseOfALostConnection(t *testing.T) {
 	if err := p.nc.ForceReconnect(); err != nil {
 		t.Fatal(err)
 	}
+	awaitBack(t, back)
+	if p.early(&consumer{}, 10) {
+		t.Error("early although they were lost with their connection")
+	}
+}
+
+// What is asked for while the connection is down goes out on the next one, and dies with
+// that: also if nobody has looked in between.
+func TestRequestMadeWhileDownDiesWithTheNextConnection(t *testing.T) {
+	t.Parallel()
+	back := make(chan struct{}, 1)
+	p := busyPull(t, nats.ReconnectWait(time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { back <- struct{}{} }))
+	p.abandon()
+	reconnect := func() {
+		if err := p.nc.ForceReconnect(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reconnect()
+	if err := p.request(&consumer{name: "c", stream: &stream{name: "s"}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	awaitBack(t, back)
+	reconnect()
+	awaitBack(t, back)
+	if !p.outlived() {
+		t.Error("the connection that has the request was lost, and it counts as alive")
+	}
+}
+
+func awaitBack(t *testing.T, back <-chan struct{}) {
+	t.Helper()
 	select {
 	case <-back:
 	case <-time.After(20 * time.Second):
 		t.Fatal("no reconnect")
-	}
-	if p.early(&consumer{}, 10) {
-		t.Error("early although they were lost with their connection")
 	}
 }
 
