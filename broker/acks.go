@@ -157,6 +157,9 @@ type use struct {
 // awaited reports whether a publish has no answer yet. The caller holds acks.mu.
 func (u use) awaited() bool { return u.reply.waiter != nil && u.reply.number == u.number }
 
+// wrote notes that the client has the message.
+func (u use) wrote() { u.reply.written.Store(u.number) }
+
 // written reports whether the client has the message.
 func (u use) written() bool { return u.reply.written.Load() == u.number }
 
@@ -298,7 +301,7 @@ func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) 
 func (a *acks) write(m outgoing) {
 	err := a.nc.PublishMsg(m.msg)
 	if err == nil {
-		m.use.reply.written.Store(m.use.number)
+		m.use.wrote()
 		return
 	}
 	why := errConnectionLost
