@@ -78,7 +78,8 @@ func TestPublishSurvivesWritesToBrokenConnections(t *testing.T) {
 			s := startServer(t)
 			_, js := natsConn(t, s)
 			p := startProxy(t, s)
-			b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
+			// After each cut all that are under way are sent again: 40 MB of the large.
+			b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithAsyncWindow(200), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
 			publish(t, b, "orders", "first")
 			m := &broker.Message{Body: bytes.Repeat([]byte("x"), body)}
 			var enough atomic.Bool
