@@ -140,6 +140,7 @@ func (a *acks) finish(r *reply, got answer) {
 		a.replies.retire(r)
 	}
 	if w.async == nil {
+		a.outbox.returns()
 		w.answer <- got // under the lock: the waiter is used again
 	}
 	a.mu.Unlock()
@@ -368,10 +369,12 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.
 	var got answer
 	select {
 	case got = <-w.answer:
+		a.outbox.returned(false)
 	case <-ctx.Done():
 		got.err = ctx.Err()
 		if !a.remove(out.use) {
 			<-w.answer // came too late
+			a.outbox.returned(true)
 		}
 	}
 	if got.err == nil && !got.doubtful {

@@ -3,15 +3,28 @@ package broker
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 )
 
+// gathered is how many messages wait at most for more to be written with them: with
+// more, the server would wait for the last. Of what was tried (4 to 32, for 4 to 64
+// publishers), 6 and 8 were the fastest.
+const gathered = 8
+
 // outbox is where publishers that wait for their answers leave their messages: one
 // of them hands to the client what all have at hand. So only that one is held up
 // when the client is, by a network that takes nothing.
+//
+// Answers come many at a time, and those who get them usually publish again. The
+// message of the first to do so waits for the others, who run in the same moment: the
+// client would otherwise write each by itself, as soon as it gets it. That takes a
+// sixth of the processor time for a publish, and as much of the server's.
 type outbox struct {
 	write func(outgoing)
+
+	returning atomic.Int64 // publishers that were given their answer and did not run since
 
 	mu      sync.Mutex
 	queue   []outgoing
@@ -25,46 +38,63 @@ type outgoing struct {
 	msg *nats.Msg
 }
 
-// put has the message written, by this publisher or by another that is at it. It
-// returns at once, or, for the one that is, when there are no more messages, or
-// its own answer is there.
+// put has the message written, by this publisher, by another that is at it, or by
+// the last of those that return. It returns at once, or, for the one that writes,
+// when there are no more messages, or its own answer is there.
 func (o *outbox) put(m outgoing, own *waiter) {
 	o.mu.Lock()
 	o.queue = append(o.queue, m)
-	busy := o.writing
-	o.writing = true
+	others := o.writing || o.returning.Load() > 0 && len(o.queue) < gathered
+	o.writing = o.writing || !others
 	o.mu.Unlock()
-	if !busy {
+	if !others {
 		o.writeAll(own)
 	}
 }
 
+// returns is for a publisher that is given its answer, before it is.
+func (o *outbox) returns() { o.returning.Add(1) }
+
+// returned is for the same when it runs: the last writes what the others have left. It
+// does not if it is in a hurry, as its caller does not wait any longer.
+func (o *outbox) returned(hurry bool) {
+	if o.returning.Add(-1) > 0 {
+		return
+	}
+	o.mu.Lock()
+	some := len(o.queue) > 0 && !o.writing
+	o.writing = o.writing || some
+	o.mu.Unlock()
+	if some && (hurry || o.writeBatch()) {
+		go o.writeAll(nil)
+	}
+}
+
 func (o *outbox) writeAll(own *waiter) {
-	for own == nil || len(own.answer) == 0 {
-		if !o.writeBatch() {
+	for o.writeBatch() {
+		if own != nil && len(own.answer) > 0 {
+			go o.writeAll(nil)
 			return
 		}
 	}
-	go o.writeAll(nil)
 }
 
-// writeBatch writes what has come up to now. It reports false, and the next to
-// come writes, if that is nothing.
-func (o *outbox) writeBatch() bool {
+// writeBatch writes what has come up to now, and reports whether there is more. If
+// not, the next to come writes.
+func (o *outbox) writeBatch() (more bool) {
 	o.pen.Lock()
 	defer o.pen.Unlock()
 	o.mu.Lock()
 	o.batch, o.queue = o.queue, o.batch[:0]
-	some := len(o.batch) > 0
-	o.writing = some
 	o.mu.Unlock()
 	for _, m := range o.batch {
 		o.write(m)
 	}
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	clear(o.batch)
-	o.mu.Unlock()
-	return some
+	o.writing = len(o.queue) > 0
+	return o.writing
 }
 
 // withdraw is for a publisher that does not wait any longer: when it returns,
