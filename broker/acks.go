@@ -117,6 +117,9 @@ func (a *acks) receive(m *nats.Msg) {
 	st, used := r.waiter.stream, r.used
 	sequence, plain := plainAck(m.Data, st.name)
 	switch {
+	case r.begun.Load() != r.number: // nobody can have the message yet
+		a.replies.distrust()
+		a.finish(r, answer{msg: m, doubtful: true})
 	case !plain:
 		a.finish(r, answer{msg: m, doubtful: used})
 	case used && sequence <= r.waiter.acked:
@@ -158,13 +161,17 @@ type use struct {
 // awaited reports whether a publish has no answer yet. The caller holds acks.mu.
 func (u use) awaited() bool { return u.reply.waiter != nil && u.reply.number == u.number }
 
+// begins notes that the client gets the message.
+func (u use) begins() { u.reply.begun.Store(u.number) }
+
 // wrote notes that the client has the message.
 func (u use) wrote() { u.reply.written.Store(u.number) }
 
 // written reports whether the client has the message.
 func (u use) written() bool { return u.reply.written.Load() == u.number }
 
-// premature is for an answer to a message that was not written: it is another's.
+// premature is for an answer to a message that was not written in the end: it is
+// another's.
 func (a *acks) premature() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -300,6 +307,7 @@ func (a *acks) register(m *nats.Msg, w *waiter, epoch uint64) (outgoing, error) 
 
 // write hands a message to the client.
 func (a *acks) write(m outgoing) {
+	m.use.begins()
 	err := a.nc.PublishMsg(m.msg)
 	if err == nil {
 		m.use.wrote()
@@ -358,6 +366,7 @@ func (a *acks) expire() {
 // request publishes the message and waits for the answer until the limit. The reply
 // subject may have been used before if reuse says so.
 func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.Time, reuse bool, epoch uint64) answer {
+	done := ctx.Done() // the caller's code
 	w := waiters.Get().(*waiter)
 	defer waiters.Put(w)
 	w.subject, w.stream, w.limit, w.reuse = m.Subject, st, limit, reuse
@@ -367,15 +376,17 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.
 	}
 	a.outbox.put(out, w)
 	var got answer
+	given := true
 	select {
 	case got = <-w.answer:
-		a.outbox.returned(false)
-	case <-ctx.Done():
+	case <-done:
 		got.err = ctx.Err()
-		if !a.remove(out.use) {
+		if given = !a.remove(out.use); given {
 			<-w.answer // came too late
-			a.outbox.returned(true)
 		}
+	}
+	if given { // last, when its own message is not in the queue any more
+		defer a.outbox.returned(!got.plain())
 	}
 	if got.err == nil && !got.doubtful {
 		if out.use.written() {

@@ -27,6 +27,7 @@ func testAnswerBeforeMessageIsWritten(t *testing.T, early string) {
 	a := newAcks()
 	written := make(chan string)
 	a.outbox.write = func(m outgoing) {
+		m.use.begins()
 		written <- m.msg.Reply
 		m.use.wrote()
 	}
@@ -96,6 +97,54 @@ func testAnswerBeforeMessageIsWritten(t *testing.T, early string) {
 		t.Errorf("%+v, %+v", one, other)
 	}
 	a.close()
+}
+
+// TestMessageInTheOutboxIsNotSent is about a message that waits there for a publisher
+// that returns: an answer is not its own, and with the connection it is not lost.
+func TestMessageInTheOutboxIsNotSent(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		meets func(a *acks, reply string)
+		want  error
+	}{
+		"another's answer": {func(a *acks, reply string) {
+			a.receive(&nats.Msg{Subject: reply, Data: []byte(`{"stream":"ORDERS","seq":1000}`)})
+		}, errDoubtful},
+		"a lost connection": {func(a *acks, _ string) { a.interrupt() }, errConnectionLost},
+		"its deadline": {func(a *acks, _ string) {
+			a.failAll(context.DeadlineExceeded, func(*waiter) bool { return true })
+		}, errConnectionLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAcks()
+			defer a.close()
+			a.outbox.write = func(outgoing) { t.Error("it was written") }
+			orders := &stream{name: "ORDERS", acked: a.ackedBy("ORDERS")}
+			a.outbox.returns() // somebody
+			m, got := nats.NewMsg("orders"), make(chan answer, 1)
+			go func() {
+				got <- a.request(context.Background(), m, orders, time.Now().Add(time.Minute), false, a.now())
+			}()
+			queued := func() int {
+				a.outbox.mu.Lock()
+				defer a.outbox.mu.Unlock()
+				return len(a.outbox.queue)
+			}
+			for queued() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			test.meets(a, a.replies.prefix+"1")
+			result := <-got
+			if result.doubtful {
+				result.err = errDoubtful
+			}
+			if !errors.Is(result.err, test.want) {
+				t.Errorf("%+v, want %v", result, test.want)
+			}
+			a.outbox.returned(false)
+		})
+	}
 }
 
 func TestRefusedRequestIsNotThatOfANameThatItBeginsWith(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -13,14 +14,22 @@ import (
 // publishers), 6 and 8 were the fastest.
 const gathered = 8
 
+// Others do not run soon where the processors have too much else to do. When a message
+// has waited for them longer than longWait, where 5 to 20 microseconds are usual, none
+// does for waitShare times as long.
+const (
+	longWait  = time.Millisecond
+	waitShare = 50
+)
+
 // outbox is where publishers that wait for their answers leave their messages: one
 // of them hands to the client what all have at hand. So only that one is held up
 // when the client is, by a network that takes nothing.
 //
-// Answers come many at a time, and those who get them usually publish again. The
-// message of the first to do so waits for the others, who run in the same moment: the
-// client would otherwise write each by itself, as soon as it gets it. That takes a
-// sixth of the processor time for a publish, and as much of the server's.
+// Answers come many at a time, and those who get them often publish again. The message
+// of the first to do so waits until the others have run, a few microseconds as a rule:
+// the client would write each by itself otherwise, as soon as it has it. So a publish
+// takes a sixth less of the processor's time here, and a tenth at the server.
 type outbox struct {
 	write func(outgoing)
 
@@ -29,6 +38,8 @@ type outbox struct {
 	mu      sync.Mutex
 	queue   []outgoing
 	writing bool
+	since   time.Time  // the first in the queue waits for publishers that return; zero: it does not
+	atOnce  time.Time  // until then none waits
 	pen     sync.Mutex // held while a batch is written
 	batch   []outgoing // of who holds the pen; changed under mu
 }
@@ -44,7 +55,7 @@ type outgoing struct {
 func (o *outbox) put(m outgoing, own *waiter) {
 	o.mu.Lock()
 	o.queue = append(o.queue, m)
-	others := o.writing || o.returning.Load() > 0 && len(o.queue) < gathered
+	others := o.writing || o.waits()
 	o.writing = o.writing || !others
 	o.mu.Unlock()
 	if !others {
@@ -52,11 +63,26 @@ func (o *outbox) put(m outgoing, own *waiter) {
 	}
 }
 
+// waits reports whether the queue waits for publishers that return. The caller holds mu.
+func (o *outbox) waits() bool {
+	if o.returning.Load() == 0 || len(o.queue) >= gathered {
+		return false
+	}
+	if len(o.queue) == 1 {
+		now := time.Now()
+		if now.Before(o.atOnce) {
+			return false
+		}
+		o.since = now
+	}
+	return true
+}
+
 // returns is for a publisher that is given its answer, before it is.
 func (o *outbox) returns() { o.returning.Add(1) }
 
-// returned is for the same when it runs: the last writes what the others have left. It
-// does not if it is in a hurry, as its caller does not wait any longer.
+// returned is for the same when it has the answer: the last writes what the others have
+// left. It has that done, and does not wait, if it is in a hurry, as its time may be over.
 func (o *outbox) returned(hurry bool) {
 	if o.returning.Add(-1) > 0 {
 		return
@@ -86,6 +112,12 @@ func (o *outbox) writeBatch() (more bool) {
 	defer o.pen.Unlock()
 	o.mu.Lock()
 	o.batch, o.queue = o.queue, o.batch[:0]
+	if !o.since.IsZero() {
+		if took := time.Since(o.since); took > longWait {
+			o.atOnce = time.Now().Add(waitShare * took)
+		}
+		o.since = time.Time{}
+	}
 	o.mu.Unlock()
 	for _, m := range o.batch {
 		o.write(m)

@@ -3,6 +3,7 @@ package broker
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -54,5 +55,26 @@ func TestMessageThatWaitsForOthersIsWritten(t *testing.T) {
 	o.returned(true)
 	if got := <-written; got != "e" { // by somebody else
 		t.Errorf("written %q", got)
+	}
+}
+
+func TestMessagesDoNotWaitWhereOthersDoNotRunSoon(t *testing.T) {
+	t.Parallel()
+	written := 0
+	o := &outbox{write: func(outgoing) { written++ }}
+	publish := func() {
+		o.put(outgoing{use{new(reply), 1}, nats.NewMsg("orders")}, &waiter{answer: make(chan answer, 1)})
+	}
+	o.returns()
+	publish()
+	if written != 0 {
+		t.Fatal("it does not wait")
+	}
+	o.since = o.since.Add(-time.Hour)
+	o.returned(false)
+	o.returns()
+	publish()
+	if written != 2 {
+		t.Errorf("%d messages were written, and one waits, after one has waited for an hour", written)
 	}
 }

@@ -53,7 +53,8 @@ type reply struct {
 	waiter  *waiter       // who waits for the answer; nil while it rests
 	number  uint64        // of its latest use among those of all; they are in order
 	used    bool          // more than once
-	written atomic.Uint64 // number of the latest use whose message the client has
+	begun   atomic.Uint64 // number of the latest use whose message the client was given
+	written atomic.Uint64 // the same, when the client has taken it
 }
 
 // take returns a reply subject for the waiter.
