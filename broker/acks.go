@@ -389,11 +389,10 @@ func (a *acks) request(ctx context.Context, m *nats.Msg, st *stream, limit time.
 		defer a.outbox.returned(!got.plain())
 	}
 	if got.err == nil && !got.doubtful {
-		if out.use.written() {
-			return got
+		if !out.use.written() {
+			a.outbox.withdraw(out.use) // waits for whoever is at it
 		}
-		// Somebody else is about to say so, or has not come to it.
-		if !a.outbox.withdraw(out.use) && out.use.written() {
+		if out.use.written() {
 			return got
 		}
 		return answer{err: a.premature()}

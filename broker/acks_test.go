@@ -71,15 +71,10 @@ func testAnswerBeforeMessageIsWritten(t *testing.T, early string) {
 		id, _ := parseUint(strings.TrimPrefix(replies[i], a.replies.prefix))
 		return a.replies.byID[id].waiter != nil
 	}
-	await := func(i int) {
-		for !waiting(i) {
-			time.Sleep(time.Millisecond)
-		}
-	}
 	writes := publish()
-	await(0)
+	until(func() bool { return waiting(0) })
 	leaves := publish()
-	await(1)
+	until(func() bool { return waiting(1) })
 	a.receive(&nats.Msg{Subject: replies[1], Data: []byte(early)})
 	if result := <-leaves; !result.doubtful && !errors.Is(result.err, errDoubtful) {
 		t.Fatalf("%+v", result)
@@ -97,6 +92,13 @@ func testAnswerBeforeMessageIsWritten(t *testing.T, early string) {
 		t.Errorf("%+v, %+v", one, other)
 	}
 	a.close()
+}
+
+// until waits for what nothing tells of.
+func until(so func() bool) {
+	for !so() {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // TestMessageInTheOutboxIsNotSent is about a message that waits there for a publisher
@@ -126,14 +128,11 @@ func TestMessageInTheOutboxIsNotSent(t *testing.T) {
 			go func() {
 				got <- a.request(context.Background(), m, orders, time.Now().Add(time.Minute), false, a.now())
 			}()
-			queued := func() int {
+			until(func() bool {
 				a.outbox.mu.Lock()
 				defer a.outbox.mu.Unlock()
-				return len(a.outbox.queue)
-			}
-			for queued() == 0 {
-				time.Sleep(time.Millisecond)
-			}
+				return len(a.outbox.queue) == 1
+			})
 			test.meets(a, a.replies.prefix+"1")
 			result := <-got
 			if result.doubtful {
