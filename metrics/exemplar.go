@@ -10,16 +10,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// exemplarInterval is how often a bucket takes an exemplar. It keeps the latest
-// only, and a scrape sees one per bucket, so that more would cost some
-// microseconds per message and be overwritten unseen.
+// exemplarInterval is the shortest time between two exemplars of a bucket. A bucket
+// keeps only its latest exemplar, so more of them would cost microseconds per
+// message and be overwritten before a scrape.
 const exemplarInterval = 100 * time.Millisecond
 
-// histogram is a child of a histogram vector.
+// histogram is one series of a histogramVec.
 type histogram struct {
 	observer prometheus.Observer
 	bounds   []float64
-	taken    []atomic.Int64 // by bucket: when it took its latest exemplar, in ns
+	taken    []atomic.Int64 // for each bucket, when it took its latest exemplar, in Unix nanoseconds
 }
 
 // histogramVec is a histogram vector with its classic bounds.
@@ -36,18 +36,19 @@ func (v histogramVec) child(labels ...string) *histogram {
 	}
 }
 
-// tracedBy returns the trace that values observed in ctx may be examples of, if it
-// is one that was kept. It is asked once per event, for all of the event's values.
-func tracedBy(ctx context.Context) (traceID trace.TraceID, sampled bool) {
+// sampledTrace returns the trace of ctx and whether it is sampled. Only a sampled
+// trace makes an exemplar, because nobody could look up another one. A hook asks
+// once per event and uses the answer for all values of the event.
+func sampledTrace(ctx context.Context) (id trace.TraceID, sampled bool) {
 	sc := trace.SpanContextFromContext(ctx)
 	return sc.TraceID(), sc.IsSampled() && sc.IsValid()
 }
 
-// observe counts a duration, with the trace as its exemplar if there is one. It
-// allocates only if it takes one.
+// observe records a duration. If the trace is sampled and an exemplar is due, the
+// trace becomes the exemplar. Otherwise observe allocates nothing.
 func (h *histogram) observe(d time.Duration, traceID trace.TraceID, sampled bool) {
-	v := float64(d) / float64(time.Second) // Duration.Seconds divides integers, twice
-	if sampled && h.due(v) {
+	v := float64(d) / float64(time.Second) // faster than Duration.Seconds, which divides integers twice
+	if sampled && h.exemplarDue(v) {
 		if eo, ok := h.observer.(prometheus.ExemplarObserver); ok {
 			eo.ObserveWithExemplar(v, prometheus.Labels{"trace_id": traceID.String()})
 			return
@@ -56,8 +57,9 @@ func (h *histogram) observe(d time.Duration, traceID trace.TraceID, sampled bool
 	h.observer.Observe(v)
 }
 
-// due reports whether the value's bucket should take an exemplar.
-func (h *histogram) due(v float64) bool {
+// exemplarDue reports whether the bucket of v should take an exemplar now. It
+// returns true at most once per exemplarInterval and bucket.
+func (h *histogram) exemplarDue(v float64) bool {
 	bucket, _ := slices.BinarySearch(h.bounds, v)
 	now := time.Now().UnixNano()
 	last := h.taken[bucket].Load()

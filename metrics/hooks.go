@@ -7,13 +7,14 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// New returns a hook for [jsbroker.WithHooks] that keeps the metrics of the
-// package documentation and registers them. One value serves any number of
-// brokers, and so do several values on one registry: they add up.
+// New returns hooks for [jsbroker.WithHooks] that keep the metrics of the package
+// documentation. It registers them with [prometheus.DefaultRegisterer] unless
+// [WithRegisterer] says otherwise. One value may serve several brokers. Several
+// values on one registry share the metrics, and their counts add up.
 //
-// New does not fail. When the metrics cannot be registered, because a name is
-// taken by something else, the hook observes nothing and has its Err set, which
-// the broker's Connect returns.
+// New does not fail. If an option is invalid or the metrics cannot be registered,
+// for example because another metric has one of the names, the hooks observe
+// nothing and their Err is set. The broker's Connect then returns that error.
 func New(opts ...Option) jsbroker.Hooks {
 	cfg := newConfig(opts)
 	if cfg.err != nil {
@@ -50,9 +51,8 @@ type observer struct {
 	topicLabel func(string) string
 }
 
-// subscriptionKey finds the subscription in the context of its events. The
-// collector is part of it: two hooks with different registries each find
-// their own.
+// subscriptionKey is the context key of a subscription. It contains the collector,
+// so that hooks with different registries each find their own subscription.
 type subscriptionKey struct{ c *collector }
 
 func (o *observer) subscription(ctx context.Context) *subscription {
@@ -61,8 +61,8 @@ func (o *observer) subscription(ctx context.Context) *subscription {
 }
 
 func (o *observer) published(ctx context.Context, e jsbroker.Published) {
-	p := o.c.publishTopics.get(o.publishTopic(e), o.maxTopics, o.c.newPublishSeries)
-	traceID, sampled := tracedBy(ctx)
+	p := o.c.publishTopics.get(o.publishTopic(e), o.maxTopics, o.c.publishes.newSeries)
+	traceID, sampled := sampledTrace(ctx)
 	p.duration.observe(e.Duration, traceID, sampled)
 	if e.Err != nil {
 		p.err(reason(e.Reason, e.Err)).Inc()
@@ -74,11 +74,11 @@ func (o *observer) published(ctx context.Context, e jsbroker.Published) {
 	}
 }
 
-// publishTopic is the topic to count a publish under; empty for the rest.
+// publishTopic returns the topic to count a publish under; empty for topicOther.
 func (o *observer) publishTopic(e jsbroker.Published) string {
 	switch {
 	case e.Reason == reasonInvalidTopic:
-		return "" // what is not a topic is no label either
+		return "" // anybody can make up invalid topics
 	case o.topicLabel != nil:
 		return o.topicLabel(e.Topic)
 	default:
@@ -87,12 +87,13 @@ func (o *observer) publishTopic(e jsbroker.Published) string {
 }
 
 func (o *observer) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
-	return context.WithValue(ctx, subscriptionKey{o.c}, o.c.start(e.Subscription, o.subscription(ctx)))
+	sub := o.c.subscriptions.start(e.Subscription, o.subscription(ctx))
+	return context.WithValue(ctx, subscriptionKey{o.c}, sub)
 }
 
 func (o *observer) subscriptionEnd(ctx context.Context, _ jsbroker.SubscriptionEnd) {
 	if sub := o.subscription(ctx); sub != nil {
-		o.c.end(sub)
+		o.c.subscriptions.end(sub)
 	}
 }
 
@@ -144,9 +145,11 @@ func (o *observer) handleStart(ctx context.Context, e jsbroker.HandleStart) cont
 	return ctx
 }
 
+// settled counts what handled does not: failures, and messages that were given back
+// without a handler.
 func (o *observer) settled(ctx context.Context, e jsbroker.Settled) {
 	if e.Err == nil && !e.Returned {
-		return // the rule, and counted by handled
+		return
 	}
 	sub := o.subscription(ctx)
 	switch {
@@ -181,8 +184,9 @@ func (o *observer) skipped(ctx context.Context, _ jsbroker.Skipped) {
 	}
 }
 
-// handled observes the lag too, although it is known when the handler starts:
-// only here the context has the consumer span, whichever hook came first.
+// handled observes the duration and also the lag, which is known since the handler
+// started. It waits because the exemplar needs the consumer span: here the context
+// has it, whichever hooks were installed first.
 func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 	sub := o.subscription(ctx)
 	if sub == nil {
@@ -196,7 +200,7 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 	case e.Err != nil:
 		sub.handlerErrors.Inc()
 	}
-	traceID, sampled := tracedBy(ctx)
+	traceID, sampled := sampledTrace(ctx)
 	sub.handlerDuration.observe(e.Duration, traceID, sampled)
 	if e.NumDelivered <= 1 {
 		sub.deliveryLag.observe(e.Lag, traceID, sampled)
@@ -204,19 +208,11 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 }
 
 func (o *observer) connectionChanged(_ context.Context, e jsbroker.ConnectionChanged) {
-	switch e.State {
-	case jsbroker.StateConnected:
-		o.c.setConnected(e.BrokerID, e.ClientName, true, false)
-	case jsbroker.StateReconnected:
-		o.c.setConnected(e.BrokerID, e.ClientName, true, false).reconnects.Inc()
-	case jsbroker.StateDisconnected:
-		o.c.setConnected(e.BrokerID, e.ClientName, false, false)
-	case jsbroker.StateClosed: // with an error, the client has given up
-		o.c.setConnected(e.BrokerID, e.ClientName, false, e.Err == nil)
-	}
+	o.c.brokers.change(e)
 }
 
-// reason is the label for an error; never empty, which would be no label.
+// reason returns the label of an error. It is never empty, because Prometheus takes
+// an empty label for a missing one.
 func reason(r string, err error) string {
 	if r == "" {
 		r = jsbroker.Reason(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"strconv"
 	"strings"
@@ -15,36 +14,15 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"go-micro.dev/v5/broker"
-	"go-micro.dev/v5/logger"
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/metrics"
 )
 
-// patience is how long an event may take on a busy machine.
-const patience = 30 * time.Second
-
-func startServer(t *testing.T, opts server.Options) *server.Server {
-	t.Helper()
-	opts.Host, opts.JetStream, opts.NoLog, opts.NoSigs = "127.0.0.1", true, true, true
-	opts.MaxPayload = 1 << 16
-	s, err := server.NewServer(&opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
-	t.Cleanup(func() { stopServer(s) })
-	return s
-}
-
-func stopServer(s *server.Server) {
-	s.Shutdown()
-	s.WaitForShutdown()
-}
+// smallMessages lets a server refuse a body of 1<<17 bytes.
+func smallMessages(o *server.Options) { o.MaxPayload = 1 << 16 }
 
 // observed signals events after the metrics have seen them. Ends run in the
 // reverse order of installation, all others in that order: hence two hooks.
@@ -80,7 +58,7 @@ func newBroker(t *testing.T, url string, m jsbroker.Hooks, more ...broker.Option
 	}
 	b := jsbroker.NewBroker(append([]broker.Option{
 		broker.Addrs(url),
-		broker.Logger(logger.NewLogger(logger.WithOutput(io.Discard))),
+		broker.Logger(natstest.Quiet()),
 		jsbroker.WithClientName("shop"),
 		jsbroker.WithFetchWait(time.Second),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(20 * time.Millisecond)),
@@ -91,21 +69,6 @@ func newBroker(t *testing.T, url string, m jsbroker.Hooks, more ...broker.Option
 	}
 	t.Cleanup(func() { _ = b.Disconnect() })
 	return b, o
-}
-
-func await[E any](t *testing.T, events <-chan E, what string, is func(E) bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	for {
-		select {
-		case e := <-events:
-			if is(e) {
-				return
-			}
-		case <-deadline:
-			t.Fatalf("no %s", what)
-		}
-	}
 }
 
 // scraped returns the samples of the OpenMetrics exposition.
@@ -143,7 +106,7 @@ func wantScraped(t *testing.T, reg *prometheus.Registry, expected map[string]flo
 
 // The life of a service, against a real server.
 func TestBroker(t *testing.T) {
-	s := startServer(t, server.Options{Port: -1, StoreDir: t.TempDir()})
+	s := natstest.Start(t, smallMessages)
 	m, reg := newHooks(t)
 	b, seen := newBroker(t, s.ClientURL(), m)
 	publish := func(topic, body string, opts ...broker.PublishOption) error {
@@ -196,7 +159,7 @@ func TestBroker(t *testing.T) {
 	}
 
 	for range 7 { // five messages, two of them twice
-		await(t, seen.handled, "handled delivery", func(jsbroker.Handled) bool { return true })
+		natstest.Receive(t, seen.handled)
 	}
 	text := wantScraped(t, reg, map[string]float64{
 		`micro_broker_published_total{topic="orders.created"}`:                                 6,
@@ -246,7 +209,7 @@ func TestBroker(t *testing.T) {
 	}
 	wantScraped(t, reg, map[string]float64{`micro_broker_in_flight` + ordersLabels: 1})
 	close(release)
-	await(t, seen.ended, "end of the subscription", func(jsbroker.SubscriptionEnd) bool { return true })
+	natstest.Receive(t, seen.ended)
 	wantGone(t, reg, gauges...)
 	samples, _ := scraped(t, reg)
 	if got := samples[handledTotal(jsbroker.ResultAck)]; got != 5 {
@@ -268,11 +231,11 @@ func TestBroker(t *testing.T) {
 func TestGaugeOfABrokerThatGaveUp(t *testing.T) {
 	h, reg := newHooks(t)
 	for range 3 {
-		s := startServer(t, server.Options{Port: -1, StoreDir: t.TempDir()})
+		s := natstest.Start(t)
 		b, o := newBroker(t, s.ClientURL(), h, jsbroker.WithNATSOptions(nats.NoReconnect()))
 		want(t, reg, map[string]float64{`micro_broker_connected{broker="shop"}`: 1})
-		stopServer(s)
-		await(t, o.connection, "closed", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateClosed })
+		natstest.Stop(s)
+		natstest.Await(t, o.connection, "closed", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateClosed })
 		if err := b.Disconnect(); err != nil {
 			t.Fatal(err)
 		}
@@ -284,48 +247,29 @@ func TestGaugeOfABrokerThatGaveUp(t *testing.T) {
 // eventually waits for a gauge that no event announces.
 func eventually(t *testing.T, reg *prometheus.Registry, series string, want float64) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for {
-		got := values(t, reg)[series]
-		if got == want {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s is %v, want %v", series, got, want)
-		}
-	}
+	natstest.Eventually(t, fmt.Sprintf("%s is %v", series, want), func() bool { return values(t, reg)[series] == want })
 }
 
 // An outage shows while it lasts and leaves its marks.
 func TestOutage(t *testing.T) {
-	dir := t.TempDir()
-	s := startServer(t, server.Options{Port: -1, StoreDir: dir})
-	_, port, _ := strings.Cut(s.Addr().String(), ":")
+	s := natstest.StartRestartable(t)
 	m, reg := newHooks(t)
 	b, seen := newBroker(t, s.ClientURL(), m)
 	if _, err := b.Subscribe("orders.*", func(broker.Event) error { return nil }, broker.Queue("billing")); err != nil {
 		t.Fatal(err)
 	}
 
-	stopServer(s)
-	await(t, seen.connection, "loss of the connection", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateDisconnected })
-	await(t, seen.backoff, "second failure", func(e jsbroker.Backoff) bool { return e.Attempt >= 2 })
+	s.Stop()
+	natstest.Await(t, seen.connection, "loss of the connection", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateDisconnected })
+	natstest.Await(t, seen.backoff, "second failure", func(e jsbroker.Backoff) bool { return e.Attempt >= 2 })
 	samples, _ := scraped(t, reg)
 	if samples[`micro_broker_connected{broker="shop"}`] != 0 || samples[`micro_broker_backoff_seconds`+ordersLabels] < 1 {
 		t.Errorf("connected %v, backoff %v during an outage", samples[`micro_broker_connected{broker="shop"}`], samples[`micro_broker_backoff_seconds`+ordersLabels])
 	}
 
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	startServer(t, server.Options{Port: n, StoreDir: dir})
-	await(t, seen.connection, "reconnection", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateReconnected })
-	await(t, seen.backoff, "recovery", func(e jsbroker.Backoff) bool { return e.Delay == 0 })
+	s.Start(t)
+	natstest.Await(t, seen.connection, "reconnection", func(e jsbroker.ConnectionChanged) bool { return e.State == jsbroker.StateReconnected })
+	natstest.Await(t, seen.backoff, "recovery", func(e jsbroker.Backoff) bool { return e.Delay == 0 })
 	wantScraped(t, reg, map[string]float64{
 		`micro_broker_connected{broker="shop"}`:        1,
 		`micro_broker_reconnects_total{broker="shop"}`: 1,
@@ -346,7 +290,7 @@ func TestOutage(t *testing.T) {
 
 // Two brokers in one process, each with its own hook, one registry.
 func TestBrokersShareARegistry(t *testing.T) {
-	s := startServer(t, server.Options{Port: -1, StoreDir: t.TempDir()})
+	s := natstest.Start(t)
 	reg := prometheus.NewPedanticRegistry()
 	var brokers []broker.Broker
 	for range 2 {

@@ -4,24 +4,25 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// defaultMaxTopics: a service publishes to a handful of topics by name; a hundred
-// leaves room, and bounds the cost of a mistake to a few thousand series.
+// defaultMaxTopics is far above the handful of topics that a service publishes to
+// by name, and limits a mistake to a few thousand series.
 const defaultMaxTopics = 100
 
-// Option configures [New].
+// Option configures [New]. A nil Option is skipped.
 type Option func(*config)
 
 type config struct {
 	registerer prometheus.Registerer
 	maxTopics  int
 	topicLabel func(string) string
-	buckets    []float64 // nil: the defaults
+	buckets    []float64 // nil for the defaults
 	err        error
 }
 
@@ -38,14 +39,15 @@ func newConfig(opts []Option) config {
 	return cfg
 }
 
-// WithRegisterer sets where the metrics are registered; the default, also for
-// nil, is [prometheus.DefaultRegisterer]. Brokers that share a registry share
-// the metrics. Where they are to be told apart, or where every series needs a
-// label of its own, pass the result of [prometheus.WrapRegistererWith].
+// WithRegisterer sets where the metrics are registered. The default, also for nil,
+// is [prometheus.DefaultRegisterer].
+//
+// Brokers that share a registry share the metrics. To tell them apart, or to add a
+// label to every series, pass the result of [prometheus.WrapRegistererWith].
 func WithRegisterer(r prometheus.Registerer) Option {
 	return func(cfg *config) {
-		// A nil *prometheus.Registry in the interface is what a forgotten
-		// field of a configuration struct looks like.
+		// A *prometheus.Registry field that was never set is nil, but not as an
+		// interface.
 		if v := reflect.ValueOf(r); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 			r = prometheus.DefaultRegisterer
 		}
@@ -53,13 +55,13 @@ func WithRegisterer(r prometheus.Registerer) Option {
 	}
 }
 
-// WithMaxTopics sets how many different topics get publish series of their own;
-// the default is 100. Those that come later are counted together under the topic
-// "other". Raise it for a gateway that publishes to many known
-// topics; 0 counts everything under "other". A negative number is an error.
+// WithMaxTopics limits how many topics get publish series of their own. The default
+// is 100. All further topics are counted together under the topic "other". Raise
+// the limit for a gateway that publishes to many known topics. With 0, everything
+// is counted under "other". A negative number is an error.
 //
-// The limit is one for the registry: brokers that share it share the topics.
-// It bounds the topics of micro_broker_subscribe_errors_total in the same way.
+// The limit is for all brokers on a registry together. It also limits the topics of
+// micro_broker_subscribe_errors_total, which are counted separately.
 func WithMaxTopics(n int) Option {
 	return func(cfg *config) {
 		if n < 0 {
@@ -70,36 +72,36 @@ func WithMaxTopics(n int) Option {
 	}
 }
 
-// WithTopicLabel maps the topic of a publish to the value of its label, for
-// subjects that are generated: "orders.4711.created" and its thousands of
-// siblings become one series "orders.*.created" rather than "other". An empty
-// result counts under "other". The function runs for every publish, from many
-// goroutines at once. Nil means the topic as it is.
+// WithTopicLabel sets a function that maps the topic of a publish to its label. Use
+// it for generated subjects: "orders.4711.created" and thousands like it can become
+// the one series "orders.*.created", where they would otherwise end up in "other".
+// An empty result is counted under "other". Without a function, or with nil, the
+// label is the topic.
 //
-// Subscriptions need no such mapping: their label is the pattern subscribed to.
+// The function is called for every publish, also concurrently. Subscriptions do not
+// need it: their label is the pattern that was subscribed to.
 func WithTopicLabel(label func(topic string) string) Option {
 	return func(cfg *config) { cfg.topicLabel = label }
 }
 
-// WithDurationBuckets replaces the upper bounds, in seconds and increasing, of
-// the classic buckets of micro_broker_handler_duration_seconds and
-// micro_broker_publish_duration_seconds: to have a bound exactly at the
-// objective that is to be measured (le="0.25"), for handlers that run for
-// hours, or to save series where native histograms are scraped anyway. No
-// bounds at all means the defaults.
+// WithDurationBuckets sets the classic buckets of
+// micro_broker_handler_duration_seconds and micro_broker_publish_duration_seconds.
+// The bounds are upper bounds in seconds, in increasing order. Use it to get a
+// bound exactly at your objective (le="0.25"), to measure handlers that run for
+// hours, or to save series where native histograms are scraped. Without bounds the
+// defaults remain.
 //
-// One registry has one set of buckets: asking for others on a registry that
-// has the metrics already is an error.
+// All hooks on one registry have the same buckets. Different ones for metrics that
+// are registered already are an error.
 func WithDurationBuckets(bounds ...float64) Option {
 	return func(cfg *config) {
 		if len(bounds) == 0 {
 			cfg.buckets = nil
 			return
 		}
-		// A copy: the histograms keep the slice, and the caller keeps theirs.
-		own := append([]float64(nil), bounds...)
+		own := slices.Clone(bounds) // the histograms keep it
 		if math.IsInf(own[len(own)-1], +1) {
-			own = own[:len(own)-1] // always there
+			own = own[:len(own)-1] // every histogram has this bound
 		}
 		for i, b := range own {
 			// The histogram would panic, but only at the first message.

@@ -3,8 +3,8 @@ package tracing
 import (
 	"errors"
 	"fmt"
-	"go/token"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,8 +15,8 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// The attributes that the conventions have no name for. No name is the prefix of
-// another: the conventions forbid a name that is a namespace too.
+// Attributes that the semantic conventions do not define. None of them is the
+// namespace of another, which the conventions forbid.
 const (
 	streamNameKey      = attribute.Key("messaging.nats.stream.name")
 	streamSequenceKey  = attribute.Key("messaging.nats.stream.sequence")
@@ -28,51 +28,53 @@ const (
 	deadLetterTopicKey = attribute.Key("messaging.nats.dead_letter.topic")
 )
 
-// The events on a consumer span, beside the conventions' "exception".
+// Events on a consumer span, in addition to the "exception" of the conventions.
 const (
 	deadLetterEvent = "dead_letter"
 	exhaustedEvent  = "exhausted"
 )
 
-// The conventions list no value for NATS, and ask for the system's name then.
+// systemNATS is the name of the system, as the conventions ask for where they list
+// no value.
 var systemNATS = semconv.MessagingSystemKey.String("nats")
 
-// attributes keeps slices for spans that end: the API copies what it is given.
+// attributes keeps slices for spans that end. A span copies what it is given, so the
+// slices can be used again.
 var attributes = sync.Pool{New: func() any { return new([]attribute.KeyValue) }}
 
-// setAttributes sets attributes that were appended to a slice of the pool, and
-// gives that back.
+// setAttributes sets the attributes of a span. attrs was appended to the slice in
+// buf, which setAttributes returns to the pool.
 func setAttributes(span trace.Span, buf *[]attribute.KeyValue, attrs []attribute.KeyValue) {
 	span.SetAttributes(attrs...)
-	clear(attrs) // let go of the strings
+	clear(attrs) // release the strings
 	*buf = attrs
 	attributes.Put(buf)
 }
 
-// sequence converts a JetStream sequence: attributes have no unsigned numbers.
+// sequence returns a JetStream sequence as an attribute. Attributes have no unsigned
+// integers.
 func sequence(key attribute.Key, n uint64) attribute.KeyValue {
 	return key.Int64(int64(n))
 }
 
-// clean makes text of unknown origin fit for a span. One string that is not
-// UTF-8, and anyone who may publish chooses subjects, message ids and what a
-// handler puts into its errors, makes protobuf refuse the whole batch of spans.
+// clean makes any text valid for a span. Publishers choose subjects and message ids,
+// and handlers choose the texts of errors. One string that is not UTF-8 would make
+// protobuf refuse the whole batch of spans.
 func clean(s string) string {
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
-// text is what an error or a panic value says. Unlike a call of Error it
-// survives an Error method that panics, as that of a nil pointer does.
+// text returns the text of an error or a panic value. It does not panic where a call
+// of Error would, for example on a nil pointer.
 func text(v any) string {
 	return clean(fmt.Sprint(v))
 }
 
-// exception describes what went wrong as the attributes of an exception event.
+// exception returns the attributes of an exception event for err.
 //
-// The event is written by hand and not by Span.RecordError, which the conventions
-// are leaving: what arrives is the same, but RecordError names the type
-// of the broker's own wrapper, takes its stack where the hook runs rather than
-// where the handler panicked, and calls Error unprotected.
+// It replaces Span.RecordError, which would name the type of a wrapper instead of the
+// cause's, record the stack of the hook instead of the handler's, and call Error
+// without protection from a panic.
 func exception(err error) []attribute.KeyValue {
 	p := panicError(err)
 	if p == nil {
@@ -92,8 +94,8 @@ func exception(err error) []attribute.KeyValue {
 	}
 }
 
-// panicError returns the panic of the handler, or nil if it returned an error. Like
-// text it survives the methods of that.
+// panicError returns the panic of the handler, or nil if the handler returned an
+// error. Methods of that error may panic.
 func panicError(err error) (p *jsbroker.PanicError) {
 	defer func() {
 		if recover() != nil {
@@ -104,7 +106,7 @@ func panicError(err error) (p *jsbroker.PanicError) {
 	return p
 }
 
-// errorType is the error.type of what a handler did.
+// errorType returns the error.type of a failed handler.
 func errorType(err error) attribute.KeyValue {
 	switch p := panicError(err); {
 	case p == nil:
@@ -115,8 +117,8 @@ func errorType(err error) attribute.KeyValue {
 	return semconv.ErrorTypeKey.String("panic")
 }
 
-// reasonType is the error.type of what the broker did: its closed set of
-// reasons tells more than a Go type.
+// reasonType returns the error.type of a failure of the broker. It is the broker's
+// reason, which tells more than a Go type and comes from a closed set.
 func reasonType(reason string, err error) attribute.KeyValue {
 	if reason == "" {
 		reason = jsbroker.Reason(err)
@@ -124,10 +126,9 @@ func reasonType(reason string, err error) attribute.KeyValue {
 	return semconv.ErrorTypeKey.String(reason)
 }
 
-// typeName is the conventions' name for the type of an error, or of what was
-// passed to panic. It looks through the wrappers with which a handler tells the
-// broker what to do: what it wrapped is the error. Like text it survives the methods
-// of that.
+// typeName returns the conventions' name for the type of an error or of a panic
+// value. Of a decision it is the type of the cause, if there is one. Methods of the
+// error may panic.
 func typeName(v any) (name string) {
 	defer func() {
 		if recover() != nil {
@@ -138,7 +139,7 @@ func typeName(v any) (name string) {
 	if !ok {
 		return fmt.Sprintf("%T", v)
 	}
-	for isDecision(err) {
+	for slices.Contains(decisions, reflect.TypeOf(err)) {
 		cause := errors.Unwrap(err)
 		if cause == nil {
 			break
@@ -148,14 +149,9 @@ func typeName(v any) (name string) {
 	return clean(semconv.ErrorType(err).Value.AsString())
 }
 
-var brokerPackage = reflect.TypeFor[jsbroker.PublishError]().PkgPath()
-
-// isDecision reports whether err is one of the broker's own wrappers, which are
-// not exported.
-func isDecision(err error) bool {
-	t := reflect.TypeOf(err)
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t.PkgPath() == brokerPackage && !token.IsExported(t.Name())
+// decisions are the types of the errors with which a handler tells the broker what
+// to do with the message. They say nothing about what went wrong.
+var decisions = []reflect.Type{
+	reflect.TypeOf(jsbroker.Discard(nil)),
+	reflect.TypeOf(jsbroker.RetryAfter(0, nil)),
 }

@@ -1,5 +1,7 @@
-// Package tracing follows messages with OpenTelemetry: one trace from the
-// publisher through every service that handles the event.
+// Package tracing traces messages with OpenTelemetry: one trace follows an event from
+// its publisher through every service that handles it.
+//
+// Install it with [jsbroker.WithHooks]:
 //
 //	otel.SetTracerProvider(provider)
 //	otel.SetTextMapPropagator(propagation.NewCompositeTextMapPropagator(
@@ -7,35 +9,35 @@
 //
 //	broker := jsbroker.NewBroker(jsbroker.WithHooks(tracing.New()))
 //
-// Mind the second line. OpenTelemetry's global propagator does nothing until it
-// is set: spans are made, but no header carries them on, and every service has
-// traces of its own. The first message that this happens to is reported through
-// otel.Handle; see [WithPropagator].
+// Do not forget the propagator. OpenTelemetry's global propagator does nothing until
+// it is set: spans are made, but the headers do not carry their context, and every
+// service has traces of its own. The hooks report this once, through otel.Handle; see
+// [WithPropagator].
 //
 // # Spans
 //
-// The names follow the semantic conventions for messaging, version 1.43.0, which
-// are still in development.
+// Names and attributes follow the semantic conventions for messaging, version 1.43.0,
+// which are still in development.
 //
 //	span             kind      starts                   ends                     parent
 //	publish <topic>  PRODUCER  Publish is called        the outcome is known     the span in broker.PublishContext, else the headers', else none
 //	process <topic>  CONSUMER  before the handler runs  the message is settled   the headers', else none
 //
-// The topic of a process span is the one subscribed to: a wildcard subscription
-// names its spans by the pattern. The order of one message's life:
+// The topic of a process span is the topic subscribed to: a wildcard subscription
+// names its spans by the pattern. This is what happens to the spans of one message, in
+// this order:
 //
-//	order  hook          operation                              state
-//	1      PublishStart  start the publish span                 its context is in the header
-//	2      Published     status, where it was stored, end       the stream has it, or the publish failed
-//	3      HandleStart   start the process span                 its context is in the header and in jsbroker.EventContext
-//	4      Panicked      event exception with the stack         if the handler panicked
-//	5      DeadLettered  event dead_letter                      if it goes to the dead-letter topic
-//	6      Exhausted     event exhausted                        if there will be no further delivery
-//	7      Handled       status, exception, result, end         acked, nakked, terminated or left
+//	order  hook          what happens                           state
+//	1      PublishStart  the publish span starts                its context is now in the header
+//	2      Published     status and attributes; the span ends   the stream has the message, or the publish failed
+//	3      HandleStart   the process span starts                its context is now in the header and in jsbroker.EventContext
+//	4      Panicked      event exception with the stack         the handler panicked
+//	5      DeadLettered  event dead_letter                      the message goes to the dead-letter topic
+//	6      Exhausted     event exhausted                        there will be no further delivery
+//	7      Handled       status and attributes; the span ends   the message is acked, nakked, terminated or left unsettled
 //
-// A redelivery is a second process span with the same parent. Messages that were
-// fetched and then given back or skipped have been seen by no handler and have no
-// process span.
+// Each redelivery has a process span of its own with the same parent. A message that
+// was fetched but skipped or given back has none, because no handler has seen it.
 //
 // # Attributes
 //
@@ -50,21 +52,21 @@
 //	messaging.message.body.size            always   always    bytes of the body
 //	messaging.nats.stream.name             success  always    the stream
 //	messaging.nats.stream.sequence         success  always    the position in the stream
-//	messaging.nats.consumer.name           -        always    the JetStream consumer; a durable if there is a queue
-//	messaging.nats.message.duplicate       success  -         the stream had the message id already and stored nothing
+//	messaging.nats.consumer.name           -        always    the JetStream consumer; durable if there is a queue
+//	messaging.nats.message.duplicate       success  -         true if the stream had the message id already and stored nothing
 //	messaging.nats.message.delivery_count  -        always    1 for the first delivery
 //	messaging.nats.result                  -        always    ack, nak, term or none
-//	messaging.nats.redelivery.delay        -        nak       seconds; 0 is at once
+//	messaging.nats.redelivery.delay        -        nak       seconds asked for with the nak; 0 is at once
 //	server.address                         known    known     the host of the NATS server
-//	server.port                            known    known     its port
-//	error.type                             error    error     see below
+//	server.port                            known    known     the port of the NATS server
+//	error.type                             error    error     see Status
 //
-// The message's own attributes are set after the start, on recorded spans only. A
-// sampler sees the name, the kind and what all messages of a topic or a
-// subscription share.
+// A sampler sees the name and kind of the span, and the attributes that all messages
+// of a topic or subscription share. The other attributes are set when the span ends,
+// on recording spans only.
 //
-// The server is the one that the broker is connected to, or was last. Where several
-// brokers share the hooks, it is known while they are on the same one.
+// The server is the one that the broker is connected to, or was connected to last. If
+// several brokers share the hooks, it is known only while they are on the same server.
 //
 // # Events
 //
@@ -79,32 +81,36 @@
 //
 // # Status
 //
-// The status stays unset on success, as the conventions ask, and is Error, with an
-// error.type and an exception event, when
+// The status stays unset on success, as the conventions ask. A duplicate is a success.
+// A failure sets the status to Error and adds an error.type and an exception event:
 //
-//   - a publish failed: error.type is [jsbroker.Reason] of the error. A duplicate
-//     is a success;
-//   - the handler returned an error, one made by Discard included: error.type
-//     is its Go type, or what its ErrorType method says;
-//   - the handler panicked or called runtime.Goexit: error.type is panic or goexit;
-//   - the handler succeeded, but the acknowledgement could not be sent, so that
-//     the message comes again: error.type is the [jsbroker.Reason].
+//   - The publish failed: error.type is the [jsbroker.Reason] of the error.
+//   - The handler returned an error, also one made with Discard or RetryAfter:
+//     error.type is the Go type of the cause, or the result of its ErrorType method.
+//   - The handler panicked or called runtime.Goexit: error.type is panic or goexit.
+//   - The handler succeeded, but its acknowledgement could not be sent, so that the
+//     message will be delivered again: error.type is the [jsbroker.Reason].
 //
 // # Headers
 //
-// Trace headers are read in any case and written once, in lower case; see
-// [HeaderCarrier] for two spellings side by side. The span's context replaces what
-// the header had. Baggage in the header travels on; baggage in the context of a
-// publish takes its place.
+// Trace headers are read in any case and written once, in lower case. [HeaderCarrier]
+// does the same for your own code. The context of the span replaces the old trace
+// headers. Baggage in the header is kept, unless the context of the publish has
+// baggage.
 //
-// A handler that publishes should pass on its context, so that the new message
-// becomes a child of the handling:
+// A handler that publishes should pass on its context, so that the new message becomes
+// a child of the process span:
 //
 //	err := b.Publish(topic, msg, broker.PublishContext(jsbroker.EventContext(event)))
 //
-// Without it, the headers decide: a handler that copies the map it was given stays
-// in the trace, too, because HandleStart put the process span there.
+// Without that, the headers decide. A handler that copies the header of its message
+// also stays in the trace, because that header has the process span.
 //
-// The context of a subscription, broker.SubscribeContext, gives its messages
-// neither a parent nor baggage.
+// # Limits
+//
+// The context of a subscription, broker.SubscribeContext, gives its messages neither a
+// parent nor baggage.
+//
+// A trace does not end while a message waits in its stream. For messages that wait
+// long or have many subscribers, see [WithLinks].
 package tracing

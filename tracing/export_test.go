@@ -6,17 +6,17 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// Carrier is what propagators get for a header of which they have announced names.
-func Carrier(header map[string]string, names ...string) (c propagation.TextMapCarrier, release func()) {
-	f := fieldsOf(header, names)
-	return f, f.release
+// Carrier returns what a propagator gets for a header, and how to release it.
+func Carrier(p propagation.TextMapPropagator, header map[string]string) (c propagation.TextMapCarrier, release func()) {
+	own := newCarrier(header, headerNames(p))
+	return own, own.release
 }
 
-// Replace lets a propagator write its names anew.
+// Replace lets a propagator write its headers anew.
 func Replace(ctx context.Context, p propagation.TextMapPropagator, header map[string]string) {
-	f := fieldsOf(header, p.Fields())
-	defer f.release()
-	f.replace(ctx, p)
+	c := newCarrier(header, headerNames(p))
+	defer c.release()
+	c.replace(ctx, p)
 }
 
 // MaxCachedTopics is the bound of a PublishCache.

@@ -3,6 +3,7 @@ package tracing
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
@@ -11,13 +12,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// ScopeName is the instrumentation scope of all spans: for span processors and
-// tests to tell them from others by.
+// ScopeName is the name of the instrumentation scope of all spans. Span processors
+// and tests can select spans by it.
 const ScopeName = "go-micro-jetstream/tracing"
 
-// tracerSource gives the tracer of an explicit provider, or of the global one as
-// it is now: asking a provider for a tracer takes locks and memory, so it is
-// asked again only when the global is another one.
+// tracerSource returns the tracer of an explicit provider, or of the provider that
+// is global at that moment. It caches the tracer until the global provider changes,
+// because Provider.Tracer takes a lock and allocates.
 type tracerSource struct {
 	explicit trace.Tracer
 	cached   atomic.Pointer[cachedTracer]
@@ -53,14 +54,15 @@ func (s *tracerSource) get() trace.Tracer {
 	return t
 }
 
-// propagatorSource is the same for the propagator and the header names that it
-// writes, which a composite propagator makes up anew at each call.
+// propagatorSource does the same for the propagator. It also caches the names of the
+// propagator's headers, because a composite propagator builds that list in each
+// call.
 type propagatorSource struct {
 	explicit propagation.TextMapPropagator
 	cached   atomic.Pointer[fieldPropagator]
 }
 
-// fieldPropagator is a propagator and the names that it may read and write.
+// fieldPropagator is a propagator with the names of its headers, in lower case.
 type fieldPropagator struct {
 	propagation.TextMapPropagator
 	fields []string
@@ -74,35 +76,46 @@ func (s *propagatorSource) get() fieldPropagator {
 	if c := s.cached.Load(); c != nil && (s.explicit != nil || same(c.TextMapPropagator, p)) {
 		return *c
 	}
-	c := fieldPropagator{p, withB3(p.Fields())}
-	// No fields is no answer to keep: the global propagator has none until it
-	// is told which one to stand for, and remains the same value.
+	c := fieldPropagator{p, headerNames(p)}
+	// An empty list is not cached. The global propagator returns one until it has a
+	// delegate, and then it is still the same value.
 	if len(c.fields) > 0 {
 		s.cached.Store(&fieldPropagator{c.TextMapPropagator, c.fields})
 	}
 	return c
 }
 
-// b3 are the names of one context in its two forms,
+// b3 are the headers of B3 in both formats, one header and several:
 // https://github.com/openzipkin/b3-propagation.
 var b3 = []string{"b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"}
 
-// withB3 adds the other names if there is one of B3. Its propagators read both
-// forms, but announce only the one that they write: the other would stay behind,
-// from the context before, and be read first.
-func withB3(fields []string) []string {
-	known := func(name string) bool {
-		return slices.ContainsFunc(fields, func(field string) bool { return sameName(field, name) })
+// headerNames returns the names of the headers that p reads and writes, in lower
+// case.
+//
+// B3 propagators read both formats but announce only the one that they write. So if
+// p announces one name of B3, all of them are included. A header that is not
+// replaced would keep the previous context, and the next service may read it first.
+func headerNames(p propagation.TextMapPropagator) []string {
+	var names []string
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
-	if !slices.ContainsFunc(b3, known) {
-		return fields
+	for _, field := range p.Fields() {
+		add(strings.ToLower(field))
 	}
-	return append(slices.Clip(fields), slices.DeleteFunc(slices.Clone(b3), known)...)
+	if slices.ContainsFunc(b3, func(name string) bool { return slices.Contains(names, name) }) {
+		for _, name := range b3 {
+			add(name)
+		}
+	}
+	return names
 }
 
-// same reports whether two values are one and the same. The composite propagator
-// is a slice, on which == panics; its array tells it from another, as long as
-// the cache keeps that one alive.
+// same reports whether a and b are one value. It works for composite propagators,
+// which are slices: == panics on them, but two of them are the same if they share
+// their array. The cache keeps that array alive, so its address is not reused.
 func same(a, b any) (same bool) {
 	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
 	switch {
@@ -113,8 +126,8 @@ func same(a, b any) (same bool) {
 	case !va.Type().Comparable():
 		return false
 	}
-	// An interface inside may hold what == panics on, too. reflect's
-	// Value.Comparable tells beforehand, but costs allocations.
+	// An interface inside the value may hold something on which == panics.
+	// reflect.Value.Comparable would tell, but it allocates.
 	defer func() { _ = recover() }()
 	return a == b
 }

@@ -2,12 +2,10 @@ package tracing_test
 
 import (
 	"context"
-	"io"
 	"maps"
 	"testing"
 
 	"go-micro.dev/v5/client"
-	"go-micro.dev/v5/logger"
 	"go-micro.dev/v5/metadata"
 	"go-micro.dev/v5/registry"
 	"go-micro.dev/v5/server"
@@ -16,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // go-micro's server makes metadata of the delivered header, its OpenTelemetry
@@ -74,7 +73,7 @@ func TestGoMicroService(t *testing.T) {
 	otel.SetTextMapPropagator(w3c)
 	url := startServer(t)
 	s := newService(t, url)
-	quiet := logger.NewLogger(logger.WithOutput(io.Discard))
+	quiet := natstest.Quiet()
 	r := registry.NewMemoryRegistry()
 	srv := server.NewRPCServer(
 		server.Name("shop"), server.Address("127.0.0.1:0"), server.Broker(s.Broker), server.Registry(r), server.WithLogger(quiet),

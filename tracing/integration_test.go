@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"slices"
@@ -15,25 +14,18 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
-	"go-micro.dev/v5/logger"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/tracing"
 )
 
-// patience bounds every wait of these tests; none of them comes near it.
-const patience = 30 * time.Second
-
-// startServer runs a nats-server with JetStream for one test.
+// startServer runs a nats-server for one test.
 func startServer(t *testing.T) string {
 	t.Helper()
-	s, err := natsserver.Start()
-	noErr(t, err)
-	t.Cleanup(s.Stop)
-	return s.URL()
+	return natstest.Start(t).ClientURL()
 }
 
 // ended hands over spans as they end.
@@ -43,17 +35,6 @@ func (ended) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 func (c ended) OnEnd(s sdktrace.ReadOnlySpan)                 { c <- s }
 func (ended) Shutdown(context.Context) error                  { return nil }
 func (ended) ForceFlush(context.Context) error                { return nil }
-
-func receive[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatal("nothing came")
-	}
-	panic("unreachable")
-}
 
 // service is a broker with a provider of its own, as one process has.
 type service struct {
@@ -79,8 +60,7 @@ func newService(t *testing.T, url string, opts ...broker.Option) *service {
 
 func newBroker(t *testing.T, url string, opts ...broker.Option) broker.Broker {
 	t.Helper()
-	quiet := logger.NewLogger(logger.WithOutput(io.Discard))
-	b := jsbroker.NewBroker(append([]broker.Option{broker.Addrs(url), broker.Logger(quiet)}, opts...)...)
+	b := jsbroker.NewBroker(append([]broker.Option{broker.Addrs(url), broker.Logger(natstest.Quiet())}, opts...)...)
 	noErr(t, b.Connect())
 	return b
 }
@@ -96,7 +76,7 @@ func (s *service) next(t *testing.T, name string) sdktrace.ReadOnlySpan {
 		}
 	}
 	for {
-		span := receive(t, s.ended)
+		span := natstest.Receive(t, s.ended)
 		if span.Name() == name {
 			return span
 		}
@@ -108,16 +88,6 @@ func (s *service) subscribe(t *testing.T, topic string, h broker.Handler, opts .
 	t.Helper()
 	_, err := s.Subscribe(topic, h, append([]broker.SubscribeOption{broker.Queue("workers")}, opts...)...)
 	noErr(t, err)
-}
-
-func dial(t *testing.T, url string) (*nats.Conn, jetstream.JetStream) {
-	t.Helper()
-	nc, err := nats.Connect(url)
-	noErr(t, err)
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	noErr(t, err)
-	return nc, js
 }
 
 func message(header map[string]string) *broker.Message {
@@ -180,7 +150,7 @@ func TestForeignPublisher(t *testing.T) {
 	url := startServer(t)
 	s := newService(t, url)
 	s.subscribe(t, "orders.created", func(broker.Event) error { return nil })
-	_, js := dial(t, url)
+	_, js := natstest.Connect(t, url)
 
 	_, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "orders.created", Header: nats.Header{"traceparent": {upstream}}, Data: []byte("x")})
 	noErr(t, err)
@@ -200,7 +170,7 @@ func TestWire(t *testing.T) {
 	t.Parallel()
 	url := startServer(t)
 	s := newService(t, url)
-	_, js := dial(t, url)
+	_, js := natstest.Connect(t, url)
 	for _, given := range []map[string]string{
 		nil,
 		{"traceparent": upstream},
@@ -367,7 +337,7 @@ func TestSubscribeContextIsNoParent(t *testing.T) {
 	ctx, startup := s.provider.Tracer("test").Start(context.Background(), "startup")
 	defer startup.End()
 	s.subscribe(t, "orders.created", func(broker.Event) error { return nil }, broker.SubscribeContext(ctx))
-	_, js := dial(t, url)
+	_, js := natstest.Connect(t, url)
 	seen := map[trace.TraceID]bool{startup.SpanContext().TraceID(): true}
 	for range 3 {
 		_, err := js.Publish(t.Context(), "orders.created", []byte("x"))

@@ -18,14 +18,15 @@ const (
 	processName = "process"
 )
 
-// operation is what all spans of one kind to one destination have in common. It
-// is worked out once, and holds what a sampler may want to decide by: the
-// conventions list these attributes. All others are set at once when the span
-// ends, so that the SDK copies them once, and not at all for a span that is not
-// sampled.
+// operation is what all spans of one kind for one destination have in common. It is
+// built once.
+//
+// Its options have only the attributes that the conventions list for sampling
+// decisions. All others are set together when the span ends: the SDK then copies
+// them once, and not at all for a span that is not sampled.
 type operation struct {
 	name string
-	opts []trace.SpanStartOption // full to its capacity: an append copies it
+	opts []trace.SpanStartOption // no spare capacity, so an append copies it
 }
 
 func newOperation(name string, kind trace.SpanKind, attrs ...attribute.KeyValue) operation {
@@ -33,7 +34,7 @@ func newOperation(name string, kind trace.SpanKind, attrs ...attribute.KeyValue)
 		name: name,
 		opts: slices.Clip([]trace.SpanStartOption{
 			trace.WithSpanKind(kind),
-			trace.WithAttributes(attrs...), // one option: each costs an allocation per span
+			trace.WithAttributes(attrs...), // a single option, because each allocates once per span
 		}),
 	}
 }
@@ -54,7 +55,7 @@ type processOperation struct {
 	operation
 	of       jsbroker.Subscription
 	wildcard bool
-	further  []attribute.KeyValue // what no sampler decides by, for the end of the span
+	further  []attribute.KeyValue // not for sampling; set when the span ends
 }
 
 func newProcessOperation(s jsbroker.Subscription) *processOperation {
@@ -83,8 +84,8 @@ func newProcessOperation(s jsbroker.Subscription) *processOperation {
 	}
 }
 
-// isWildcard reports whether a token of the topic is one. An asterisk inside a
-// token is an ordinary letter to NATS.
+// isWildcard reports whether the topic has a wildcard. A wildcard is a whole token:
+// NATS takes an asterisk inside a token literally.
 func isWildcard(topic string) bool {
 	for token := range strings.SplitSeq(topic, ".") {
 		if token == "*" || token == ">" {
@@ -94,16 +95,17 @@ func isWildcard(topic string) bool {
 	return false
 }
 
+// The limits of a publishCache.
 const (
 	maxCachedTopics = 1024
-	maxCachedLength = 256
+	maxCachedLength = 256 // bytes of one topic
 )
 
-// publishCache holds the operations of the topics that are published to. Topics
-// can be made up by whoever calls the service, so it is bounded: when it is
-// full it starts afresh, which keeps the topics in use in it.
+// publishCache keeps the operations of published topics. It is bounded, because
+// callers of the service may make up topics. When it is full it starts again empty,
+// and the topics in use soon return to it.
 //
-// The zero value is ready; all methods are safe for concurrent use.
+// The zero value is ready. All methods are safe for concurrent use.
 type publishCache struct {
 	generation atomic.Pointer[generation]
 }
@@ -113,6 +115,7 @@ type generation struct {
 	size       atomic.Int64
 }
 
+// get returns the operation of a topic.
 func (c *publishCache) get(topic string) *operation {
 	if len(topic) > maxCachedLength {
 		return newPublishOperation(topic)
@@ -131,8 +134,8 @@ func (c *publishCache) get(topic string) *operation {
 			g = c.generation.Load()
 		}
 	}
-	// The caller's string may be part of a far larger one, which must not be
-	// kept alive.
+	// A copy, because the caller's string may be a part of a much larger one and
+	// would keep it in memory.
 	key := strings.Clone(topic)
 	op, loaded := g.operations.LoadOrStore(key, newPublishOperation(key))
 	if !loaded {

@@ -11,14 +11,14 @@ import (
 type Option func(*config)
 
 type config struct {
-	provider   trace.TracerProvider          // nil: the global one
-	propagator propagation.TextMapPropagator // nil: the global one
+	provider   trace.TracerProvider          // nil for the global one
+	propagator propagation.TextMapPropagator // nil for the global one
 	links      bool
 }
 
-// WithTracerProvider sets the provider of the tracer. The default, also for
-// nil, is the global provider at the time of each message, so that
-// otel.SetTracerProvider works before and after [New].
+// WithTracerProvider sets the tracer provider. The default, also for nil, is the
+// global one. The hooks look it up for each message, so otel.SetTracerProvider may
+// be called before or after [New].
 func WithTracerProvider(tp trace.TracerProvider) Option {
 	return func(c *config) {
 		c.provider = nil
@@ -28,13 +28,14 @@ func WithTracerProvider(tp trace.TracerProvider) Option {
 	}
 }
 
-// WithPropagator sets what writes the trace context into headers and reads it
-// from there. The default, also for nil, is the global propagator at the time of
-// each message, so that otel.SetTextMapPropagator works before and after [New].
+// WithPropagator sets the propagator, which writes the trace context into headers
+// and reads it from them. The default, also for nil, is the global one. The hooks
+// look it up for each message, so otel.SetTextMapPropagator may be called before or
+// after [New].
 //
-// OpenTelemetry's global propagator does nothing until it is set: traces then
-// end at the service's border. The first message that this happens to is reported
-// through otel.Handle. To propagate nothing on purpose, and without the report, pass
+// OpenTelemetry's global propagator does nothing until it is set, and traces then
+// end at the border of the service. The hooks report this once, through otel.Handle.
+// To propagate nothing on purpose and without the report, pass
 // propagation.NewCompositeTextMapPropagator().
 func WithPropagator(p propagation.TextMapPropagator) Option {
 	return func(c *config) {
@@ -45,18 +46,18 @@ func WithPropagator(p propagation.TextMapPropagator) Option {
 	}
 }
 
-// WithLinks starts a trace of its own for every handled message, linked to the
-// span that published it. By default the consumer span is a child of the
-// publisher's, so that one trace follows an event through every service.
+// WithLinks starts a new trace for every handled message, with a link to the span
+// that published it. By default the consumer span is a child of that span, so that
+// one trace follows an event through every service.
 //
-// Links suit messages that wait for hours or fan out widely: backends and tail
-// samplers expect a trace to end soon and to stay small.
+// Use links for messages that wait for hours or have many subscribers. Backends and
+// tail samplers expect a trace to end soon and to stay small.
 func WithLinks() Option {
 	return func(c *config) { c.links = true }
 }
 
-// isNil also finds the nil pointer in an interface: a provider that failed to
-// build, passed on unchecked.
+// isNil reports whether v is nil or a nil pointer. A nil pointer comes from a
+// provider that could not be built, if nobody checked the error.
 func isNil(v any) bool {
 	if v == nil {
 		return true

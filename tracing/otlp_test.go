@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/tracing"
 )
 
@@ -74,7 +75,7 @@ func TestOTLP(t *testing.T) {
 	back := new(backend)
 	srv := httptest.NewServer(back)
 	defer srv.Close()
-	exporter, err := otlptracehttp.New(t.Context(), otlptracehttp.WithEndpointURL(srv.URL), otlptracehttp.WithTimeout(patience))
+	exporter, err := otlptracehttp.New(t.Context(), otlptracehttp.WithEndpointURL(srv.URL), otlptracehttp.WithTimeout(natstest.Patience))
 	noErr(t, err)
 	spans := make(ended, 100)
 	tp := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithSpanProcessor(spans))
@@ -89,7 +90,7 @@ func TestOTLP(t *testing.T) {
 	noErr(t, err)
 	noErr(t, b.Publish("orders.created", message(map[string]string{"traceparent": upstream}), jsbroker.MessageID("m1")))
 	for range 3 {
-		receive(t, spans)
+		natstest.Receive(t, spans)
 	}
 	noErr(t, b.Disconnect())
 	noErr(t, tp.ForceFlush(t.Context()))

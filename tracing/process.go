@@ -12,16 +12,15 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// subscriptionStart makes the place for what all messages of the subscription
-// share.
+// subscriptionStart keeps the operation of the subscription in its context, for all
+// its messages.
 func (i *instance) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
 	s := &scope{Context: ctx, owner: i, stage: subscribed}
 	s.process.Store(newProcessOperation(e.Subscription))
 	return s
 }
 
-// processOperation returns the operation of the subscription that ctx belongs
-// to.
+// processOperation returns the operation of the subscription that ctx belongs to.
 func (i *instance) processOperation(ctx context.Context, of jsbroker.Subscription) *processOperation {
 	s := i.scopeOf(ctx, subscribed)
 	if s == nil {
@@ -29,7 +28,7 @@ func (i *instance) processOperation(ctx context.Context, of jsbroker.Subscriptio
 	}
 	op := s.process.Load()
 	if op.of != of {
-		// The consumer was lost and made again under another name.
+		// The consumer was lost and created again, under another name.
 		op = newProcessOperation(of)
 		s.process.Store(op)
 	}
@@ -38,7 +37,7 @@ func (i *instance) processOperation(ctx context.Context, of jsbroker.Subscriptio
 
 func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) context.Context {
 	p := i.propagator.get()
-	header := fieldsOf(e.Header, p.fields)
+	header := newCarrier(e.Header, p.fields)
 	defer header.release()
 	op := i.processOperation(ctx, e.Subscription)
 	ctx = p.Extract(detached(ctx), header)
@@ -52,16 +51,16 @@ func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) cont
 	ctx, span := i.tracer.get().Start(ctx, op.name, opts...)
 	i.inject(ctx, p, header)
 	if !span.IsRecording() {
-		return ctx // there is nothing to add to it, and its End does nothing
+		return ctx // its attributes and its End do nothing
 	}
 	s := &scope{Context: ctx, owner: i, stage: handling, span: span}
 	s.process.Store(op)
 	return s
 }
 
-// detached returns ctx without a span and without baggage. What the
-// subscription began with, say the trace of the service's start, is not where its
-// messages come from: it would be the parent of all of them, for ever.
+// detached returns ctx without its span and baggage. They are those of the
+// subscription, such as the span of the service's start, and would become the parent
+// of every message.
 func detached(ctx context.Context) context.Context {
 	if trace.SpanContextFromContext(ctx).IsValid() {
 		ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{})
@@ -72,8 +71,8 @@ func detached(ctx context.Context) context.Context {
 	return ctx
 }
 
-// panicked records the panic at once: what follows, the dead letter for one, is
-// its consequence and stands after it.
+// panicked records the panic at once, so that it precedes its consequences, such as
+// the dead letter.
 func (i *instance) panicked(ctx context.Context, e jsbroker.Panicked) {
 	if s := i.scopeOf(ctx, handling); s != nil && s.span.IsRecording() && e.Err != nil {
 		record(s.span, e.Err)
@@ -105,7 +104,7 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 		return
 	}
 	defer s.span.End()
-	if !s.span.IsRecording() { // the handler has ended it
+	if !s.span.IsRecording() { // the handler has ended the span
 		return
 	}
 	op := s.process.Load()
@@ -132,8 +131,8 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 		attrs = append(attrs, errorType(e.Err))
 		s.span.SetStatus(codes.Error, text(e.Err))
 	case e.SettleErr != nil:
-		// The handler did its work, but the message comes again: whoever
-		// looks for the reason finds it here.
+		// The handler succeeded, but the message will be delivered again. This is the
+		// reason.
 		attrs = append(attrs, reasonType("", e.SettleErr))
 		s.span.SetStatus(codes.Error, "settle: "+text(e.SettleErr))
 	}

@@ -14,25 +14,26 @@ import (
 
 func (i *instance) publishStart(ctx context.Context, e jsbroker.PublishStart) context.Context {
 	p := i.propagator.get()
-	header := fieldsOf(e.Header, p.fields)
+	header := newCarrier(e.Header, p.fields)
 	defer header.release()
 	op := i.publishes.get(e.Topic)
 	ctx, span := i.tracer.get().Start(publishParent(ctx, p, header), op.name, op.opts...)
 	i.inject(ctx, p, header)
-	// There is nothing to add to one that does not record, and its End does nothing.
-	// But it must not be taken for that of a publish whose hook publishes this.
+	// A span that does not record needs no scope: its attributes and its End do
+	// nothing. But a publish that a hook makes inside another publish needs one in any
+	// case, or else published would find the outer scope and end its span.
 	if !span.IsRecording() && i.scopeOf(ctx, publishing) == nil {
 		return ctx
 	}
 	return &scope{Context: ctx, owner: i, stage: publishing, span: span}
 }
 
-// publishParent returns the context whose span is to be the parent: the span in
-// ctx, else the one in the header, else none.
+// publishParent returns a context with the parent span: the span in ctx, else the one
+// in the header, else none.
 //
-// What else the header says is kept unless ctx says something itself: baggage
-// that only the header knows travels on under a parent from ctx.
-func publishParent(ctx context.Context, p fieldPropagator, header *fields) context.Context {
+// Baggage follows the same order by itself: baggage in the header is kept, also with a
+// parent from ctx, unless ctx has baggage.
+func publishParent(ctx context.Context, p fieldPropagator, header *carrier) context.Context {
 	parent := p.Extract(ctx, header)
 	span := trace.SpanFromContext(ctx)
 	if sc := span.SpanContext(); sc.IsValid() && !sc.Equal(trace.SpanContextFromContext(parent)) {

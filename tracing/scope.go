@@ -16,22 +16,24 @@ const (
 	handling
 )
 
-// scope is the context of one operation and what its later hooks need to know.
-// It is found under the instance that made it: the span in the context may be
-// anybody's by then, a second instance's or one that the handler's middleware
-// started, and only our own is ours to end.
+// scope is the context of one operation, with what the later hooks of the operation
+// need. They find it by the instance that made it. The span in their context would
+// not do: it may belong to another instance or to the handler's middleware, and the
+// hooks must end only their own.
 //
-// It is a context itself, rather than a value in one, to save two allocations
-// for every message.
+// scope is itself a context, rather than a value in one, which saves two allocations
+// per message.
 type scope struct {
 	context.Context
 	owner *instance
 	stage stage
 	span  trace.Span // nil while subscribed
 
-	panicked bool // the exception is recorded already; handling only
-
-	process atomic.Pointer[processOperation] // not while publishing
+	// panicked says that the exception of the handler has been recorded. The
+	// handler's goroutine owns it.
+	panicked bool
+	// process is the operation of the subscription. It is nil while publishing.
+	process atomic.Pointer[processOperation]
 }
 
 // Value returns the scope itself for its owner.
@@ -42,9 +44,9 @@ func (s *scope) Value(key any) any {
 	return s.Context.Value(key)
 }
 
-// scopeOf returns the innermost scope of this instance if it is at the stage
-// asked for. Looking further would find the wrong one: a handler's context may
-// be what another subscription, or a publish, began with.
+// scopeOf returns the innermost scope of the instance in ctx, or nil if that one is
+// at another stage. A scope further out belongs to another operation: a handler may
+// subscribe or publish with its own context.
 func (i *instance) scopeOf(ctx context.Context, at stage) *scope {
 	if s, ok := ctx.Value(i).(*scope); ok && s.stage == at {
 		return s

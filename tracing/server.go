@@ -15,15 +15,15 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// servers knows where the brokers that the hooks serve are connected, or were last.
-// The events of messages do not say whose they are: the address is told while all are
-// on one server, and a wrong one never.
+// servers knows the server that each broker of the hooks is connected to, or was
+// connected to last. The events of a message do not say which broker they come from.
+// So the address is known only while all brokers are on one server.
 //
-// The zero value is ready; all methods are safe for concurrent use.
+// The zero value is ready. All methods are safe for concurrent use.
 type servers struct {
 	mu     sync.Mutex
-	urls   map[string]string // by BrokerID
-	common atomic.Pointer[[]attribute.KeyValue]
+	urls   map[string]string                    // by BrokerID
+	common atomic.Pointer[[]attribute.KeyValue] // of the one server, or nil
 }
 
 func (s *servers) connectionChanged(_ context.Context, e jsbroker.ConnectionChanged) {
@@ -38,12 +38,12 @@ func (s *servers) connectionChanged(_ context.Context, e jsbroker.ConnectionChan
 	case jsbroker.StateClosed:
 		delete(s.urls, e.BrokerID)
 	default:
-		return // what is lost was on its way to that server
+		return // the last server stays: messages under way were sent to it
 	}
 	s.common.Store(commonAddress(s.urls))
 }
 
-// attributes returns what an event's span says of its server, if that is known.
+// attributes returns the attributes of the server, or nil if it is not known.
 func (s *servers) attributes() []attribute.KeyValue {
 	if attrs := s.common.Load(); attrs != nil {
 		return *attrs
@@ -51,7 +51,8 @@ func (s *servers) attributes() []attribute.KeyValue {
 	return nil
 }
 
-// commonAddress returns the attributes of the one server in urls, or nil.
+// commonAddress returns the attributes of the server if all urls are the same, else
+// nil.
 func commonAddress(urls map[string]string) *[]attribute.KeyValue {
 	distinct := slices.Compact(slices.Sorted(maps.Values(urls)))
 	if len(distinct) != 1 {

@@ -2,15 +2,12 @@ package tracing_test
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
-	"go-micro.dev/v5/logger"
 	"go-micro.dev/v5/metadata"
 	"go-micro.dev/v5/registry"
 	"go-micro.dev/v5/server"
@@ -20,6 +17,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/tracing"
 )
 
@@ -52,7 +50,7 @@ func (p *party) publish(ctx context.Context, topic string) error {
 
 func newParty(t *testing.T, name, url string, reg registry.Registry, tp *sdktrace.TracerProvider, with instruments) *party {
 	t.Helper()
-	quiet := logger.NewLogger(logger.WithOutput(io.Discard))
+	quiet := natstest.Quiet()
 	opts := []broker.Option{broker.Addrs(url), broker.Logger(quiet)}
 	if with.hooks {
 		opts = append(opts, jsbroker.WithHooks(tracing.New(tracing.WithTracerProvider(tp))))
@@ -76,21 +74,6 @@ func newParty(t *testing.T, name, url string, reg registry.Registry, tp *sdktrac
 	}
 	p.server = server.NewRPCServer(serverOpts...)
 	return p
-}
-
-// listen returns the messages of these subjects as they travel.
-func listen(t *testing.T, url string, subjects ...string) <-chan *nats.Msg {
-	t.Helper()
-	nc, err := nats.Connect(url)
-	noErr(t, err)
-	t.Cleanup(nc.Close)
-	ch := make(chan *nats.Msg, 100)
-	for _, s := range subjects {
-		_, err := nc.ChanSubscribe(s, ch)
-		noErr(t, err)
-	}
-	noErr(t, nc.Flush()) // the server knows
-	return ch
 }
 
 // A's RPC handler publishes, B's subscriber handles that and publishes, C's
@@ -143,7 +126,8 @@ func TestOneTraceAcrossServices(t *testing.T) {
 				mailed <- struct{}{}
 				return nil
 			}, server.SubscriberQueue("mail"))))
-			wire := listen(t, url, "orders.created", "invoices.paid")
+			nc, _ := natstest.Connect(t, url)
+			wire := natstest.Listen(t, nc, "orders.created", "invoices.paid")
 			parties := []*party{mail, payments, shop}
 			for _, p := range parties {
 				noErr(t, p.server.Start())
@@ -151,7 +135,7 @@ func TestOneTraceAcrossServices(t *testing.T) {
 			// The caller's trace comes from a proxy before it, say.
 			ctx := metadata.NewContext(t.Context(), metadata.Metadata{"Traceparent": upstream})
 			noErr(t, shop.client.Call(ctx, shop.client.NewRequest("shop", "Shop.Buy", &Order{1}), &Order{}))
-			receive(t, mailed)
+			natstest.Receive(t, mailed)
 			for _, p := range slices.Backward(parties) {
 				noErr(t, p.server.Stop())
 				noErr(t, p.broker.Disconnect()) // all its spans have ended then
@@ -183,7 +167,7 @@ func TestOneTraceAcrossServices(t *testing.T) {
 				if last == nil { // no span of this broker's
 					last = got[publishes[1]]
 				}
-				m := receive(t, wire)
+				m := natstest.Receive(t, wire)
 				var keys []string
 				for k := range m.Header {
 					if strings.EqualFold(k, "traceparent") {

@@ -1,12 +1,8 @@
 package tracing
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"sync"
 
-	"go.opentelemetry.io/otel"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -17,10 +13,11 @@ import (
 //
 //	broker := jsbroker.NewBroker(jsbroker.WithHooks(tracing.New()))
 //
-// Without options it uses the global tracer provider and the global propagator.
-// The hooks are safe for concurrent use, and one value may serve several
-// brokers. Several values with different providers do not end each other's
-// spans.
+// Without options they use the global tracer provider and the global propagator.
+//
+// The hooks are safe for concurrent use, and one value may serve several brokers.
+// Several values on one broker, for example with different providers, each end only
+// their own spans.
 func New(opts ...Option) jsbroker.Hooks {
 	var c config
 	for _, opt := range opts {
@@ -33,9 +30,9 @@ func New(opts ...Option) jsbroker.Hooks {
 		propagator: propagatorSource{explicit: c.propagator},
 		links:      c.links,
 	}
-	// Skipped, and Settled with Returned, are about messages that no handler has
-	// seen: they have no span to stand on. How a handled message was settled
-	// is told by Handled.
+	// Skipped is not used, because the message has no span: no handler has seen it.
+	// The same holds for Settled with Returned set. How a handled message was settled
+	// is in Handled.
 	return jsbroker.Hooks{
 		PublishStart:      i.publishStart,
 		Published:         i.published,
@@ -49,34 +46,14 @@ func New(opts ...Option) jsbroker.Hooks {
 	}
 }
 
-// instance is what one call of New made.
+// instance is the state behind the hooks of one call of New.
 type instance struct {
 	tracer     *tracerSource
 	propagator propagatorSource
 	links      bool
 	publishes  publishCache
 	servers    servers
-	warn       sync.Once
-}
-
-var errNoPropagator = errors.New("go-micro-jetstream/tracing: the global propagator does nothing, " +
-	"so traces end at this service: call otel.SetTextMapPropagator, or pass tracing.WithPropagator")
-
-// inject replaces the trace headers by those of ctx. It survives a propagator that
-// panics: somebody has to end the span.
-func (i *instance) inject(ctx context.Context, p fieldPropagator, header *fields) {
-	defer func() {
-		if v := recover(); v != nil {
-			otel.Handle(fmt.Errorf("go-micro-jetstream/tracing: the propagator panicked: %s", text(v)))
-		}
-	}()
-	if header.HeaderCarrier == nil {
-		return
-	}
-	if len(p.fields) == 0 && i.propagator.explicit == nil && trace.SpanContextFromContext(ctx).IsValid() {
-		i.warn.Do(func() { otel.Handle(errNoPropagator) })
-	}
-	header.replace(ctx, p.TextMapPropagator)
+	warn       sync.Once // reports errNoPropagator
 }
 
 // record adds err to the span as an exception event.

@@ -1,0 +1,115 @@
+package metrics
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// subscriptions knows the active subscriptions and their series. All methods are
+// safe for concurrent use.
+type subscriptions struct {
+	vectors *subscriptionVectors
+
+	active   *prometheus.Desc
+	inFlight *prometheus.Desc
+	pending  *prometheus.Desc
+	backoff  *prometheus.Desc
+
+	mu   sync.Mutex
+	live map[labels]*series // those with an active subscription
+}
+
+// subscription is one subscription and the series that it shares with all others
+// of the same topic and queue.
+type subscription struct {
+	*series
+	// backoff is the current pause in nanoseconds. It is not in series: a worker
+	// that has recovered would hide one that has not, and a worker that ended
+	// during its pause would leave the pause behind.
+	backoff atomic.Int64
+
+	// outer is the subscription in whose context this one started. A broker that has
+	// these hooks twice starts each subscription twice, one inside the other.
+	outer *subscription
+	ended bool // guarded by subscriptions.mu
+}
+
+func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
+	return &subscriptions{
+		vectors:  newSubscriptionVectors(vs, buckets),
+		active:   desc("active_subscriptions", "Subscriptions that are active now.", "topic", "queue"),
+		inFlight: desc("in_flight", "Handlers that are running now.", "topic", "queue"),
+		pending:  desc("pending", "Messages in the stream that were not yet delivered to this consumer.", "topic", "queue"),
+		backoff:  desc("backoff_seconds", "Current pause in seconds between failed fetches; 0 while healthy.", "topic", "queue"),
+		live:     make(map[labels]*series),
+	}
+}
+
+// start adds a subscription. If it is the only one of its topic and queue, all
+// their series exist from now on, at zero.
+func (s *subscriptions) start(of jsbroker.Subscription, outer *subscription) *subscription {
+	l := labels{topic: label(of.Topic), queue: label(of.Queue)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shared := s.live[l]
+	if shared == nil {
+		shared = newSeries(s.vectors, l)
+		s.live[l] = shared
+	}
+	sub := &subscription{series: shared, outer: outer}
+	shared.subscriptions[sub] = struct{}{}
+	return sub
+}
+
+// end removes a subscription. The last one of its topic and queue takes their
+// gauges with it. The counters stay in the vectors, and a later start continues
+// them.
+//
+// A broker that has these hooks twice calls end twice, both times with the
+// subscription that started last. The second call ends the outer one.
+func (s *subscriptions) end(sub *subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sub.ended && sub.outer != nil {
+		sub = sub.outer
+	}
+	sub.ended = true
+	delete(sub.subscriptions, sub)
+	// A needless second end must not remove series that have started since.
+	if len(sub.subscriptions) == 0 && s.live[sub.labels] == sub.series {
+		delete(s.live, sub.labels)
+	}
+}
+
+func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
+	ch <- s.active
+	ch <- s.inFlight
+	ch <- s.pending
+	ch <- s.backoff
+}
+
+// gauges returns the gauges of the active subscriptions.
+func (s *subscriptions) gauges() []prometheus.Metric {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ms := make([]prometheus.Metric, 0, 4*len(s.live))
+	for l, shared := range s.live {
+		gauge := func(d *prometheus.Desc, v float64) {
+			ms = append(ms, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l.topic, l.queue))
+		}
+		var backoff time.Duration
+		for sub := range shared.subscriptions {
+			backoff = max(backoff, time.Duration(sub.backoff.Load()))
+		}
+		gauge(s.active, float64(len(shared.subscriptions)))
+		gauge(s.inFlight, float64(shared.inFlight.Load()))
+		gauge(s.pending, float64(shared.pending.Load()))
+		gauge(s.backoff, backoff.Seconds())
+	}
+	return ms
+}
