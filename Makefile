@@ -1,5 +1,5 @@
-# What there is to do here. Everything is a go command or a script that works
-# without make, too.
+# Shortcuts for common tasks. Each is a go command or a script that also works without
+# make.
 FUZZTIME   ?= 1m
 SOAKTIME   ?= 10m
 SOAKFLAGS  ?=
@@ -12,42 +12,42 @@ PICTURES   ?= $(CURDIR)/dashboards
 
 .PHONY: help test short race bench fuzz soak demo lint fmt tidy golden pictures ci
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: ## all tests
+test: ## run all tests
 	go test ./...
 
-short: ## the tests without the cluster and the soak
+short: ## run the tests without the cluster and the soak
 	go test -short ./...
 
-race: ## the short tests under the race detector; needs a C compiler
+race: ## run the short tests under the race detector; needs a C compiler
 	go test -race -short -count=1 ./...
 
-bench: ## the benchmarks; BENCH=Publish BENCHFLAGS='-count 10'
+bench: ## run the benchmarks; BENCH=Publish BENCHFLAGS='-count 10'
 	go test -run '^$$' -bench '$(BENCH)' $(BENCHFLAGS) ./...
 
-fuzz: ## each fuzz test for FUZZTIME=1m
+fuzz: ## run each fuzz test for FUZZTIME=1m
 	@set -e; for f in $$(go test -list '^Fuzz' ./broker | grep '^Fuzz'); do \
 		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./broker; \
 	done
 
-soak: ## messages and trouble for SOAKTIME=10m, then a count of every message; SOAKFLAGS='-servers 1 -v'
+soak: ## inject faults for SOAKTIME=10m, then count every message; SOAKFLAGS='-servers 1 -v'
 	go run ./examples/soak -d $(SOAKTIME) $(SOAKFLAGS)
 
-demo: ## three services until Ctrl-C; DEMOFLAGS='-n 1000' ends by itself
+demo: ## run three services until Ctrl-C, or DEMOFLAGS='-n 1000' orders
 	go run ./examples/demo $(DEMOFLAGS)
 
-lint: ## the linter, see .golangci.yml; LINTFLAGS=--fix mends what it can
+lint: ## run the linter, see .golangci.yml; LINTFLAGS=--fix fixes what it can
 	bash .ci/lint $(LINTFLAGS)
 
 fmt: ## format the Go code
 	gofmt -w .
 
-tidy: ## bring go.mod and go.sum in order
+tidy: ## tidy go.mod and go.sum
 	go mod tidy
 
-golden: ## write again what tests compare: the exported API, the dashboards
+golden: ## update the golden files of the tests: the exported API, the dashboards
 	go test . -run '^TestAPI$$' -update
 	go generate ./...
 
@@ -57,5 +57,5 @@ pictures: ## draw the dashboards from the data of PROMETHEUS=http://localhost:90
 	cd dashboards/picture && VARIABLES='{"topic": "payments.taken", "queue": "shipping"}' \
 		node draw.mjs ../grafana/consumer.json $(PROMETHEUS) $(PICTURES)/consumer.png
 
-ci: ## everything that has to hold before a change lands
+ci: ## run every check that must pass before a change lands
 	bash .ci/run

@@ -1,11 +1,11 @@
-// Package dashboards holds Grafana dashboards and Prometheus rules for the
-// metrics of go-micro-jetstream/metrics, so that a service can ship those of
-// the version that it links:
+// Package dashboards embeds Grafana dashboards and Prometheus rules for the
+// metrics of go-micro-jetstream/metrics. A service can install the ones that
+// match the version it is built with:
 //
 //	err := os.CopyFS("/var/lib/grafana/dashboards", dashboards.Grafana())
 //
-// The JSON is generated: change internal/generate and run go generate. See
-// README.md for how to install it, and for what to do about each alert.
+// README.md says how to install them and what to do about each alert. The JSON
+// is generated: to change it, edit internal/generate and run go generate.
 package dashboards
 
 import (
@@ -15,8 +15,8 @@ import (
 
 //go:generate go run ./internal/generate
 
-// The uids of the dashboards. They do not change: links and bookmarks depend on
-// them.
+// The uids of the dashboards. They never change, because links and bookmarks
+// depend on them.
 const (
 	UIDOverview  = "micro-broker-overview"
 	UIDConsumer  = "micro-broker-consumer"
@@ -30,9 +30,9 @@ var grafana embed.FS
 //go:embed prometheus/rules.yaml
 var rules string
 
-// Grafana returns the dashboards as files: overview.json, consumer.json,
-// publisher.json and slo.json, ready to be imported or provisioned. They need
-// Grafana 11 or later.
+// Grafana returns a file system with the dashboards overview.json,
+// consumer.json, publisher.json and slo.json, ready to import or to provision.
+// They need Grafana 11 or later.
 func Grafana() fs.FS {
 	sub, err := fs.Sub(grafana, "grafana")
 	if err != nil {
@@ -41,5 +41,6 @@ func Grafana() fs.FS {
 	return sub
 }
 
-// Rules returns a rule file for Prometheus, with recording and alerting rules.
+// Rules returns a Prometheus rule file with recording and alerting rules. It
+// needs Prometheus 2.42 or later.
 func Rules() string { return rules }

@@ -6,14 +6,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/dashboards"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // A dead letter is refused, and the original kept. MicroBrokerMessagesStuck fires
@@ -34,15 +33,7 @@ func TestRefusedDeadLetterIsStuckWhenItDoesNotComeAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := openShop(t)
-			nc, err := nats.Connect(s.srv.ClientURL())
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(nc.Close)
-			js, err := jetstream.New(nc)
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, js := natstest.Connect(t, s.srv.ClientURL())
 			create := func(cfg jetstream.StreamConfig) jetstream.Stream {
 				stream, err := js.CreateStream(t.Context(), cfg)
 				if err != nil {
@@ -79,31 +70,10 @@ func TestRefusedDeadLetterIsStuckWhenItDoesNotComeAgain(t *testing.T) {
 					t.Fatal(err)
 				}
 				s.events.await(t, 1, "refunds dead letter refund")
-				awaitEmpty(t, refunds)
+				natstest.Eventually(t, "the original is removed", func() bool { return natstest.StreamInfo(t, js, "REFUNDS").State.Msgs == 0 })
 			}
 			checkAlert(t, s, "MicroBrokerMessagesStuck", c.stuck)
 		})
-	}
-}
-
-func awaitEmpty(t *testing.T, stream jetstream.Stream) {
-	t.Helper()
-	// The server does not tell when it has removed a message.
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.After(patience); ; {
-		info, err := stream.Info(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info.State.Msgs == 0 {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%d messages are left", info.State.Msgs)
-		}
 	}
 }
 

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,25 +14,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go-micro.dev/v5/broker"
-	"go-micro.dev/v5/logger"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/metrics"
 	"go-micro-jetstream/tracing"
 )
-
-// patience is how long an event may take on a busy machine.
-const patience = 30 * time.Second
 
 // shop is two live brokers on a nats-server and one registry.
 type shop struct {
 	reg    *prometheus.Registry
 	traces *sdktrace.TracerProvider
-	srv    *server.Server
-	dir    string
-	port   int
+	srv    *natstest.Restartable
 	events *journal
 	main   broker.Broker // dead letters, redeliveries
 	plain  broker.Broker // neither, and a subscription without a queue
@@ -60,7 +52,7 @@ func (j *journal) add(format string, args ...any) {
 // await waits until something has happened n times.
 func (j *journal) await(t *testing.T, n int, what string) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(natstest.Patience)
 	for {
 		j.mu.Lock()
 		got, changed := j.seen[what], j.changed
@@ -117,14 +109,11 @@ func openShop(t *testing.T) *shop {
 	t.Helper()
 	s := &shop{
 		reg:    prometheus.NewPedanticRegistry(),
-		dir:    t.TempDir(),
-		port:   server.RANDOM_PORT,
+		srv:    natstest.StartRestartable(t, func(o *server.Options) { o.MaxPayload = 1 << 16 }),
 		events: &journal{seen: map[string]int{}, changed: make(chan struct{})},
 	}
 	// For the annotation of restarts: process_start_time_seconds.
 	s.reg.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s.startServer(t)
-	t.Cleanup(func() { s.stopServer() })
 	s.traces = sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.AlwaysSample()))
 	t.Cleanup(func() { _ = s.traces.Shutdown(context.Background()) })
 	s.main = s.open(t, "shop", jsbroker.WithDeadLetter(deadTopic))
@@ -147,7 +136,7 @@ func (s *shop) open(t *testing.T, name string, more ...broker.Option) broker.Bro
 	before, after := s.events.hooks(name)
 	b := jsbroker.NewBroker(append([]broker.Option{
 		broker.Addrs(s.srv.ClientURL()),
-		broker.Logger(logger.NewLogger(logger.WithOutput(io.Discard))),
+		broker.Logger(natstest.Quiet()),
 		jsbroker.WithClientName(name),
 		jsbroker.WithFetchWait(time.Second),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(20 * time.Millisecond)),
@@ -158,30 +147,6 @@ func (s *shop) open(t *testing.T, name string, more ...broker.Option) broker.Bro
 	}
 	t.Cleanup(func() { _ = b.Disconnect() })
 	return b
-}
-
-func (s *shop) startServer(t *testing.T) {
-	t.Helper()
-	srv, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: s.port, StoreDir: s.dir, JetStream: true, NoLog: true, NoSigs: true, MaxPayload: 1 << 16,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	if !srv.ReadyForConnections(patience) {
-		t.Fatal("the nats-server does not start")
-	}
-	_, port, _ := strings.Cut(srv.Addr().String(), ":")
-	if s.port, err = strconv.Atoi(port); err != nil {
-		t.Fatal(err)
-	}
-	s.srv = srv
-}
-
-func (s *shop) stopServer() {
-	s.srv.Shutdown()
-	s.srv.WaitForShutdown()
 }
 
 var errBoom = errors.New("boom")
@@ -249,12 +214,12 @@ func (s *shop) round(t *testing.T) {
 // outage takes the server away and gives it back.
 func (s *shop) outage(t *testing.T) {
 	t.Helper()
-	s.stopServer()
+	s.srv.Stop()
 	for _, name := range []string{"shop", "depot"} {
 		s.events.await(t, 1, name+" disconnected")
 		s.events.await(t, 1, name+" backs off")
 	}
-	s.startServer(t)
+	s.srv.Start(t)
 	for _, name := range []string{"shop", "depot"} {
 		s.events.await(t, 1, name+" reconnected")
 		s.events.await(t, 1, name+" recovered")

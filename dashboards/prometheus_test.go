@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"go-micro-jetstream/dashboards"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // needPrometheus skips the test where there is no Prometheus, unless it must
@@ -76,7 +77,7 @@ func (e *exporter) await(t *testing.T) {
 	for range 2 {
 		select {
 		case <-e.scrapes:
-		case <-time.After(patience):
+		case <-time.After(natstest.Patience):
 			t.Fatal("Prometheus does not scrape")
 		}
 	}
@@ -131,7 +132,7 @@ scrape_configs: [{job_name: shop, static_configs: [{targets: [%q]}]}]
 		var log string
 		select {
 		case log = <-ended:
-		case <-time.After(patience):
+		case <-time.After(natstest.Patience):
 			_ = cmd.Process.Kill()
 			log = <-ended
 		}
@@ -146,7 +147,7 @@ scrape_configs: [{job_name: shop, static_configs: [{targets: [%q]}]}]
 	case log := <-ended:
 		go func() { ended <- log }()
 		t.Fatal("Prometheus does not start")
-	case <-time.After(patience):
+	case <-time.After(natstest.Patience):
 		t.Fatal("Prometheus does not listen")
 	}
 	return nil
@@ -443,7 +444,7 @@ func (p *prom) checkRules(t *testing.T) {
 	// Their evaluation is not announced: ask until all have run.
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
+	deadline := time.After(natstest.Patience)
 	for waiting := true; waiting; {
 		var data struct {
 			Groups []struct {

@@ -1,16 +1,18 @@
-// Package register, imported for its effect, lets users choose this broker when
-// they start a go-micro service, as they choose go-micro's own:
+// Package register lets users select this broker when they start a go-micro
+// service, as they select any of go-micro's own. It is imported for its side
+// effect:
 //
 //	import _ "go-micro-jetstream/broker/register"
 //
 //	MICRO_BROKER=jetstream MICRO_BROKER_ADDRESS=nats://nats:4222 ./service
 //	./service --broker=jetstream --broker_address=nats://nats:4222
 //
-// The broker has no options then but the address. A service that passes a
-// jetstream broker of its own to micro.Broker keeps that, and gets the address.
+// A broker selected this way has its default options, except for the address. A
+// service that passes a jetstream broker of its own to micro.Broker keeps that
+// broker; only the address is set on it.
 //
-// It is a package of its own because go-micro's cmd brings all of go-micro's
-// plugins with it.
+// This is a separate package because it imports go-micro's cmd package, which
+// pulls in all of go-micro's plugins.
 package register
 
 import (

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,10 +18,8 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 	_ "go-micro-jetstream/broker/register"
 	"go-micro-jetstream/broker/wrapper"
+	"go-micro-jetstream/internal/natstest"
 )
-
-// patience bounds every wait. It is no measure of speed.
-const patience = 30 * time.Second
 
 // serviceMode, when set, makes the test binary a service: go-micro reads the
 // command line and the environment, which have to be a process's own.
@@ -54,7 +51,7 @@ func runService(own bool) error {
 	// The broker that go-micro has chosen is known only now.
 	b := service.Options().Broker
 	service.Init(micro.WrapSubscriber(wrapper.Subscriber(b)), micro.AfterStop(b.Disconnect))
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
 	defer cancel()
 	got := make(chan string, 1)
 	if err := micro.RegisterSubscriber("orders", service.Server(), func(ctx context.Context, o *Order) error {
@@ -92,18 +89,7 @@ func TestChosenWhenTheServiceStarts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, err := server.NewServer(&server.Options{
-				Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Start()
-			defer s.WaitForShutdown()
-			defer s.Shutdown()
-			if !s.ReadyForConnections(patience) {
-				t.Fatal("the server does not start")
-			}
+			s := natstest.Start(t)
 			fill := func(list []string) (filled []string) {
 				for _, v := range list {
 					filled = append(filled, strings.ReplaceAll(v, "URL", s.ClientURL()))

@@ -1,4 +1,4 @@
-// Package wrapper gives the handlers of a go-micro service what go-micro keeps
+// Package wrapper gives the handlers of a go-micro service what go-micro hides
 // from them:
 //
 //	service := micro.NewService(
@@ -7,24 +7,24 @@
 //		micro.WrapClient(wrapper.Client()),
 //	)
 //
-// go-micro's server makes the context of a subscriber's handler from the headers
-// of the message alone, and turns the handler's error into a text. With
-// [Subscriber], the handler's context
+// go-micro's server builds a handler's context from the message headers alone,
+// and reduces the handler's error to a string. With [Subscriber], the handler's
+// context
 //
-//   - holds what [jsbroker.EventContext] holds: the consumer span for one, so
-//     that spans of the handler's own are its children;
-//   - is cancelled when Disconnect gives the handler up;
-//   - holds the event: see [Event];
+//   - holds the values of [jsbroker.EventContext], such as the consumer span, so
+//     that the handler's own spans become its children;
+//   - is cancelled when Disconnect stops waiting for the handler;
+//   - holds the event: see [Event].
 //
-// and what the handler returns reaches the broker as it is: jsbroker.RetryAfter
-// and jsbroker.Discard mean what they mean in a handler of b.Subscribe, and a
-// panic is a panic, with its stack, in logs, metrics and traces.
+// The broker then receives the handler's error unchanged: jsbroker.RetryAfter
+// and jsbroker.Discard work as they do in a handler passed to b.Subscribe, and a
+// panic is reported as a panic, with its stack, in logs, metrics and traces.
 //
-// With [Client], what a handler publishes is a child of the span in the context
-// that it publishes with. Without it, go-micro passes on only the metadata, and
-// so the consumer span.
+// With [Client], a publish span is a child of the span in the context that the
+// handler publishes with. Without it, go-micro passes on only the metadata, so
+// the parent is always the consumer span.
 //
-// Neither has an effect on brokers of other kinds.
+// Both wrappers do nothing for other brokers.
 package wrapper
 
 import (
@@ -38,36 +38,38 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// Subscriber returns a wrapper for micro.WrapSubscriber, or server.WrapSubscriber,
-// of a service whose broker is b.
+// Subscriber returns a wrapper for micro.WrapSubscriber or server.WrapSubscriber.
+// The broker of the service must be b.
 //
-// Of several wrappers, the first is the outermost. Let this be the first: the
-// others then have the context, too, and what they make of an error counts.
+// If there are several wrappers, pass this one first, which makes it the
+// outermost: the others then see the full context, and the broker sees the error
+// that they return.
 //
-// It works with go-micro's RPC server and its gRPC server. Where a topic has
-// several handlers in one service, go-micro has one result for all of them: if
-// one fails, all see the message again. It is discarded only if all that failed
-// discard it; a handler that panics does not keep the others from it.
+// It works with go-micro's RPC and gRPC servers. If a service has several
+// handlers for a topic, go-micro combines their results into one: when any of
+// them fails, the message is delivered to all of them again. The message is
+// discarded only if every handler that failed discards it. A panic in one
+// handler does not stop the others from running.
 func Subscriber(b broker.Broker) server.SubscriberWrapper {
 	find := jsbroker.EventFinder(b)
 	return func(next server.SubscriberFunc) server.SubscriberFunc {
 		return func(ctx context.Context, msg server.Message) error {
 			e := find(msg.Header())
-			if e == nil || Event(ctx) != nil { // another broker's, or wrapped twice
+			if e == nil || Event(ctx) != nil { // from another broker, or wrapped twice
 				return next(ctx, msg)
 			}
-			ctx, release := handlerContext(ctx, e)
-			defer release()
-			err := call(ctx, next, msg)
+			ctx, detach := handlerContext(ctx, e)
+			defer detach()
+			err := callRecovering(ctx, next, msg)
 			jsbroker.SetHandlerError(e, err)
 			return err
 		}
 	}
 }
 
-// call makes an error of a panic: with go-micro's server, which recovers it, the
-// stack would be lost.
-func call(ctx context.Context, next server.SubscriberFunc, msg server.Message) (err error) {
+// callRecovering calls the handler and returns a panic as an error. go-micro's
+// server would recover the panic and lose the stack.
+func callRecovering(ctx context.Context, next server.SubscriberFunc, msg server.Message) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = &jsbroker.PanicError{Value: value, Stack: debug.Stack()}
@@ -76,9 +78,10 @@ func call(ctx context.Context, next server.SubscriberFunc, msg server.Message) (
 	return next(ctx, msg)
 }
 
-// Event returns the event whose handler was called with this context, or nil. It
-// is what handlers of b.Subscribe are given: for jsbroker.NumDelivered, for the
-// concrete subject, and for Ack with server.DisableAutoAck.
+// Event returns the event that the handler with this context is handling, or nil
+// if ctx is not a context that [Subscriber] made. It is the same event that a
+// handler passed to b.Subscribe receives. Use it for jsbroker.NumDelivered, for
+// the concrete subject, and, with server.DisableAutoAck, for Ack.
 func Event(ctx context.Context) broker.Event {
 	e, _ := ctx.Value(eventKey{}).(broker.Event)
 	return e
@@ -86,41 +89,44 @@ func Event(ctx context.Context) broker.Event {
 
 type eventKey struct{}
 
-// eventValues is a context with the values of the event's as well.
-type eventValues struct {
+// eventContext adds an event, and the values of the event's context, to the
+// context that go-micro made.
+type eventContext struct {
 	context.Context
-	event broker.Event
-	more  context.Context // the event's
+	event  broker.Event
+	values context.Context // the event's
 }
 
-// Value prefers what is nearer to the handler: go-micro's metadata, and what
-// wrappers before this one have added.
-func (c *eventValues) Value(key any) any {
+// Value looks in go-micro's context first. Its values are closer to the handler:
+// the metadata, and whatever outer wrappers have added.
+func (c *eventContext) Value(key any) any {
 	if _, ok := key.(eventKey); ok {
 		return c.event
 	}
 	if v := c.Context.Value(key); v != nil {
 		return v
 	}
-	return c.more.Value(key)
+	return c.values.Value(key)
 }
 
-// handlerContext joins the context that go-micro has made with the event's: the
-// values of both, and the end of whichever ends first. The context lives on
-// after the release, as go-micro's does, but the event no longer ends it.
-func handlerContext(ctx context.Context, e broker.Event) (context.Context, func() bool) {
-	more := jsbroker.EventContext(e)
+// handlerContext merges go-micro's context with the event's. The result has the
+// values of both, and is cancelled as soon as either is. After detach, the
+// event's context no longer cancels it. It is not cancelled at that point: like
+// go-micro's own context, it may outlive the handler.
+func handlerContext(ctx context.Context, e broker.Event) (merged context.Context, detach func() bool) {
+	fromEvent := jsbroker.EventContext(e)
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(more, func() { cancel(context.Cause(more)) })
-	return &eventValues{Context: ctx, event: e, more: more}, stop
+	detach = context.AfterFunc(fromEvent, func() { cancel(context.Cause(fromEvent)) })
+	return &eventContext{Context: ctx, event: e, values: fromEvent}, detach
 }
 
-// Client returns a wrapper for micro.WrapClient. It passes the context of a
-// Publish on to the broker, as client.PublishContext does: the span, the deadline
-// and the cancellation. A client.PublishContext in the call takes its place.
+// Client returns a wrapper for micro.WrapClient. It passes the context of each
+// Publish to the broker, with its span, deadline and cancellation, as
+// client.PublishContext does. If the caller passes client.PublishContext, that
+// context is used instead.
 //
-// Of several wrappers, the last is the innermost. Let this be the last: the spans
-// of the others are then in the context.
+// If there are several wrappers, pass this one last, which makes it the
+// innermost: the context then holds the spans of the others.
 func Client() client.Wrapper {
 	return func(c client.Client) client.Client { return &publisher{c} }
 }

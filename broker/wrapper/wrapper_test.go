@@ -3,7 +3,6 @@ package wrapper_test
 import (
 	"context"
 	"errors"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -23,12 +22,9 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/tracing"
 )
-
-// patience bounds every wait. It is no measure of speed.
-const patience = 30 * time.Second
 
 // Order is exported because go-micro asks for that.
 type Order struct{ ID string }
@@ -47,32 +43,13 @@ type service struct {
 	dead    chan jsbroker.DeadLettered
 }
 
-func quiet() logger.Logger { return logger.NewLogger(logger.WithOutput(io.Discard)) }
+func quiet() logger.Logger { return natstest.Quiet() }
 
 func noErr(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func receive[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatal("nothing came")
-	}
-	panic("unreachable")
-}
-
-func startNATS(t *testing.T) string {
-	t.Helper()
-	s, err := natsserver.Start()
-	noErr(t, err)
-	t.Cleanup(s.Stop)
-	return s.URL()
 }
 
 // ended hands over spans as they end.
@@ -94,7 +71,7 @@ func newService(t *testing.T, build newServer, opts ...broker.Option) *service {
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(ended(s.ended)))
 	s.tracer = provider.Tracer("the user's own")
 	s.broker = jsbroker.NewBroker(append([]broker.Option{
-		broker.Addrs(startNATS(t)), broker.Logger(quiet()),
+		broker.Addrs(natstest.Start(t).ClientURL()), broker.Logger(quiet()),
 		jsbroker.WithHooks(
 			tracing.New(tracing.WithTracerProvider(provider), tracing.WithPropagator(propagation.TraceContext{})),
 			jsbroker.Hooks{
@@ -144,7 +121,7 @@ func (s *service) spans(names ...string) map[string]sdktrace.ReadOnlySpan {
 	s.t.Helper()
 	got := map[string]sdktrace.ReadOnlySpan{}
 	for range names {
-		span := receive(s.t, s.ended)
+		span := natstest.Receive(s.t, s.ended)
 		got[span.Name()] = span
 	}
 	for _, name := range names {
@@ -190,7 +167,7 @@ func TestHandlersFindTheConsumerSpan(t *testing.T) {
 				t.Errorf("%s has parent %v, want %s", name, span.Parent().SpanID(), parent.Name())
 			}
 		}
-		if tenant := receive(t, tenants); tenant != "a" {
+		if tenant := natstest.Receive(t, tenants); tenant != "a" {
 			t.Errorf("the handler sees tenant %q", tenant)
 		}
 	})
@@ -213,22 +190,22 @@ func TestErrorsReachTheBrokerAsTheyAre(t *testing.T) {
 		})
 		s.start()
 		s.publish(context.Background(), "orders")
-		first := receive(t, s.handled)
+		first := natstest.Receive(t, s.handled)
 		if first.Result != jsbroker.ResultNak || first.Delay != time.Millisecond || first.Panicked || !errors.Is(first.Err, errNoSuchAddress) {
 			t.Errorf("RetryAfter: %+v", first)
 		}
-		second := receive(t, s.handled)
+		second := natstest.Receive(t, s.handled)
 		if second.Result != jsbroker.ResultNak || second.Delay < time.Second || !second.Panicked {
 			t.Errorf("panic: %+v", second)
 		}
-		if p := receive(t, s.panics).Err; p.Value != "a bug" || !strings.Contains(string(p.Stack), "wrapper_test.panicking") {
+		if p := natstest.Receive(t, s.panics).Err; p.Value != "a bug" || !strings.Contains(string(p.Stack), "wrapper_test.panicking") {
 			t.Errorf("panic %v at\n%s", p.Value, p.Stack)
 		}
-		third := receive(t, s.handled)
+		third := natstest.Receive(t, s.handled)
 		if third.Result != jsbroker.ResultTerm || !errors.Is(third.Err, errNoSuchAddress) {
 			t.Errorf("Discard: %+v", third)
 		}
-		if d := receive(t, s.dead); d.Err != nil || d.Cause.Error() != "no such address" {
+		if d := natstest.Receive(t, s.dead); d.Err != nil || d.Cause.Error() != "no such address" {
 			t.Errorf("dead letter: %+v", d)
 		}
 	})
@@ -280,7 +257,7 @@ func TestSeveralHandlersOfOneTopic(t *testing.T) {
 				s.subscribe("orders", &test.handlers)
 				s.start()
 				s.publish(context.Background(), "orders")
-				h := receive(t, s.handled)
+				h := natstest.Receive(t, s.handled)
 				if h.Result != test.result || h.Panicked != test.panicked || test.delay > 0 && h.Delay != test.delay {
 					t.Errorf("%+v", h)
 				}
@@ -308,7 +285,7 @@ func TestAckThroughTheEvent(t *testing.T) {
 	}, server.DisableAutoAck())
 	s.start()
 	s.publish(context.Background(), "orders.created")
-	if h := receive(t, s.handled); h.Result != jsbroker.ResultAck || h.Err != nil {
+	if h := natstest.Receive(t, s.handled); h.Result != jsbroker.ResultAck || h.Err != nil {
 		t.Errorf("%+v", h)
 	}
 }
@@ -326,11 +303,11 @@ func TestTheContextEndsWithTheBroker(t *testing.T) {
 	})
 	s.start()
 	s.publish(context.Background(), "orders")
-	receive(t, began)
+	natstest.Receive(t, began)
 	if err := s.broker.Disconnect(); !errors.Is(err, jsbroker.ErrShutdownTimeout) {
 		t.Fatalf("Disconnect: %v", err)
 	}
-	if err := receive(t, ended); !errors.Is(err, context.Canceled) {
+	if err := natstest.Receive(t, ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("the context ended with %v", err)
 	}
 }
@@ -362,7 +339,7 @@ func TestAnotherWrapperOutside(t *testing.T) {
 	s.subscribe("orders", func(context.Context, *Order) error { return jsbroker.Discard(nil) })
 	s.start()
 	s.publish(context.Background(), "orders")
-	if h := receive(t, s.handled); h.Result != jsbroker.ResultAck || h.Err != nil {
+	if h := natstest.Receive(t, s.handled); h.Result != jsbroker.ResultAck || h.Err != nil {
 		t.Errorf("%+v", h)
 	}
 }
@@ -382,7 +359,7 @@ func TestOtherBrokers(t *testing.T) {
 	})
 	s.start()
 	s.publish(context.Background(), "orders")
-	if e := receive(t, got); e != nil {
+	if e := natstest.Receive(t, got); e != nil {
 		t.Errorf("event %v", e)
 	}
 }
@@ -390,7 +367,7 @@ func TestOtherBrokers(t *testing.T) {
 // Only the very map of a running delivery finds its event.
 func TestTheFinder(t *testing.T) {
 	t.Parallel()
-	b := jsbroker.NewBroker(broker.Addrs(startNATS(t)), broker.Logger(quiet()),
+	b := jsbroker.NewBroker(broker.Addrs(natstest.Start(t).ClientURL()), broker.Logger(quiet()),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{500 * time.Millisecond}, MaxDeliver: 9}))
 	find := jsbroker.EventFinder(b)
 	if find(nil) != nil || find(map[string]string{}) != nil {
@@ -421,7 +398,7 @@ func TestTheFinder(t *testing.T) {
 	}, broker.Queue("q"))
 	noErr(t, err)
 	noErr(t, b.Publish("orders", &broker.Message{Body: []byte("x")}))
-	f := receive(t, got)
+	f := natstest.Receive(t, got)
 	if !f.same {
 		t.Error("the event was not found while its handler ran")
 	}

@@ -22,8 +22,8 @@ const dashboard = JSON.parse(readFileSync(file, 'utf8'));
 const to = Math.floor(Date.now() / 1000);
 const from = to - minutes * 60;
 
-// As Grafana fills them in: all, unless chosen, and escaped for a regular
-// expression within a string.
+// The values of the variables, as Grafana fills them in: all values unless one was
+// chosen, which is escaped for a regular expression inside a string.
 const values = { __rate_interval: `${4 * scrape}s`, __range: `${minutes}m` };
 for (const v of dashboard.templating.list) {
   const chosen = variables[v.name];

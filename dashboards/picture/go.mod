@@ -1,5 +1,5 @@
-// There is no Go here. This file keeps node_modules, which has some, out of the
-// module above.
+// There is no Go code here. This file keeps the Go code in node_modules out of the
+// parent module.
 module go-micro-jetstream/dashboards/picture
 
 go 1.26

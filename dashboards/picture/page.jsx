@@ -1,6 +1,6 @@
-// The page that draw.mjs photographs. Charts, single values and frames are
-// Grafana's components; tables and heatmaps, which @grafana/ui does not export
-// in a form that works alone, are drawn here.
+// The page that draw.mjs takes a screenshot of. Charts, single values and frames are
+// Grafana's components. Tables and heatmaps are drawn here, because @grafana/ui does
+// not export them in a form that works on its own.
 import { createRoot } from 'react-dom/client';
 import { createTheme, dateTime, getDisplayProcessor, FieldType, ThemeContext, toDataFrame } from '@grafana/data';
 import { BigValue, PanelChrome, TimeSeries } from '@grafana/ui';
@@ -14,8 +14,8 @@ const gap = 8;
 // legend fills in {{label}}.
 const legend = (format, labels) => format.replace(/\{\{\s*(\w+)\s*\}\}/g, (_, l) => labels[l] ?? '');
 
-// configure gives a field its options: the defaults of the panel, and the
-// overrides for its name.
+// configure sets the options of a field: the defaults of the panel, and the overrides
+// for its name.
 function configure(panel, field, name, index) {
   const config = structuredClone(panel.fieldConfig.defaults);
   config.displayName = name;

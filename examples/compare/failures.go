@@ -11,13 +11,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// grace is the wait for a message after which it will not come. The longest
-// that one takes here is this broker's first pause before a retry, 1.1 s at most.
+// grace is how long to wait for a message before concluding that it will not arrive.
+// The longest delay here is this broker's first pause before a redelivery: at most
+// 1.1 s.
 const grace = 5 * time.Second
 
-// failures provokes the failures with each library, side by side, and returns a
-// table of what became of the message.
-func (w *world) failures() ([]string, error) {
+// failures provokes each failure with each library, with all libraries in parallel. It
+// returns a table of what happened to the message.
+func (b *testbed) failures() ([]string, error) {
 	all := peers()
 	rows := make([]string, len(all))
 	errs := make([]error, len(all))
@@ -25,7 +26,7 @@ func (w *world) failures() ([]string, error) {
 	for i, p := range all {
 		wg.Go(func() {
 			row := "| " + p.name
-			for _, f := range []func(peer, string) (string, error){w.unprepared, w.restart, w.failing, w.dying} {
+			for _, f := range []func(peer, string) (string, error){b.firstPublish, b.subscriberRestarts, b.handlerFails, b.processDies} {
 				result, err := f(p, fmt.Sprintf("failure%d", i))
 				if err != nil {
 					errs[i] = fmt.Errorf("%s: %w", p.name, err)
@@ -43,10 +44,10 @@ func (w *world) failures() ([]string, error) {
 	}, rows...), errors.Join(errs...)
 }
 
-// unprepared publishes to a topic that nobody knows yet.
-func (w *world) unprepared(p peer, topic string) (string, error) {
-	topic += "unprepared"
-	s, err := p.with(w.url)
+// firstPublish publishes to a topic that nobody has used before.
+func (b *testbed) firstPublish(p peer, topic string) (string, error) {
+	topic += "first"
+	s, err := p.connect(b.url)
 	if err != nil {
 		return "", err
 	}
@@ -56,66 +57,66 @@ func (w *world) unprepared(p peer, topic string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	name, err := w.js.StreamNameBySubject(ctx, topic)
+	name, err := b.js.StreamNameBySubject(ctx, topic)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return "lost", nil
 	}
 	if err != nil {
 		return "", err
 	}
-	st, err := w.js.Stream(ctx, name)
+	st, err := b.js.Stream(ctx, name)
 	if err != nil || st.CachedInfo().State.Msgs != 1 {
 		return "", fmt.Errorf("stream %s does not have the message: %w", name, err)
 	}
 	return "stored", nil
 }
 
-// restart publishes while the subscriber is away.
-func (w *world) restart(p peer, topic string) (string, error) {
+// subscriberRestarts publishes while the subscriber is away.
+func (b *testbed) subscriberRestarts(p peer, topic string) (string, error) {
 	topic += "restart"
-	if err := w.prepare(p, topic); err != nil {
+	if err := b.prepare(p, topic); err != nil {
 		return "", err
 	}
-	publisher, err := p.with(w.url)
+	publisher, err := p.connect(b.url)
 	if err != nil {
 		return "", err
 	}
 	defer publisher.close()
 	arrived := make(chan struct{}, 10)
-	subscriber := func() (*session, error) {
-		s, err := p.with(w.url)
+	subscribe := func() (*session, error) {
+		s, err := p.connect(b.url)
 		if err != nil {
 			return nil, err
 		}
 		return s, s.subscribe(topic, func() error { arrived <- struct{}{}; return nil })
 	}
-	before, err := subscriber()
+	before, err := subscribe()
 	if err != nil {
 		return "", err
 	}
 	before.close()
-	if err := w.idle(p, topic); err != nil {
+	if err := b.awaitNoSubscriber(p, topic); err != nil {
 		return "", err
 	}
-	_ = publisher.publish(topic) // what it says does not matter here
-	after, err := subscriber()
+	_ = publisher.publish(topic) // only the subscriber's view matters here
+	after, err := subscribe()
 	if err != nil {
 		return "", err
 	}
 	defer after.close()
-	if came(arrived) {
+	if arrives(arrived) {
 		return "arrives", nil
 	}
 	return "does not arrive", nil
 }
 
-// failing has the handler refuse the first delivery.
-func (w *world) failing(p peer, topic string) (string, error) {
+// handlerFails lets the handler return an error for the first delivery.
+func (b *testbed) handlerFails(p peer, topic string) (string, error) {
 	topic += "failing"
-	if err := w.prepare(p, topic); err != nil {
+	if err := b.prepare(p, topic); err != nil {
 		return "", err
 	}
-	s, err := p.with(w.url)
+	s, err := p.connect(b.url)
 	if err != nil {
 		return "", err
 	}
@@ -140,7 +141,7 @@ func (w *world) failing(p peer, topic string) (string, error) {
 	}
 	began := time.Now()
 	switch {
-	case !came(arrived):
+	case !arrives(arrived):
 		return "does not come again", nil
 	case time.Since(began) < time.Second*9/10:
 		return "comes again at once", nil
@@ -149,14 +150,14 @@ func (w *world) failing(p peer, topic string) (string, error) {
 	}
 }
 
-// dying looks at the server while a handler runs: what is acknowledged by then
-// is lost if the process ends.
-func (w *world) dying(p peer, topic string) (string, error) {
+// processDies shows what would happen if the process died while a handler runs. It
+// asks the server: a message that is already acknowledged would be lost.
+func (b *testbed) processDies(p peer, topic string) (string, error) {
 	topic += "dying"
-	if err := w.prepare(p, topic); err != nil {
+	if err := b.prepare(p, topic); err != nil {
 		return "", err
 	}
-	s, err := p.with(w.url)
+	s, err := p.connect(b.url)
 	if err != nil {
 		return "", err
 	}
@@ -179,7 +180,7 @@ func (w *world) dying(p peer, topic string) (string, error) {
 		return "lost", nil
 	}
 	for end := time.Now().Add(grace); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		unsettled, err := w.unsettled(topic)
+		unsettled, err := b.unsettled(topic)
 		if err != nil {
 			return "", err
 		}
@@ -191,10 +192,10 @@ func (w *world) dying(p peer, topic string) (string, error) {
 }
 
 // consumers returns the consumers of a topic's stream.
-func (w *world) consumers(topic string) ([]*jetstream.ConsumerInfo, error) {
+func (b *testbed) consumers(topic string) ([]*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	st, err := w.js.Stream(ctx, topic)
+	st, err := b.js.Stream(ctx, topic)
 	if err != nil {
 		return nil, err
 	}
@@ -206,24 +207,25 @@ func (w *world) consumers(topic string) ([]*jetstream.ConsumerInfo, error) {
 	return all, list.Err()
 }
 
-// unsettled counts what the consumers of a stream have not acknowledged.
-func (w *world) unsettled(topic string) (int, error) {
+// unsettled returns how many messages the consumers of a topic have not acknowledged.
+func (b *testbed) unsettled(topic string) (int, error) {
 	n := 0
-	all, err := w.consumers(topic)
+	all, err := b.consumers(topic)
 	for _, c := range all {
 		n += int(c.NumPending) + c.NumAckPending
 	}
 	return n, err
 }
 
-// idle waits until the server knows that a subscriber has gone. Until then it
-// would send messages after it, which come again only after AckWait.
-func (w *world) idle(p peer, topic string) error {
+// awaitNoSubscriber waits until the server knows that the subscriber is gone. Until
+// then, the server would still deliver messages to it, and deliver them again only
+// after AckWait.
+func (b *testbed) awaitNoSubscriber(p peer, topic string) error {
 	if !p.stored {
 		return nil
 	}
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		all, err := w.consumers(topic)
+		all, err := b.consumers(topic)
 		if err != nil {
 			return err
 		}
@@ -231,11 +233,11 @@ func (w *world) idle(p peer, topic string) error {
 			return nil
 		}
 	}
-	return errors.New("the subscriber does not go")
+	return errors.New("the server still has the subscriber")
 }
 
-// came reports whether a message arrives.
-func came(arrived <-chan struct{}) bool {
+// arrives reports whether a message arrives within the grace period.
+func arrives(arrived <-chan struct{}) bool {
 	select {
 	case <-arrived:
 		return true

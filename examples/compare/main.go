@@ -1,11 +1,11 @@
-// Command compare puts this broker beside others that a go-micro service could
-// use: what becomes of a message when something goes wrong, and how fast each
-// is relative to nats.go itself. It prints the tables of the README:
+// Command compare compares this broker with others that a go-micro service could use.
+// It shows what happens to a message when something goes wrong, and how fast each
+// library is relative to nats.go. It prints the tables in the README:
 //
 //	cd examples/compare && go run .
 //
-// It is a module of its own, so that the libraries it compares with are no
-// dependencies of the broker.
+// It is a module of its own, so that the broker does not depend on the libraries that
+// it is compared with.
 package main
 
 import (
@@ -31,8 +31,13 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
-// serverVariable, if set, makes this process the server.
+// serverVariable is an environment variable. If it is set, this process is the
+// server.
 const serverVariable = "COMPARE_SERVER"
+
+// patience limits every wait, so that a failure does not hang the program. It says
+// nothing about how long anything should take.
+const patience = time.Minute
 
 func main() {
 	if os.Getenv(serverVariable) != "" {
@@ -42,15 +47,15 @@ func main() {
 		}
 		return
 	}
-	rounds := flag.Int("rounds", 5, "measure every library this often, in turns")
+	rounds := flag.Int("rounds", 5, "measure each library this often, in turns")
 	n := flag.Int("n", 30_000, "`messages` of a backlog; fewer for the other measurements")
 	readme := flag.String("readme", "", "fail if this `file` lacks a row of the table of failures")
 	flag.Parse()
 	if *rounds < 1 || *n < 100 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "compare: at least one round of 100 messages, and no arguments but flags")
+		fmt.Fprintln(os.Stderr, "compare: want at least one round of 100 messages, and no arguments but flags")
 		os.Exit(2)
 	}
-	// The failures that the libraries would log are provoked.
+	// The libraries would log only failures that are provoked here.
 	_ = logger.DefaultLogger.Init(logger.WithOutput(io.Discard))
 	if err := run(*rounds, *n, *readme); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
@@ -58,6 +63,8 @@ func main() {
 	}
 }
 
+// run prints both tables. If readme is set, it fails if a row of the table of failures
+// is not in that file.
 func run(rounds, n int, readme string) error {
 	url, stop, err := startServer()
 	if err != nil {
@@ -73,9 +80,9 @@ func run(rounds, n int, readme string) error {
 	if err != nil {
 		return err
 	}
-	w := &world{url: url, js: js}
+	b := &testbed{url: url, js: js}
 
-	failures, err := w.failures()
+	failures, err := b.failures()
 	if err != nil {
 		return err
 	}
@@ -91,7 +98,7 @@ func run(rounds, n int, readme string) error {
 			}
 		}
 	}
-	speed, err := w.speed(rounds, n)
+	speed, err := b.speed(rounds, n)
 	if err != nil {
 		return err
 	}
@@ -101,20 +108,21 @@ func run(rounds, n int, readme string) error {
 	return nil
 }
 
-// world is the server that all use.
-type world struct {
+// testbed is the server that all libraries use.
+type testbed struct {
 	url string
 	js  jetstream.JetStream
 }
 
-// prepare makes the stream of a topic, empty, for a library that needs one.
-func (w *world) prepare(p peer, topic string) error {
+// prepare creates an empty stream for the topic, if the library stores messages in
+// one.
+func (b *testbed) prepare(p peer, topic string) error {
 	if !p.stored {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	st, err := w.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	st, err := b.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: topic, Subjects: []string{topic}, Retention: p.retention, Storage: jetstream.FileStorage,
 	})
 	if err != nil {
@@ -123,8 +131,8 @@ func (w *world) prepare(p peer, topic string) error {
 	return st.Purge(ctx)
 }
 
-// startServer starts a nats-server in a process of its own: in this one it
-// would share a garbage collector with what is measured.
+// startServer starts a nats-server in a process of its own. In this process, it would
+// share a garbage collector with the library that is measured.
 func startServer() (url string, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -156,9 +164,9 @@ func startServer() (url string, stop func(), err error) {
 	return strings.TrimSpace(url), stop, nil
 }
 
-// serve is the server's process: it ends with its input.
+// serve runs the server until stdin is closed.
 func serve() error {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM) // Ctrl-C, and what stops a group, reach both processes
+	signal.Ignore(os.Interrupt, syscall.SIGTERM) // Ctrl-C reaches both processes; the parent ends this one
 	s, err := natsserver.Start()
 	if err != nil {
 		return err
@@ -169,7 +177,8 @@ func serve() error {
 	return nil
 }
 
-// processor names the machine's processor where Linux tells.
+// processor returns the name of the processor if Linux knows it, or else the
+// architecture.
 func processor() string {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err == nil {
@@ -181,6 +190,3 @@ func processor() string {
 	}
 	return runtime.GOARCH
 }
-
-// patience ends the wait for what never comes. It is no measure of speed.
-const patience = time.Minute

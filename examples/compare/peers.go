@@ -21,22 +21,22 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// peer is one library, set up as its own documentation does it.
+// peer is one of the libraries, set up as its documentation says.
 type peer struct {
 	name      string
-	stored    bool // in a stream, on disk
+	stored    bool // keeps messages in a stream, on disk
 	retention jetstream.RetentionPolicy
 	open      func(url string) (*session, error)
 }
 
-// session is a peer's part of one process: a connection of its own.
+// session is what a process that uses the library has: a connection of its own.
 type session struct {
 	publish   func(topic string) error
 	subscribe func(topic string, handle func() error) error
 	close     func()
 }
 
-// group is the name that all subscribers share.
+// group is the name of the queue, or group, that all subscribers share.
 const group = "workers"
 
 var (
@@ -44,21 +44,29 @@ var (
 	header = map[string]string{"Content-Type": "application/json", "Micro-Topic": "compare", "Micro-Id": "0123456789"}
 )
 
-// peers returns all that are compared. The first one is the measure.
+// peers returns the libraries that are compared. The speed of the others is relative
+// to the first one.
 //
-// What the README says about them beyond what this program measures is in these
-// files of go-micro v5.30.0: broker/http.go (saveMessage: 64 messages; Publish
-// returns before its goroutine posts), broker/nats/nats.go (Publish, and the
-// function that Subscribe makes), broker/rabbitmq/rabbitmq.go and options.go
-// (AckOnSuccess, RequeueOnError, ConfirmPublish, DurableQueue),
-// events/natsjs/nats.go (PublishAsync; StreamInfo(topic); no ManualAck, so that
-// js.go of nats.go acknowledges after handleMsg), server/rpc_router.go
-// (ProcessMessage recovers); of watermill-nats v2.1.3: pkg/nats/subscriber.go
-// and pkg/jetstream/message_handler.go (Acked, Nacked, AckWaitTimeout); and of
-// watermill v1.5.1: message/router/middleware (Recoverer, PoisonQueue, Retry)
-// and components/metrics.
+// The README also says things about them that this program does not measure. They
+// come from these files of go-micro v5.30.0:
+//
+//   - broker/http.go: saveMessage keeps 64 messages, and Publish returns before its
+//     goroutine posts;
+//   - broker/nats/nats.go: Publish, and the function that Subscribe makes;
+//   - broker/rabbitmq/rabbitmq.go and options.go: AckOnSuccess, RequeueOnError,
+//     ConfirmPublish, DurableQueue;
+//   - events/natsjs/nats.go: PublishAsync, StreamInfo(topic), and no ManualAck, so that
+//     js.go of nats.go acknowledges after handleMsg;
+//   - server/rpc_router.go: ProcessMessage recovers panics.
+//
+// And from these files of watermill-nats v2.1.3 and watermill v1.5.1:
+//
+//   - pkg/nats/subscriber.go and pkg/jetstream/message_handler.go: Acked, Nacked,
+//     AckWaitTimeout;
+//   - message/router/middleware: Recoverer, PoisonQueue, Retry;
+//   - components/metrics.
 func peers() []peer {
-	reg := registry.NewMemoryRegistry() // how go-micro's HTTP brokers find each other
+	reg := registry.NewMemoryRegistry() // go-micro's HTTP brokers find each other through it
 	return []peer{
 		{"nats.go", true, jetstream.WorkQueuePolicy, openRaw},
 		{"**this broker**", true, jetstream.WorkQueuePolicy, func(url string) (*session, error) {
@@ -66,7 +74,7 @@ func peers() []peer {
 		}},
 		{"watermill-nats, `pkg/nats`", true, jetstream.WorkQueuePolicy, openWatermillNATS},
 		{"watermill-nats, `pkg/jetstream` (beta)", true, jetstream.WorkQueuePolicy, openWatermillJetStream},
-		// Its consumers begin with what is new, which a WorkQueue stream refuses.
+		// Its consumers start with new messages only, which a WorkQueue stream refuses.
 		{"go-micro `events/natsjs`", true, jetstream.LimitsPolicy, openEvents},
 		{"go-micro NATS broker", false, 0, func(url string) (*session, error) {
 			return openBroker(natsbroker.NewNatsBroker(broker.Addrs(url)))
@@ -77,6 +85,7 @@ func peers() []peer {
 	}
 }
 
+// openBroker opens a session with one of go-micro's brokers.
 func openBroker(b broker.Broker) (*session, error) {
 	if err := b.Connect(); err != nil {
 		return nil, err
@@ -93,6 +102,7 @@ func openBroker(b broker.Broker) (*session, error) {
 	}, nil
 }
 
+// openRaw opens a session with nats.go itself.
 func openRaw(url string) (*session, error) {
 	nc, err := nats.Connect(url)
 	if err != nil {
@@ -131,9 +141,10 @@ func openRaw(url string) (*session, error) {
 	}, nil
 }
 
+// openEvents opens a session with go-micro's package events/natsjs.
 func openEvents(url string) (*session, error) {
-	// By default its Publish returns before the server has answered, and a group
-	// begins with what is published after its first Consume.
+	// The defaults would not be comparable: Publish returns before the server has
+	// answered, and a group receives only what is published after its first Consume.
 	s, err := natsjs.NewStream(natsjs.Address(url), natsjs.SynchronousPublish(true))
 	if err != nil {
 		return nil, err
@@ -143,12 +154,12 @@ func openEvents(url string) (*session, error) {
 			return s.Publish(topic, body, events.WithMetadata(header))
 		},
 		subscribe: func(topic string, handle func() error) error {
-			arriving, err := s.Consume(topic, events.WithGroup(group), events.WithOffset(time.Unix(1, 0)))
+			messages, err := s.Consume(topic, events.WithGroup(group), events.WithOffset(time.Unix(1, 0)))
 			if err != nil {
 				return err
 			}
 			go func() {
-				for e := range arriving {
+				for e := range messages {
 					if handle() != nil {
 						_ = e.Nack()
 						continue
@@ -162,6 +173,7 @@ func openEvents(url string) (*session, error) {
 	}, nil
 }
 
+// openWatermillNATS opens a session with watermill-nats, package nats.
 func openWatermillNATS(url string) (*session, error) {
 	js := wmnats.JetStreamConfig{
 		DurablePrefix:    group,
@@ -178,8 +190,9 @@ func openWatermillNATS(url string) (*session, error) {
 	return watermillSession(pub, sub), nil
 }
 
+// openWatermillJetStream opens a session with watermill-nats, package jetstream.
 func openWatermillJetStream(url string) (*session, error) {
-	// Its default logger writes a line for each message.
+	// The default logger would write a line for each message.
 	pub, err := wmjetstream.NewPublisher(wmjetstream.PublisherConfig{URL: url, Logger: watermill.NopLogger{}})
 	if err != nil {
 		return nil, err
@@ -201,12 +214,12 @@ func watermillSession(pub message.Publisher, sub message.Subscriber) *session {
 			return pub.Publish(topic, m)
 		},
 		subscribe: func(topic string, handle func() error) error {
-			arriving, err := sub.Subscribe(context.Background(), topic)
+			messages, err := sub.Subscribe(context.Background(), topic)
 			if err != nil {
 				return err
 			}
 			go func() {
-				for m := range arriving {
+				for m := range messages {
 					if handle() != nil {
 						m.Nack()
 						continue
@@ -223,8 +236,8 @@ func watermillSession(pub message.Publisher, sub message.Subscriber) *session {
 	}
 }
 
-// with opens a session, and says whose it is if that fails.
-func (p peer) with(url string) (*session, error) {
+// connect opens a session. Its error names the library.
+func (p peer) connect(url string) (*session, error) {
 	s, err := p.open(url)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)

@@ -8,28 +8,30 @@ import (
 	"time"
 )
 
-// publishers is how many publish side by side.
+// publishers is how many goroutines publish concurrently.
 const publishers = 16
 
-// figures are what a peer was measured at, one of each per round, in seconds.
+// figures are the measurements of a library: one value per round, in seconds.
 type figures struct {
-	publish1, publish16 []float64 // per message
-	consume             []float64 // per message; none without a store
-	latency             []float64 // from the call of publish to the handler
-	lost                float64   // the share that a running subscriber did not get
+	publishOne  []float64 // per message, with one publisher
+	publishMany []float64 // per message, with several publishers
+	consume     []float64 // per message; empty if messages are not stored
+	latency     []float64 // from the call of publish to the handler
+	lost        float64   // the largest share of messages that a running subscriber did not receive
 }
 
-// speed measures all libraries in turns, because a shared machine's speed
-// changes from one minute to the next, and returns a table: numbers, and in
-// brackets how many times faster than nats.go, or for the latency, slower.
-func (w *world) speed(rounds, n int) ([]string, error) {
+// speed measures all libraries in turns, because the speed of a shared machine changes
+// from one minute to the next. It returns a table. The numbers in brackets say how
+// many times faster a library is than nats.go, or for the latency, how many times
+// slower.
+func (b *testbed) speed(rounds, n int) ([]string, error) {
 	all := peers()
 	measured := make([]figures, len(all))
 	n -= n % publishers
 	for round := range rounds {
 		for i := range all {
 			i = (i + round) % len(all)
-			if err := w.measure(all[i], fmt.Sprintf("speed%d", i), n, &measured[i]); err != nil {
+			if err := b.measure(all[i], fmt.Sprintf("speed%d", i), n, &measured[i]); err != nil {
 				return nil, fmt.Errorf("%s: %w", all[i].name, err)
 			}
 		}
@@ -48,12 +50,13 @@ func (w *world) speed(rounds, n int) ([]string, error) {
 			}
 		}
 		table = append(table, fmt.Sprintf("| %s | %s | %s | %s | %s | %s |", p.name, stored,
-			perSecond(m.publish1, raw.publish1), perSecond(m.publish16, raw.publish16), perSecond(m.consume, raw.consume),
+			perSecond(m.publishOne, raw.publishOne), perSecond(m.publishMany, raw.publishMany), perSecond(m.consume, raw.consume),
 			fmt.Sprintf("%.0f µs (%.2f)", median(m.latency)*1e6, median(m.latency)/median(raw.latency))))
 	}
 	return table, nil
 }
 
+// perSecond formats times per message as a rate, and relative to those of nats.go.
 func perSecond(v, raw []float64) string {
 	if len(v) == 0 {
 		return "nothing is kept"
@@ -66,53 +69,73 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// measure is one round of one library.
-func (w *world) measure(p peer, topic string, n int, f *figures) error {
-	if err := w.prepare(p, topic); err != nil {
+// measure does one round with one library and adds the results to f.
+func (b *testbed) measure(p peer, topic string, n int, f *figures) error {
+	if err := b.prepare(p, topic); err != nil {
 		return err
 	}
-	s, err := p.with(w.url)
+	s, err := p.connect(b.url)
 	if err != nil {
 		return err
 	}
 	defer s.close()
 	arrived := make(chan time.Time, 2*n)
-	subscribe := func(s *session) error {
+	subscribe := func() error {
 		return s.subscribe(topic, func() error { arrived <- time.Now(); return nil })
 	}
-	if !p.stored {
-		if err := subscribe(s); err != nil {
-			return err
-		}
+	if p.stored {
+		return measureStored(s, topic, n, f, arrived, subscribe)
 	}
-
-	few := n / 5
-	took, err := publish(s, topic, few, 1)
+	// Nothing is kept, so the subscriber must be there from the start.
+	if err := subscribe(); err != nil {
+		return err
+	}
+	published, err := measurePublish(s, topic, n, f)
 	if err != nil {
 		return err
 	}
-	f.publish1 = append(f.publish1, took.Seconds()/float64(few))
-	if took, err = publish(s, topic, n, publishers); err != nil {
+	f.lost = max(f.lost, 1-float64(drain(arrived))/float64(published))
+	return measureLatency(s, topic, n, f, arrived)
+}
+
+// measureStored measures a library that stores messages. It subscribes only after the
+// publishing, so that there is a backlog to consume.
+func measureStored(s *session, topic string, n int, f *figures, arrived <-chan time.Time, subscribe func() error) error {
+	published, err := measurePublish(s, topic, n, f)
+	if err != nil {
 		return err
 	}
-	f.publish16 = append(f.publish16, took.Seconds()/float64(n))
-
-	if p.stored {
-		began := time.Now()
-		if err := subscribe(s); err != nil {
-			return err
-		}
-		for range few + n {
-			if _, err := next(arrived); err != nil {
-				return fmt.Errorf("consume: %w", err)
-			}
-		}
-		f.consume = append(f.consume, time.Since(began).Seconds()/float64(few+n))
+	began := time.Now()
+	if err := subscribe(); err != nil {
+		return err
 	}
-	if n := few + n; !p.stored {
-		f.lost = max(f.lost, 1-float64(drain(arrived))/float64(n))
+	for range published {
+		if _, err := next(arrived); err != nil {
+			return fmt.Errorf("consume: %w", err)
+		}
 	}
+	f.consume = append(f.consume, time.Since(began).Seconds()/float64(published))
+	return measureLatency(s, topic, n, f, arrived)
+}
 
+// measurePublish measures publishing, with one publisher and with several, and returns
+// how many messages it has published.
+func measurePublish(s *session, topic string, n int, f *figures) (published int, err error) {
+	few := n / 5
+	took, err := publish(s, topic, few, 1)
+	if err != nil {
+		return 0, err
+	}
+	f.publishOne = append(f.publishOne, took.Seconds()/float64(few))
+	if took, err = publish(s, topic, n, publishers); err != nil {
+		return 0, err
+	}
+	f.publishMany = append(f.publishMany, took.Seconds()/float64(n))
+	return few + n, nil
+}
+
+// measureLatency measures how long single messages take from publish to the handler.
+func measureLatency(s *session, topic string, n int, f *figures, arrived <-chan time.Time) error {
 	var times []float64
 	for range n / 20 {
 		began := time.Now()
@@ -129,14 +152,15 @@ func (w *world) measure(p peer, topic string, n int, f *figures) error {
 	return nil
 }
 
-// publish publishes n messages, so many at a time.
-func publish(s *session, topic string, n, atATime int) (time.Duration, error) {
-	errs := make([]error, atATime)
+// publish publishes n messages from this many goroutines and returns how long that
+// took.
+func publish(s *session, topic string, n, concurrency int) (time.Duration, error) {
+	errs := make([]error, concurrency)
 	began := time.Now()
 	var wg sync.WaitGroup
-	for i := range atATime {
+	for i := range concurrency {
 		wg.Go(func() {
-			for range n / atATime {
+			for range n / concurrency {
 				if err := s.publish(topic); err != nil {
 					errs[i] = fmt.Errorf("publish: %w", err)
 					return
@@ -148,7 +172,7 @@ func publish(s *session, topic string, n, atATime int) (time.Duration, error) {
 	return time.Since(began), errors.Join(errs...)
 }
 
-// next returns when the next message arrived.
+// next waits for the next message and returns the time of its arrival.
 func next(arrived <-chan time.Time) (time.Time, error) {
 	select {
 	case at := <-arrived:
@@ -158,7 +182,7 @@ func next(arrived <-chan time.Time) (time.Time, error) {
 	}
 }
 
-// drain counts what has arrived, and returns when nothing more does.
+// drain counts the messages that arrive, until no more do.
 func drain(arrived <-chan time.Time) (n int) {
 	for {
 		select {

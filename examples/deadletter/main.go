@@ -1,10 +1,10 @@
-// Command deadletter shows what becomes of messages that cannot be handled: a
-// go-micro service that retries some, gives up others, and looks at what it has
-// given up.
+// Command deadletter shows what happens to messages that cannot be handled. It is a
+// go-micro service that retries some messages, gives up others, and then reads the
+// ones it gave up from the dead-letter topic.
 //
 //	go run ./examples/deadletter 2>/dev/null  # without go-micro's log
 //
-// NATS_URL names the server, else one is embedded.
+// NATS_URL is the address of the server. Without it, the program starts one.
 package main
 
 import (
@@ -30,8 +30,8 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
-// The topics are of this program only: a server that has been in use may have a
-// consumer for orders.created, whose settings would be used as they are.
+// Only this program uses these topics. With orders.created, a server that is in use
+// might already have a consumer, and its settings would apply instead of ours.
 const (
 	topic = "deadletter-demo.orders"
 	dead  = "dead-letters.deadletter-demo"
@@ -46,9 +46,9 @@ type Order struct {
 func charge(ctx context.Context, order *Order) error {
 	fmt.Printf("order %s over %d: delivery %d\n", order.ID, order.Amount, jsbroker.NumDelivered(wrapper.Event(ctx)))
 	switch {
-	case order.Amount < 0: // it will never get better
+	case order.Amount < 0: // no retry can help
 		return jsbroker.Discard(errors.New("negative amount"))
-	case order.Amount > 1000: // until MaxDeliver
+	case order.Amount > 1000: // retried until MaxDeliver
 		return jsbroker.RetryAfter(10*time.Millisecond, errors.New("limit exceeded"))
 	}
 	fmt.Printf("order %s charged\n", order.ID)
@@ -62,7 +62,7 @@ func main() {
 }
 
 func run() error {
-	// Interrupted, it still stops the server, which removes its directory.
+	// On Ctrl-C, run still returns, so that the embedded server removes its directory.
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	url, stop, err := natsserver.Open()
@@ -81,21 +81,22 @@ func run() error {
 		micro.Address("127.0.0.1:0"),
 		micro.Broker(b),
 		micro.Registry(registry.NewMemoryRegistry()),
-		micro.WrapSubscriber(wrapper.Subscriber(b)), // or Discard and RetryAfter are errors like others
+		micro.WrapSubscriber(wrapper.Subscriber(b)), // without it, Discard and RetryAfter are ordinary errors
 		micro.AfterStop(b.Disconnect),
 	)
-	// Somebody must look at them: a person, a ticket system, a repair job. The
-	// original body and headers are there, and why, where from and how often.
-	buried := make(chan string)
-	bury := func(ctx context.Context, order *Order) error {
+	// Somebody has to look at dead letters: a person, a ticket system, a repair job. A
+	// dead letter has the body and headers of the original message. More headers say
+	// why it was given up, where it came from, and how often it was delivered.
+	letters := make(chan string)
+	inspect := func(ctx context.Context, order *Order) error {
 		h, _ := metadata.FromContext(ctx)
-		buried <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
+		letters <- fmt.Sprintf("order %s is a dead letter: given up by %s, %s, deliveries: %s, reason: %s", order.ID, h["Micro-Dead-Letter-Queue"],
 			h["Micro-Dead-Letter-Topic"], h["Micro-Dead-Letter-Deliveries"], h["Micro-Dead-Letter-Reason"])
 		return nil
 	}
 	err = errors.Join(
 		micro.RegisterSubscriber(topic, service.Server(), charge, server.SubscriberQueue("payments")),
-		micro.RegisterSubscriber(dead, service.Server(), bury, server.SubscriberQueue("undertaker")),
+		micro.RegisterSubscriber(dead, service.Server(), inspect, server.SubscriberQueue("undertaker")),
 	)
 	if err != nil {
 		return err
@@ -111,7 +112,7 @@ func run() error {
 	}
 	for range 2 {
 		select {
-		case line := <-buried:
+		case line := <-letters:
 			fmt.Println(line)
 		case <-ctx.Done():
 			return context.Cause(ctx)

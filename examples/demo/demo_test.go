@@ -17,13 +17,12 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
@@ -356,16 +355,12 @@ func TestExportFails(t *testing.T) {
 // nothing else.
 func TestExternalServer(t *testing.T) {
 	t.Parallel()
-	s, err := natsserver.Start(func(o *server.Options) { o.Username, o.Password = "tester", "s3cret" })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
-	url := strings.Replace(s.URL(), "nats://", "nats://tester:s3cret@", 1)
+	s := natstest.Start(t, func(o *server.Options) { o.Username, o.Password = "tester", "s3cret" })
+	url := natstest.URL(s, "tester:s3cret")
 	env := []string{"NATS_URL=" + url}
 	for range 2 {
 		out := mustSucceed(t, start(t, env, "-n", "20"))
-		mustMatch(t, out, `^20 published = 20 shipped \+ 0 dead-lettered: every order arrived\.$`, `^  server +`+regexp.QuoteMeta(s.URL())+`$`)
+		mustMatch(t, out, `^20 published = 20 shipped \+ 0 dead-lettered: every order arrived\.$`, `^  server +`+regexp.QuoteMeta(s.ClientURL())+`$`)
 		if strings.Contains(out, "s3cret") {
 			t.Errorf("the password is shown:\n%s", out)
 		}
@@ -377,21 +372,11 @@ func TestExternalServer(t *testing.T) {
 	running.Signal(os.Interrupt)
 	mustSucceed(t, running)
 
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := natstest.Connect(t, url)
 	if err := js.DeleteStream(t.Context(), "PAYMENTS"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "MONEY", Subjects: []string{"payments.*"}}); err != nil {
-		t.Fatal(err)
-	}
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "MONEY", Subjects: []string{"payments.*"}})
 	mustFail(t, start(t, env, "-n", "20"), "stream MONEY")
 	for _, name := range []string{"ORDERS", "MONEY"} {
 		if _, err := js.Stream(t.Context(), name); err != nil {
@@ -403,12 +388,8 @@ func TestExternalServer(t *testing.T) {
 // Of two demos that begin at the same time on one server at most one goes on.
 func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
-	s, err := natsserver.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
-	env := []string{"NATS_URL=" + s.URL()}
+	s := natstest.Start(t)
+	env := []string{"NATS_URL=" + s.ClientURL()}
 	for _, p := range []*proc.Process{start(t, env, "-n", "50"), start(t, env, "-n", "50")} {
 		if code, out, stderr := p.Wait(); code != 0 && !strings.Contains(stderr, "another demo is running") {
 			t.Errorf("exit %d, stderr %q, stdout:\n%s", code, stderr, out)
@@ -420,10 +401,6 @@ func TestTwoAtOnce(t *testing.T) {
 func TestNoServer(t *testing.T) {
 	t.Parallel()
 	mustFail(t, start(t, []string{"NATS_URL=nats://tester:s3cret@127.0.0.1:1"}, "-n", "1"), "no NATS server answers at nats://127.0.0.1:1")
-	s, err := natsserver.Start(func(o *server.Options) { o.JetStream = false })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
-	mustFail(t, start(t, []string{"NATS_URL=" + s.URL()}, "-n", "1"), "JetStream")
+	s := natstest.Start(t, func(o *server.Options) { o.JetStream = false })
+	mustFail(t, start(t, []string{"NATS_URL=" + s.ClientURL()}, "-n", "1"), "JetStream")
 }

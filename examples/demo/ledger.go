@@ -9,37 +9,38 @@ import (
 	"time"
 )
 
-// ledger keeps book of every order by its id, apart from the broker and its
-// metrics: it is what proves them right.
+// ledger records what happens to every order, by its id. It is independent of the
+// broker and its metrics, so that it can prove them right.
 type ledger struct {
-	run string // in every id, so that other runs' orders are told apart
+	run string // part of every id, to tell the orders of this run from others
 
 	mu      sync.Mutex
 	entries map[string]*entry
 	counts  counts
-	all     chan struct{} // closed and replaced when none is missing any more
-	foreign int           // arrived, but not of this run
+	all     chan struct{} // closed and replaced when no order is missing any more
+	foreign int           // orders of other runs that have arrived
 }
 
-// counts are of distinct orders.
+// counts counts distinct orders.
 type counts struct {
 	published, shipped, dead int
-	missing                  int // published, and not arrived
+	missing                  int // published, but not arrived
 }
 
-// entry is the life of one order.
+// entry is the record of one order.
 type entry struct {
 	number    int
-	begun     time.Time
-	published bool // the stream has confirmed it
+	created   time.Time
+	published bool // a stream has acknowledged it
 	shipped   int  // how often
 	dead      []deadLetter
-	took      time.Duration // until it was shipped
+	took      time.Duration // from its creation until it was shipped
 }
 
+// arrived reports whether the order came to an end: shipped or as a dead letter.
 func (e *entry) arrived() bool { return e.shipped > 0 || len(e.dead) > 0 }
 
-// deadLetter is an order that failed for good.
+// deadLetter is a message that was given up.
 type deadLetter struct {
 	number     int
 	topic      string
@@ -52,16 +53,17 @@ func newLedger() *ledger {
 	return &ledger{run: rand.Text()[:8], entries: map[string]*entry{}, all: make(chan struct{})}
 }
 
-// open begins an order and returns its id.
+// open creates an order and returns its id.
 func (l *ledger) open(number int) string {
 	id := fmt.Sprintf("%s-%06d", l.run, number)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entries[id] = &entry{number: number, begun: time.Now()}
+	l.entries[id] = &entry{number: number, created: time.Now()}
 	return id
 }
 
-// published says that the stream has the order. It may have arrived already.
+// published records that a stream has stored the order. By then, the order may
+// already have arrived.
 func (l *ledger) published(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,17 +75,19 @@ func (l *ledger) published(id string) {
 	}
 }
 
+// shipped records that the order was shipped.
 func (l *ledger) shipped(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e := l.arrive(id); e != nil {
 		if e.shipped++; e.shipped == 1 {
 			l.counts.shipped++
-			e.took = time.Since(e.begun)
+			e.took = time.Since(e.created)
 		}
 	}
 }
 
+// dead records that the order became a dead letter.
 func (l *ledger) dead(id string, d deadLetter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,7 +98,8 @@ func (l *ledger) dead(id string, d deadLetter) {
 	}
 }
 
-// arrive returns the entry of an order that comes in, nil if it is unknown.
+// arrive returns the entry of an order that has just arrived, or nil if the order is
+// of another run.
 func (l *ledger) arrive(id string) *entry {
 	e := l.entries[id]
 	if e == nil {
@@ -110,15 +115,15 @@ func (l *ledger) arrive(id string) *entry {
 	return e
 }
 
-// soFar is for the progress line.
+// soFar returns the current counts.
 func (l *ledger) soFar() counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.counts
 }
 
-// await waits until every published order has arrived. It is called when no
-// more are published.
+// await waits until every published order has arrived. Call it only when no more
+// orders are published.
 func (l *ledger) await(ctx context.Context) error {
 	l.mu.Lock()
 	all, n := l.all, l.counts.missing
@@ -134,7 +139,7 @@ func (l *ledger) await(ctx context.Context) error {
 	}
 }
 
-// summary counts distinct order ids.
+// summary counts the orders, by distinct id.
 func (l *ledger) summary() summary {
 	l.mu.Lock()
 	defer l.mu.Unlock()

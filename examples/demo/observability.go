@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,17 +25,18 @@ import (
 	"go-micro-jetstream/examples/internal/natsurl"
 )
 
-// exportTimeout bounds the wait for a collector that does not answer at the end.
+// exportTimeout limits the last export of spans, in case the collector does not
+// answer.
 const exportTimeout = 5 * time.Second
 
 var propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 
-// observability is one registry and one /metrics for the process, and a tracer
-// provider for each service, as if they were processes of their own.
+// observability holds one registry with one /metrics for the whole process, and a
+// tracer provider for each service, as if each were a process of its own.
 type observability struct {
 	registry  *prometheus.Registry
 	spans     *collector
-	endpoint  string // of the OTLP collector; empty: none
+	endpoint  string // of the OTLP collector; empty: no export
 	server    *http.Server
 	providers []*sdktrace.TracerProvider
 
@@ -50,13 +52,13 @@ func newObservability(cfg settings) (*observability, error) {
 		spans:          newCollector(),
 		describeTraces: "one is shown below; OTEL_EXPORTER_OTLP_ENDPOINT exports all",
 	}
-	if o.endpoint = firstOf("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"); o.endpoint != "" {
+	if o.endpoint = cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")); o.endpoint != "" {
 		o.describeTraces = "exported to " + natsurl.Redact(o.endpoint)
 	}
-	// The time at which the process started: dashboards mark restarts with it.
+	// It has the start time of the process, which dashboards use to mark restarts.
 	o.registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	// A collector that is down must not look like a fault of the broker, nor
-	// fill the screen.
+	// Report a failed export only once. A collector that is down must not fill the
+	// screen, or look like a fault of the broker.
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		o.exportErr.Do(func() {
 			fmt.Fprintf(os.Stderr, "\ndemo: spans could not be exported: %v\n", err)
@@ -68,8 +70,8 @@ func newObservability(cfg settings) (*observability, error) {
 	return o, nil
 }
 
-// serve answers /metrics. If the address is taken, a free port will do, unless
-// the user has asked for that one.
+// serve starts serving /metrics. If the address is taken, it uses a free port
+// instead, unless the user asked for that address.
 func (o *observability) serve(cfg settings) error {
 	l, err := net.Listen("tcp", cfg.metricsAddr)
 	note := ""
@@ -85,14 +87,14 @@ func (o *observability) serve(cfg settings) error {
 	}
 	o.describeMetrics = fmt.Sprintf("http://%s/metrics%s", l.Addr(), note)
 	mux := http.NewServeMux()
-	// Exemplars, the trace ids on the histograms, are part of OpenMetrics only.
+	// Exemplars, the trace ids in the histograms, exist only in OpenMetrics.
 	mux.Handle("/metrics", promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	o.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = o.server.Serve(l) }()
 	return nil
 }
 
-// provider makes the tracer provider of a service.
+// provider returns a new tracer provider for a service.
 func (o *observability) provider(service string) *sdktrace.TracerProvider {
 	res := resource.NewSchemaless(attribute.String("service.name", service))
 	if merged, err := resource.Merge(resource.Default(), res); err == nil {
@@ -100,7 +102,7 @@ func (o *observability) provider(service string) *sdktrace.TracerProvider {
 	}
 	opts := []sdktrace.TracerProviderOption{sdktrace.WithResource(res), sdktrace.WithSpanProcessor(o.spans)}
 	if o.endpoint != "" {
-		// The exporter reads the endpoint, and headers, from the environment.
+		// The exporter reads the endpoint and the headers from the environment.
 		exporter, err := otlptracehttp.New(context.Background())
 		if err != nil {
 			otel.Handle(err)
@@ -113,7 +115,7 @@ func (o *observability) provider(service string) *sdktrace.TracerProvider {
 	return tp
 }
 
-// close exports what is left and stops answering.
+// close exports the remaining spans and stops serving /metrics.
 func (o *observability) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), exportTimeout)
 	defer cancel()
@@ -125,23 +127,14 @@ func (o *observability) close() {
 	_ = o.server.Close()
 }
 
-// totals sums the series of each counter and gauge, as sum() does in a query.
+// totals adds up the series of each counter and gauge, as sum() does in PromQL.
 func totals(g prometheus.Gatherer) map[string]float64 {
 	sums := map[string]float64{}
-	families, _ := g.Gather() // what there is, even if some of it is at fault
+	families, _ := g.Gather() // on an error, it still returns what it could gather
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			sums[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	return sums
-}
-
-func firstOf(variables ...string) string {
-	for _, v := range variables {
-		if value := os.Getenv(v); value != "" {
-			return value
-		}
-	}
-	return ""
 }

@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	screenInterval = 200 * time.Millisecond // rewrites the line of a terminal
-	lineInterval   = 2 * time.Second        // writes a line elsewhere
+	screenInterval = 200 * time.Millisecond // on a terminal, where the row is overwritten
+	lineInterval   = 2 * time.Second        // elsewhere, where each row is a new line
 )
 
-// row is a moment: orders by the ledger, deliveries by the metrics.
+// row is a snapshot: orders from the ledger, deliveries from the metrics.
 type row struct {
 	counts
 	handled, failed, redelivered, pending int
-	panicked                              int // among the failed
+	panicked                              int // included in failed
 }
 
-// sample reads the deliveries from the registry that /metrics shows.
+// sample takes a snapshot. The deliveries come from the registry behind /metrics.
 func sample(books *ledger, registry prometheus.Gatherer) row {
 	sum := totals(registry)
 	value := func(name string) int { return int(sum["micro_broker_"+name]) }
@@ -42,18 +42,18 @@ func (r row) String() string {
 	return fmt.Sprintf("%10d %10d %6d %10d %8d %13d %9d", r.published, r.shipped, r.dead, r.handled, r.failed, r.redelivered, r.pending)
 }
 
-// progress is a table that grows by a line now and then, or, on a terminal, has
-// one line that changes.
+// progress prints a table of rows. On a terminal it overwrites the last row instead
+// of adding new ones. Notes and blocks of text can interrupt the table.
 type progress struct {
-	out      io.Writer
-	terminal bool
-	began    time.Time
-	read     func() row
-	ticker   *time.Ticker
-	header   bool // is above
-	open     bool // the line may still change
-	noted    bool // the last thing was a note
-	last     row
+	out       io.Writer
+	terminal  bool
+	began     time.Time
+	read      func() row
+	ticker    *time.Ticker
+	hasHeader bool // the header is directly above the rows
+	open      bool // the row has no line break yet and may be overwritten
+	afterNote bool // the last output was a note
+	last      row
 }
 
 func newProgress(out io.Writer, began time.Time, read func() row) *progress {
@@ -70,14 +70,14 @@ func newProgress(out io.Writer, began time.Time, read func() row) *progress {
 
 func (p *progress) tick() <-chan time.Time { return p.ticker.C }
 
-// update shows how things are now.
+// update prints the current row.
 func (p *progress) update() { p.show(p.read()) }
 
 func (p *progress) show(r row) {
 	p.last = r
-	if !p.header {
+	if !p.hasHeader {
 		fmt.Fprintf(p.out, "\n%s\n", rowHeader)
-		p.header, p.noted = true, false
+		p.hasHeader, p.afterNote = true, false
 	}
 	line := fmt.Sprintf("%7.1fs  %s", time.Since(p.began).Seconds(), r)
 	if p.terminal {
@@ -88,31 +88,34 @@ func (p *progress) show(r row) {
 	fmt.Fprintln(p.out, line)
 }
 
-// note puts a line between the rows.
+// note prints a line of text between the rows.
 func (p *progress) note(text string) {
-	p.interrupt(text, p.noted)
-	p.noted = true
+	p.interrupt(text, p.afterNote)
+	p.afterNote = true
 }
 
-// block puts several lines between the rows.
+// block prints several lines of text between the rows.
 func (p *progress) block(text string) {
 	p.interrupt(text, false)
-	p.noted = false
+	p.afterNote = false
 }
 
-func (p *progress) interrupt(text string, follows bool) {
+// interrupt ends the table and prints the text below it, after an empty line unless
+// the text continues what is above.
+func (p *progress) interrupt(text string, continues bool) {
 	if p.open {
 		fmt.Fprintln(p.out)
 		p.open = false
 	}
-	if !follows {
+	if !continues {
 		fmt.Fprintln(p.out)
 	}
 	fmt.Fprintln(p.out, strings.TrimRight(text, "\n"))
-	p.header = false // too far up now
+	p.hasHeader = false // now too far up
 }
 
-// finish writes the last line, with what was pending when all was stopped.
+// finish prints the last row, with the number of messages that were pending when
+// the services were stopped.
 func (p *progress) finish(pending int) {
 	p.ticker.Stop()
 	r := p.read()

@@ -14,20 +14,21 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
-// mark is in the metadata of the streams that the demo makes.
+// mark is a key in the metadata of the streams that the demo creates.
 const mark = "go-micro-jetstream-demo"
 
-// claimTimeout ends the wait of a demo that may not ask for others.
+// claimTimeout limits the wait for other demos to answer. It matters when the user
+// lacks the permission to ask.
 const claimTimeout = 10 * time.Second
 
 // natsServer is the server that the demo runs on.
 type natsServer struct {
 	url      string
-	describe string
+	describe string // for people, without credentials
 	close    func()
 }
 
-// openServer starts the embedded server, or makes the one at NATS_URL ready.
+// openServer starts the embedded server, or prepares the one at NATS_URL.
 func openServer() (*natsServer, error) {
 	if url := os.Getenv("NATS_URL"); url != "" {
 		nc, err := claim(url)
@@ -51,7 +52,7 @@ func openServer() (*natsServer, error) {
 	}, nil
 }
 
-// streamTemplate is the broker's default with the demo's mark.
+// streamTemplate is the default configuration of the broker, plus the mark.
 func streamTemplate() jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Retention: jetstream.WorkQueuePolicy,
@@ -60,12 +61,14 @@ func streamTemplate() jetstream.StreamConfig {
 	}
 }
 
-// claim makes sure that no other demo runs on the server, and that none begins
-// to before the connection is closed: two would take each other's orders. Each
-// first answers on a subject, then asks there: of two that begin at the same
-// time at least one hears of the other, if not both.
+// claim makes sure that no other demo runs on the server, because two demos would
+// take each other's orders. It holds until the returned connection is closed.
+//
+// Each demo first listens on a subject, and then asks there whether anybody else
+// does. So if two demos start at the same time, at least one of them learns of the
+// other, and perhaps both.
 func claim(url string) (*nats.Conn, error) {
-	nc, err := nats.Connect(url, nats.Name("demo-setup"), nats.MaxReconnects(-1), nats.NoEcho()) // it must not hear itself
+	nc, err := nats.Connect(url, nats.Name("demo-setup"), nats.MaxReconnects(-1), nats.NoEcho()) // it must not answer itself
 	if err != nil {
 		return nil, natsurl.Explain(url, err)
 	}
@@ -78,14 +81,14 @@ func claim(url string) (*nats.Conn, error) {
 	}
 	nc.Close()
 	if err == nil {
-		return nil, fmt.Errorf("another demo is running at %s: wait for its end, or use another server", natsurl.Redact(url))
+		return nil, fmt.Errorf("another demo is running at %s: wait until it has ended, or use another server", natsurl.Redact(url))
 	}
 	return nil, fmt.Errorf("cannot ask at %s, on the subject %s, whether another demo is running: %w", natsurl.Redact(url), subject, err)
 }
 
-// removeStreams removes what an earlier run has left on a server, so that the count
-// begins at zero. Whoever else has streams for these topics has messages in
-// them that the demo would take away: then it does not start.
+// removeStreams deletes the streams of an earlier run, so that the count begins at
+// zero. If somebody else has a stream for one of the topics, it returns an error,
+// because the demo would consume the messages in that stream.
 func removeStreams(nc *nats.Conn, url string) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -93,7 +96,7 @@ func removeStreams(nc *nats.Conn, url string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	// First look at all, then delete: a refusal leaves everything as it was.
+	// Check all streams before deleting any, so that an error changes nothing.
 	var ours []string
 	for _, topic := range []string{ordersCreated, paymentsTaken, shippingSent, deadLetters} {
 		name, err := js.StreamNameBySubject(ctx, topic)
@@ -101,7 +104,7 @@ func removeStreams(nc *nats.Conn, url string) error {
 			continue
 		}
 		if err != nil {
-			return nil // no JetStream, or no permission: the brokers say it better
+			return nil // no JetStream or no permission: the brokers report it with a better error
 		}
 		if err := mayDelete(ctx, js, name); err != nil {
 			return fmt.Errorf("stream %s at %s captures %s and %w", name, natsurl.Redact(url), topic, err)
@@ -116,14 +119,14 @@ func removeStreams(nc *nats.Conn, url string) error {
 	return nil
 }
 
-// mayDelete reports why a stream must stay.
+// mayDelete returns why a stream must not be deleted, or nil.
 func mayDelete(ctx context.Context, js jetstream.JetStream, name string) error {
 	stream, err := js.Stream(ctx, name)
 	if err != nil {
 		return fmt.Errorf("cannot be looked up: %w", err)
 	}
 	if _, ours := stream.CachedInfo().Config.Metadata[mark]; !ours {
-		return errors.New("was not made by the demo, which would take its messages: use another server, or leave NATS_URL unset")
+		return errors.New("was not created by the demo, which would consume its messages: use another server, or unset NATS_URL")
 	}
 	return nil
 }

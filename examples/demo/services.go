@@ -32,70 +32,78 @@ const (
 	shippingSent  = "shipping.sent"
 	deadLetters   = "dead-letters.orders"
 
-	maxDeliver  = 3 // deliveries, then a message is a dead letter
-	concurrency = 4 // handlers at a time and subscription
+	maxDeliver  = 3 // deliveries, after which a message becomes a dead letter
+	concurrency = 4 // handlers at a time, per subscription
 )
 
-// Order is what travels. It is exported because go-micro asks for that.
+// Order is what the services send to each other. go-micro requires the type to be
+// exported.
 type Order struct {
 	ID     string `json:"id"`
-	Number int    `json:"number"` // decides what goes wrong
+	Number int    `json:"number"` // decides which failures happen
 }
 
 func (o *Order) paymentFails() bool  { return o.Number%100 == 7 && !o.shippingFails() }
 func (o *Order) shippingFails() bool { return o.Number%500 == 107 }
 func (o *Order) panics() bool        { return o.Number%1000 == 13 }
 
-// shop is the three services.
+// shop holds the three services.
 type shop struct {
-	services []micro.Service
-	created  micro.Event
+	url      string
+	registry registry.Registry
+	obs      *observability
 	books    *ledger
+	hooks    func(service string) jsbroker.Hooks
+	services []micro.Service // in the order in which they are started
+	created  micro.Event     // publishes orders
 }
 
-// openShop starts the services, the last of the chain first.
-func openShop(url string, obs *observability, books *ledger, hooks func(service string) jsbroker.Hooks) (*shop, error) {
-	s := &shop{books: books}
-	reg := registry.NewMemoryRegistry() // no mDNS: the demo works without a network
-	service := func(name string, more ...micro.Option) (micro.Service, broker.Broker) {
-		b := jsbroker.NewBroker(
-			broker.Addrs(url),
-			jsbroker.WithClientName("demo-"+name),
-			jsbroker.WithConcurrency(concurrency),
-			jsbroker.WithStreamConfig(streamTemplate()),
-			jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: maxDeliver}),
-			jsbroker.WithDeadLetter(deadLetters),
-			jsbroker.WithHooks(
-				metrics.New(metrics.WithRegisterer(obs.registry)),
-				tracing.New(tracing.WithTracerProvider(obs.provider(name)), tracing.WithPropagator(propagator)),
-				hooks(name), // and one of the demo's own
-			),
-		)
-		svc := micro.New(name, append([]micro.Option{
-			micro.Broker(b), // before Registry, which tells the broker, too
-			micro.Registry(reg),
-			// No ports either. Each has its own: a shared one gives out its
-			// addresses at random, and now and then one of them twice.
-			micro.Transport(transport.NewMemoryTransport()),
-			micro.Address("127.0.0.1:0"),
-			micro.HandleSignal(false), // main decides when to stop
-			// Stop returns before the server has disconnected its broker. This
-			// waits for it, so that no acknowledgement is lost.
-			micro.AfterStop(b.Disconnect),
-		}, more...)...)
-		_ = svc.Client().Init(client.ContentType("application/json"))
-		// No svc.Init: it would parse the command line, which is the demo's.
-		s.services = append(s.services, svc)
-		return svc, b
-	}
+// newService adds a service with a broker of its own.
+func (s *shop) newService(name string, more ...micro.Option) (micro.Service, broker.Broker) {
+	b := jsbroker.NewBroker(
+		broker.Addrs(s.url),
+		jsbroker.WithClientName("demo-"+name),
+		jsbroker.WithConcurrency(concurrency),
+		jsbroker.WithStreamConfig(streamTemplate()),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: maxDeliver}),
+		jsbroker.WithDeadLetter(deadLetters),
+		jsbroker.WithHooks(
+			metrics.New(metrics.WithRegisterer(s.obs.registry)),
+			tracing.New(tracing.WithTracerProvider(s.obs.provider(name)), tracing.WithPropagator(propagator)),
+			s.hooks(name), // hooks of your own go here, too
+		),
+	)
+	svc := micro.New(name, append([]micro.Option{
+		micro.Broker(b), // must precede Registry, which is passed on to the broker
+		micro.Registry(s.registry),
+		// The memory transport needs no ports. Each service has its own: a shared one
+		// assigns addresses at random, and sometimes assigns one twice.
+		micro.Transport(transport.NewMemoryTransport()),
+		micro.Address("127.0.0.1:0"),
+		micro.HandleSignal(false), // main decides when to stop
+		// Stop returns before the server has disconnected its broker. Disconnecting it
+		// here makes Stop wait, so that no acknowledgement is lost.
+		micro.AfterStop(b.Disconnect),
+	}, more...)...)
+	_ = svc.Client().Init(client.ContentType("application/json"))
+	// svc.Init is not called: it would parse the command line, which is the demo's own.
+	s.services = append(s.services, svc)
+	return svc, b
+}
 
-	shippingService, _ := service("shipping")
+// openShop starts the services, beginning with the last one in the chain.
+func openShop(url string, obs *observability, books *ledger, hooks func(service string) jsbroker.Hooks) (*shop, error) {
+	s := &shop{
+		url: url, obs: obs, books: books, hooks: hooks,
+		registry: registry.NewMemoryRegistry(), // unlike mDNS, it works without a network
+	}
+	shippingService, _ := s.newService("shipping")
 	ship := &shipping{sent: micro.NewEvent(shippingSent, shippingService.Client())}
-	paymentService, _ := service("payments")
+	paymentService, _ := s.newService("payments")
 	pay := &payments{taken: micro.NewEvent(paymentsTaken, paymentService.Client())}
 	desk := &orderDesk{books: books}
 	var orderBroker broker.Broker
-	orderService, orderBroker := service("orders", micro.AfterStart(func() error {
+	orderService, orderBroker := s.newService("orders", micro.AfterStart(func() error {
 		_, err := orderBroker.Subscribe(shippingSent, desk.shipped, broker.Queue("orders"))
 		return err
 	}))
@@ -118,7 +126,7 @@ func openShop(url string, obs *observability, books *ledger, hooks func(service 
 	return s, nil
 }
 
-// close stops the services, the first of the chain first.
+// close stops the services, beginning with the first one in the chain.
 func (s *shop) close() error {
 	var errs []error
 	for _, v := range slices.Backward(s.services) {
@@ -127,9 +135,9 @@ func (s *shop) close() error {
 	return errors.Join(errs...)
 }
 
-// customers publish orders at the rate until there are n, or, with n 0, until
-// the context ends.
-func (s *shop) customers(ctx context.Context, n int, rate float64, notices chan<- string) {
+// publishOrders publishes n orders at this rate per second, or orders without end if
+// n is 0. It stops early when ctx is cancelled.
+func (s *shop) publishOrders(ctx context.Context, n int, rate float64, notices chan<- string) {
 	began := time.Now()
 	for number := 1; n == 0 || number <= n; number++ {
 		due := began.Add(time.Duration(float64(number-1) / rate * float64(time.Second)))
@@ -140,40 +148,45 @@ func (s *shop) customers(ctx context.Context, n int, rate float64, notices chan<
 		if ctx.Err() != nil {
 			return
 		}
-		o := &Order{ID: s.books.open(number), Number: number}
-		for {
-			err := s.created.Publish(ctx, o, messageID("order-"+o.ID))
-			if err == nil {
-				s.books.published(o.ID)
-				break
-			}
-			tell(notices, fmt.Sprintf("Order %d was not published, trying again: %v", number, err))
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-				return // neither published nor lost: the customer knows
-			}
+		s.publishOrder(ctx, &Order{ID: s.books.open(number), Number: number}, notices)
+	}
+}
+
+// publishOrder publishes one order. If that fails, it tries again every second until
+// ctx is cancelled.
+func (s *shop) publishOrder(ctx context.Context, o *Order, notices chan<- string) {
+	for {
+		err := s.created.Publish(ctx, o, messageID("order-"+o.ID))
+		if err == nil {
+			s.books.published(o.ID)
+			return
+		}
+		tell(notices, fmt.Sprintf("Order %d was not published, trying again: %v", o.Number, err))
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return // not counted as published, so it cannot be missing
 		}
 	}
 }
 
-// messageID is [jsbroker.MessageID] for go-micro's client: what is published
-// with it a second time is stored once.
+// messageID is [jsbroker.MessageID] as an option of go-micro's client. A message that
+// is published twice with the same id is stored once.
 func messageID(id string) client.PublishOption {
 	var o broker.PublishOptions
 	jsbroker.MessageID(id)(&o)
 	return client.PublishContext(o.Context)
 }
 
-// payments takes the money for an order.
+// payments is the service that takes the money for an order.
 type payments struct {
 	taken micro.Event
-	tried sync.Map // orders whose payment has failed once
+	tried sync.Map // ids of orders whose payment has failed once
 }
 
-// take is all that a go-micro user writes: no broker, and no tracing. The
-// context holds the headers of the message, so that what is published with it
-// belongs to the same trace.
+// take is all the code that a go-micro user writes. It knows neither the broker nor
+// tracing. The context holds the headers of the message, so a message published with
+// it belongs to the same trace.
 func (p *payments) take(ctx context.Context, o *Order) error {
 	work(o)
 	if o.paymentFails() {
@@ -184,7 +197,7 @@ func (p *payments) take(ctx context.Context, o *Order) error {
 	return p.taken.Publish(ctx, o, messageID("payment-"+o.ID))
 }
 
-// shipping sends the goods.
+// shipping is the service that sends the goods.
 type shipping struct {
 	sent micro.Event
 }
@@ -197,18 +210,18 @@ func (s *shipping) send(ctx context.Context, o *Order) error {
 	return s.sent.Publish(ctx, o, messageID("shipment-"+o.ID))
 }
 
-// orderDesk hears how its orders ended.
+// orderDesk is the part of the orders service that learns how its orders ended.
 type orderDesk struct {
 	books *ledger
 }
 
-// shipped is subscribed with the broker's own API: it sees the event, and its
-// panics are the broker's to recover. go-micro's server recovers those of its
-// subscribers itself, and the broker sees an error.
+// shipped is a handler of the broker's own Subscribe. It receives the event, and the
+// broker recovers its panics. With a subscriber of go-micro's server, go-micro
+// recovers a panic itself, and the broker only sees an error.
 func (d *orderDesk) shipped(e broker.Event) error {
 	var o Order
 	if err := json.Unmarshal(e.Message().Body, &o); err != nil {
-		return jsbroker.Discard(err) // it will not get better
+		return jsbroker.Discard(err) // no retry can help
 	}
 	if o.panics() && jsbroker.NumDelivered(e) == 1 {
 		panic("the order desk has a bug")
@@ -217,7 +230,7 @@ func (d *orderDesk) shipped(e broker.Event) error {
 	return nil
 }
 
-// dead is given the message that failed for good, and why in its headers.
+// dead handles dead letters. Their headers say why they were given up.
 func (d *orderDesk) dead(ctx context.Context, o *Order) error {
 	h, _ := metadata.FromContext(ctx)
 	deliveries, _ := strconv.Atoi(h["Micro-Dead-Letter-Deliveries"])
@@ -231,18 +244,19 @@ func (d *orderDesk) dead(ctx context.Context, o *Order) error {
 	return nil
 }
 
-// plainReason takes a handler's words out of the JSON that go-micro's server
-// wraps them in.
+// plainReason extracts the text of a handler's error from the JSON in which
+// go-micro's server wraps it.
 func plainReason(text string) string {
 	return strings.TrimPrefix(microerrors.Parse(text).Detail, "subscriber error: ")
 }
 
-// work stands for what a handler does.
+// work stands in for the real work of a handler.
 func work(o *Order) { time.Sleep(time.Duration(1+o.Number%4) * time.Millisecond) }
 
-// observer makes the demo's own hooks: go-micro only logs a subscription that
-// fails, and the demo would wait for ever.
-func observer(notices chan<- string, giveUp context.CancelCauseFunc) func(string) jsbroker.Hooks {
+// demoHooks returns the demo's own hooks for each service. They report changes of the
+// connection, and give up if a Subscribe fails: go-micro would only log that, and the
+// demo would wait for ever.
+func demoHooks(notices chan<- string, giveUp context.CancelCauseFunc) func(string) jsbroker.Hooks {
 	return func(service string) jsbroker.Hooks {
 		return jsbroker.Hooks{
 			SubscribeFailed: func(_ context.Context, e jsbroker.SubscribeFailed) { giveUp(e.Err) },
@@ -251,14 +265,14 @@ func observer(notices chan<- string, giveUp context.CancelCauseFunc) func(string
 				case jsbroker.StateDisconnected:
 					tell(notices, fmt.Sprintf("%s: connection to the server lost", service))
 				case jsbroker.StateReconnected:
-					tell(notices, fmt.Sprintf("%s: connected again to %s", service, e.URL))
+					tell(notices, fmt.Sprintf("%s: reconnected to %s", service, e.URL))
 				}
 			},
 		}
 	}
 }
 
-// tell never waits: hooks must not.
+// tell sends a notice, or drops it if the channel is full: hooks must not block.
 func tell(notices chan<- string, text string) {
 	select {
 	case notices <- text:

@@ -6,28 +6,27 @@ import (
 	"time"
 )
 
-// shownNumbers limits lists of order numbers.
+// shownNumbers is how many order numbers, or dead letters, a list shows at most.
 const shownNumbers = 10
 
-// summary is what the ledger says at the end. All counts are of distinct order
-// ids.
+// summary is the final state of the ledger. All counts are of distinct order ids.
 type summary struct {
 	published, shipped, dead int
-	missing                  []int // numbers: published, and never seen again
-	twice                    []int // numbers: arrived more than once
+	missing                  []int // numbers of orders that were published and never arrived
+	twice                    []int // numbers of orders that arrived more than once
 	letters                  []deadLetter
-	took                     []time.Duration // until shipped; sorted
-	unconfirmed              int             // arrived, though their publish was not confirmed
+	took                     []time.Duration // until an order was shipped; sorted
+	unconfirmed              int             // arrived, although their publish was not acknowledged
 	foreign                  int             // of another run
 }
 
-// holds reports whether every published order arrived, in exactly one of the
-// two ways.
-func (s *summary) holds() bool {
+// complete reports whether every published order arrived, either shipped or as a
+// dead letter.
+func (s *summary) complete() bool {
 	return len(s.missing) == 0 && s.published == s.shipped+s.dead
 }
 
-// String shows the count, and the deliveries that it took.
+// String shows the count of the orders, and how many deliveries they took.
 func (s *summary) String(r row, ran time.Duration) string {
 	var b strings.Builder
 	line := func(label string, value any, more string) {
@@ -60,7 +59,7 @@ func (s *summary) String(r row, ran time.Duration) string {
 		}
 	}
 	verdict, sign := "every order arrived", "="
-	if !s.holds() {
+	if !s.complete() {
 		verdict = "NOT every order arrived"
 		if s.published != s.shipped+s.dead {
 			sign = "!="
@@ -70,6 +69,7 @@ func (s *summary) String(r row, ran time.Duration) string {
 	return b.String()
 }
 
+// latency describes how long orders took until they were shipped.
 func (s *summary) latency() string {
 	if len(s.took) == 0 {
 		return ""
@@ -78,7 +78,7 @@ func (s *summary) latency() string {
 	return fmt.Sprintf("after %s (median), %s (p99), %s at most", round(at(.5)), round(at(.99)), round(at(1)))
 }
 
-// numbers lists order numbers, the first few of them.
+// numbers lists the first few order numbers.
 func numbers(list []int) string {
 	if len(list) == 0 {
 		return ""
@@ -93,7 +93,7 @@ func numbers(list []int) string {
 	return text + strings.Trim(fmt.Sprint(list), "[]") + more
 }
 
-// round keeps three digits or so: more would be noise.
+// round formats a duration with about three digits. More would be noise.
 func round(d time.Duration) string {
 	switch {
 	case d >= time.Minute:

@@ -15,18 +15,18 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxTraces bounds the traces under way that the collector keeps.
+// maxTraces limits how many unfinished traces the collector keeps.
 const maxTraces = 10000
 
-// collector is a span processor that waits for one trace worth showing: whole,
-// and of an order whose payment failed at first. It keeps no others.
+// collector is a span processor that picks one trace to show: a complete one, of an
+// order whose payment failed at first.
 type collector struct {
-	picked chan *tree // gets it
+	picked chan *tree // receives the trace
 
 	mu     sync.Mutex
 	found  bool
-	first  *tree // whole, in case no better one comes
-	traces map[trace.TraceID]*tree
+	first  *tree                   // the first complete trace, in case no payment fails
+	traces map[trace.TraceID]*tree // not complete yet
 }
 
 var _ sdktrace.SpanProcessor = (*collector)(nil)
@@ -35,7 +35,7 @@ func newCollector() *collector {
 	return &collector{picked: make(chan *tree, 1), traces: map[trace.TraceID]*tree{}}
 }
 
-// OnEnd takes in a span of any of the services.
+// OnEnd collects a span of any service.
 func (c *collector) OnEnd(s sdktrace.ReadOnlySpan) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +52,7 @@ func (c *collector) OnEnd(s sdktrace.ReadOnlySpan) {
 		c.traces[id] = t
 	}
 	t.spans = append(t.spans, s)
-	if !t.whole() {
+	if !t.complete() {
 		return
 	}
 	if t.retried() {
@@ -67,7 +67,8 @@ func (c *collector) OnEnd(s sdktrace.ReadOnlySpan) {
 	delete(c.traces, id)
 }
 
-// fallback returns the trace to show at the end if none has been shown yet.
+// fallback returns the trace to show at the end of a run in which none was shown,
+// or nil.
 func (c *collector) fallback() *tree {
 	select {
 	case t := <-c.picked:
@@ -79,13 +80,13 @@ func (c *collector) fallback() *tree {
 	return c.first
 }
 
-// OnStart does nothing: a span is of interest when it has ended.
+// OnStart does nothing: a span is collected when it ends.
 func (c *collector) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 
 // Shutdown does nothing: the collector serves several providers.
 func (c *collector) Shutdown(context.Context) error { return nil }
 
-// ForceFlush does nothing: nothing is held back.
+// ForceFlush does nothing: no spans are buffered.
 func (c *collector) ForceFlush(context.Context) error { return nil }
 
 // tree is one trace.
@@ -94,9 +95,9 @@ type tree struct {
 	spans []sdktrace.ReadOnlySpan
 }
 
-// whole reports whether the last handler of the chain has succeeded and every
-// span's parent has ended, too.
-func (t *tree) whole() bool {
+// complete reports whether the last handler of the chain has succeeded, and the
+// parents of all spans have ended, too.
+func (t *tree) complete() bool {
 	ended := make(map[trace.SpanID]bool, len(t.spans))
 	for _, s := range t.spans {
 		ended[s.SpanContext().SpanID()] = true
@@ -111,30 +112,34 @@ func (t *tree) whole() bool {
 	return last
 }
 
+// retried reports whether the payment of the order failed at least once.
 func (t *tree) retried() bool {
 	return slices.ContainsFunc(t.spans, func(s sdktrace.ReadOnlySpan) bool {
 		return s.Name() == "process "+ordersCreated && s.Status().Code == codes.Error
 	})
 }
 
-// line is a span and its place in the tree.
+// line is a span and its position in the tree.
 type line struct {
-	branch string // what is drawn before its name
+	branch string // drawn before the name of the span
 	depth  int
 	span   sdktrace.ReadOnlySpan
 }
 
-func (l line) start(of *tree) time.Duration { return l.span.StartTime().Sub(of.begin()) }
-func (l line) duration() time.Duration      { return l.span.EndTime().Sub(l.span.StartTime()) }
+// start returns the time from the start of the trace until the span started.
+func (l line) start(t *tree) time.Duration { return l.span.StartTime().Sub(t.started()) }
 
-// begin is the start of the first span.
-func (t *tree) begin() time.Time {
+// duration returns how long the span took.
+func (l line) duration() time.Duration { return l.span.EndTime().Sub(l.span.StartTime()) }
+
+// started returns the start of the first span.
+func (t *tree) started() time.Time {
 	return slices.MinFunc(t.spans, byStart).StartTime()
 }
 
 func byStart(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) }
 
-// lines returns each span below its parent, siblings by their start.
+// lines lists every span below its parent, and siblings in the order of their start.
 func (t *tree) lines() []line {
 	children := map[trace.SpanID][]sdktrace.ReadOnlySpan{}
 	for _, s := range t.spans {
@@ -161,7 +166,7 @@ func (t *tree) lines() []line {
 	return lines
 }
 
-// String draws the tree.
+// String draws the tree as text.
 func (t *tree) String() string {
 	lines := t.lines()
 	width := 0
@@ -184,7 +189,8 @@ func serviceOf(s sdktrace.ReadOnlySpan) string {
 	return v.AsString()
 }
 
-// remark says what is out of the ordinary about a span.
+// remark describes what is unusual about a span: its error, or that it is a
+// redelivery.
 func remark(s sdktrace.ReadOnlySpan) string {
 	attrs := attribute.NewSet(s.Attributes()...)
 	if s.Status().Code == codes.Error {

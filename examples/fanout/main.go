@@ -1,10 +1,10 @@
-// Command fanout shows how several services get every message, each once: an
-// Interest stream with a queue for each. (On the default WorkQueue stream a
-// message has one taker, and a second queue is refused.)
+// Command fanout shows how to deliver every message to several services, once to
+// each: with an Interest stream and a queue per service. On a WorkQueue stream, the
+// default, each message goes to one queue only, and a second queue is refused.
 //
 //	go run ./examples/fanout 2>/dev/null  # without go-micro's log
 //
-// NATS_URL names the server, else one is embedded.
+// NATS_URL is the address of the server. Without it, the program starts one.
 package main
 
 import (
@@ -23,8 +23,9 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
-// topic has a first token of its own, and so a stream of its own: a server that has
-// been in use may have one for orders, which would keep its retention.
+// topic begins with a token that nobody else uses, so it gets a stream of its own.
+// With orders.created, a server that is in use might already have the stream, which
+// would keep its retention.
 const topic = "fanout-demo.orders"
 
 func main() {
@@ -34,7 +35,7 @@ func main() {
 }
 
 func run() error {
-	// Interrupted, it still stops the server, which removes its directory.
+	// On Ctrl-C, run still returns, so that the embedded server removes its directory.
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	url, stop, err := natsserver.Open()
@@ -43,20 +44,21 @@ func run() error {
 	}
 	defer stop()
 
-	// The template counts when the stream is created. An existing one stays as it
-	// is: change its retention with the NATS tools.
+	// The configuration applies only when the broker creates the stream. An existing
+	// stream keeps its own: change its retention with the NATS tools.
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithStreamConfig(jetstream.StreamConfig{
-		Retention: jetstream.InterestPolicy, // until every queue has acked it
+		Retention: jetstream.InterestPolicy, // keeps a message until every queue has acked it
 	}))
 	if err := b.Connect(); err != nil {
 		return err
 	}
 
-	// Subscribe before publishing: an Interest stream does not keep what nobody
-	// has asked for. Queues that have been there once are remembered.
+	// Subscribe before publishing: an Interest stream drops a message that no queue is
+	// there for. A queue counts from its first Subscribe on, even while none of its
+	// replicas is running.
 	got := make(chan string)
 	for _, queue := range []string{"billing", "shipping"} {
-		for replica := range 2 { // they share the messages of their queue
+		for replica := range 2 { // the replicas share the messages of their queue
 			_, err := b.Subscribe(topic, func(e broker.Event) error {
 				got <- fmt.Sprintf("%s got order %s, in replica %d", queue, e.Message().Body, replica+1)
 				return nil

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
@@ -24,13 +24,9 @@ func TestTheAuditLog(t *testing.T) {
 // A server keeps message ids for two minutes: those of a second run are others.
 func TestTwiceOnOneServer(t *testing.T) {
 	t.Parallel()
-	s, err := natsserver.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
+	s := natstest.Start(t)
 	for range 2 {
-		theAuditLog(t, []string{"NATS_URL=" + s.URL()})
+		theAuditLog(t, []string{"NATS_URL=" + s.ClientURL()})
 	}
 }
 

@@ -1,13 +1,14 @@
-// Command hooks has a hook of its own: an audit log, a line of JSON for every
-// message that was published and for every delivery that was handled. It needs
-// nothing but the broker's public API, as metrics and tracing do.
+// Command hooks shows how to write a hook: an audit log with one line of JSON for
+// every message published and every delivery handled. Like metrics and tracing, it
+// uses only the public API of the broker.
 //
 //	go run ./examples/hooks 2>/dev/null  # without go-micro's log
 //
-// An order is handled twice, as the first time fails, and causes an invoice. A
-// message may be handled before its Publish has returned.
+// The program publishes one order. The first delivery of the order fails, the second
+// one succeeds and publishes an invoice. The lines may appear out of order: a
+// message can be handled before its Publish has returned.
 //
-// NATS_URL names the server, else one is embedded.
+// NATS_URL is the address of the server. Without it, the program starts one.
 package main
 
 import (
@@ -28,13 +29,14 @@ import (
 	"go-micro-jetstream/examples/natsserver"
 )
 
-// actorHeader travels with each message: who has caused it.
+// actorHeader is the header that says who caused a message.
 const actorHeader = "Audit-Actor"
 
+// actorKey is the context key of the actor's name.
 type actorKey struct{}
 
-// auditLog makes the hook. Hooks run where the work is done, so what they write
-// to must be quick: a file, not a database on the other side of the network.
+// auditLog returns the hook. Hooks run on the goroutine that does the work, so w
+// must be fast: a file is fine, a database across the network is not.
 func auditLog(w io.Writer) jsbroker.Hooks {
 	audit := slog.New(slog.NewJSONHandler(w, nil))
 	actor := func(ctx context.Context) slog.Attr {
@@ -42,7 +44,7 @@ func auditLog(w io.Writer) jsbroker.Hooks {
 		return slog.String("actor", name)
 	}
 	return jsbroker.Hooks{
-		// A start may write headers and returns the context of its operation.
+		// A start hook may set headers. It returns the context of its operation.
 		PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
 			if name, ok := ctx.Value(actorKey{}).(string); ok {
 				e.Header[actorHeader] = name
@@ -52,7 +54,7 @@ func auditLog(w io.Writer) jsbroker.Hooks {
 		HandleStart: func(ctx context.Context, e jsbroker.HandleStart) context.Context {
 			return context.WithValue(ctx, actorKey{}, e.Header[actorHeader])
 		},
-		// The end gets that context.
+		// The matching end hook receives that context.
 		Published: func(ctx context.Context, e jsbroker.Published) {
 			audit.LogAttrs(ctx, slog.LevelInfo, "published", actor(ctx), slog.String("topic", e.Topic),
 				slog.String("id", e.MessageID), slog.Uint64("sequence", e.Sequence), slog.String("failed", e.Reason))
@@ -71,7 +73,7 @@ func main() {
 }
 
 func run() error {
-	// Interrupted, it still stops the server, which removes its directory.
+	// On Ctrl-C, run still returns, so that the embedded server removes its directory.
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	url, stop, err := natsserver.Open()
@@ -83,8 +85,8 @@ func run() error {
 	if err := b.Connect(); err != nil {
 		return err
 	}
-	// An order of this run: what has the message id of another one is a
-	// duplicate, and is not stored.
+	// The number is new in every run. If two runs used the same message id, the stream
+	// would drop the second message as a duplicate.
 	number := rand.Text()
 	done := make(chan error, 1)
 	_, err = b.Subscribe("orders.created", func(e broker.Event) error {
@@ -92,9 +94,9 @@ func run() error {
 			return jsbroker.RetryAfter(0, errors.New("the till is locked"))
 		}
 		order := string(e.Message().Body)
-		// With the context, the actor goes on to what this handler causes.
+		// The context carries the actor on to the message that this handler publishes.
 		err := b.Publish("invoices.sent", &broker.Message{}, broker.PublishContext(jsbroker.EventContext(e)), jsbroker.MessageID("invoice-"+order))
-		if order == number { // and not one that another run has left
+		if order == number { // not an order left by another run
 			done <- err
 		}
 		return err
@@ -115,5 +117,5 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return b.Disconnect() // after the last line of the log
+	return b.Disconnect() // waits for the last line of the log
 }

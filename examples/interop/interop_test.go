@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
-	"go-micro.dev/v5/logger"
 	"go-micro.dev/v5/registry"
 	"go-micro.dev/v5/server"
 	"go.opentelemetry.io/otel/propagation"
@@ -24,14 +22,14 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/tracing"
 )
 
 const (
 	// natsPackage is the npm package, of a version that the script was tried with.
 	natsPackage = "nats@2.29.3"
-	// patience bounds every wait. It is no measure of speed.
+	// patience ends what loads a package, or runs Node, and never ends by itself.
 	patience = 2 * time.Minute
 
 	upstreamTrace = "0af7651916cd43dd8448eb211c80319c"
@@ -79,14 +77,12 @@ func TestNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	nats, err := natsserver.Start()
-	noErr(err)
-	defer nats.Stop()
+	url := natstest.Start(t).ClientURL()
 
 	// The service in between: JSON in, JSON out.
 	spans := tracetest.NewSpanRecorder()
-	quiet := logger.NewLogger(logger.WithOutput(io.Discard))
-	b := jsbroker.NewBroker(broker.Addrs(nats.URL()), broker.Logger(quiet), jsbroker.WithHooks(tracing.New(
+	quiet := natstest.Quiet()
+	b := jsbroker.NewBroker(broker.Addrs(url), broker.Logger(quiet), jsbroker.WithHooks(tracing.New(
 		tracing.WithTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))),
 		tracing.WithPropagator(propagation.TraceContext{}))))
 	reg := registry.NewMemoryRegistry()
@@ -100,7 +96,7 @@ func TestNode(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	node := exec.CommandContext(ctx, "node", "peer.js")
-	node.Env = append(os.Environ(), "NODE_PATH="+modules, "NATS_URL="+nats.URL(), "TRACEPARENT=00-"+upstreamTrace+"-"+upstreamSpan+"-01")
+	node.Env = append(os.Environ(), "NODE_PATH="+modules, "NATS_URL="+url, "TRACEPARENT=00-"+upstreamTrace+"-"+upstreamSpan+"-01")
 	var stderr bytes.Buffer
 	node.Stderr = &stderr
 	out, err := node.Output()

@@ -1,5 +1,5 @@
-// A NATS client that knows nothing of go-micro: it publishes an order, and prints
-// what a go-micro service has published about it.
+// A NATS client that knows nothing about go-micro. It publishes an order, and prints
+// the message that a go-micro service publishes in response.
 //
 //   npm install nats
 //   NATS_URL=nats://localhost:4222 TRACEPARENT=00-...-...-01 node peer.js
@@ -10,11 +10,11 @@ async function main() {
   const js = nc.jetstream();
   const jsm = await nc.jetstreamManager();
 
-  // The broker uses a stream that captures its topic, whatever its name.
+  // The broker uses any stream that captures its topic, whatever its name.
   await jsm.streams.add({ name: "MADE_BY_NODE", subjects: ["payments.>"] });
   await jsm.consumers.add("MADE_BY_NODE", { durable_name: "node", ack_policy: AckPolicy.Explicit });
 
-  // Without the content type go-micro takes the body for protobuf.
+  // Without the content type, go-micro would decode the body as protobuf.
   const h = headers();
   h.set("content-type", "application/json");
   h.set("traceparent", process.env.TRACEPARENT);

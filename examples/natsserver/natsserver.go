@@ -1,5 +1,5 @@
-// Package natsserver runs a nats-server inside the process, so that examples and
-// tests need nothing but Go.
+// Package natsserver runs a nats-server inside the process, so that the examples
+// and tests need nothing but Go.
 package natsserver
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// startTimeout only ends the wait for a server that never comes up.
+// startTimeout limits the wait for a server that never becomes ready.
 const startTimeout = 30 * time.Second
 
 // Server is a running nats-server.
@@ -19,8 +19,9 @@ type Server struct {
 	dir string
 }
 
-// Open returns the address of the server at NATS_URL, if that is set, or else of
-// one that it starts, and what is to be called in the end.
+// Open returns the address in NATS_URL if that is set. Otherwise it starts a server
+// and returns the address of that one. Call stop when you are done; it stops only
+// a server that Open started.
 func Open() (url string, stop func(), err error) {
 	if url := os.Getenv("NATS_URL"); url != "" {
 		return url, func() {}, nil
@@ -32,8 +33,9 @@ func Open() (url string, stop func(), err error) {
 	return s.URL(), s.Stop, nil
 }
 
-// Start runs a server with JetStream on a free loopback port. Its data is in a
-// temporary directory that Stop removes. Each change may alter the options.
+// Start starts a server with JetStream on a free port of 127.0.0.1. It keeps its
+// data in a temporary directory, which Stop removes. Each of the changes may modify
+// the options before the server starts.
 func Start(changes ...func(*server.Options)) (*Server, error) {
 	dir, err := os.MkdirTemp("", "nats-server-*")
 	if err != nil {
@@ -44,12 +46,13 @@ func Start(changes ...func(*server.Options)) (*Server, error) {
 		Port:      server.RANDOM_PORT,
 		JetStream: true,
 		StoreDir:  dir,
-		// An ack means written, not synced to disk: that comes every two minutes,
-		// as with any nats-server. Where the power may fail, say true
-		// (sync_interval: always), or have replicas. It costs speed.
+		// The server acknowledges a message once it is written, but syncs it to disk
+		// only every two minutes, as any nats-server does by default. If you must
+		// survive a power failure, set this to true (sync_interval: always), which is
+		// slower, or use replicas.
 		SyncAlways: false,
 		NoLog:      true,
-		NoSigs:     true, // signals are for the program
+		NoSigs:     true, // the program handles signals itself
 	}
 	for _, change := range changes {
 		change(o)
@@ -68,10 +71,10 @@ func Start(changes ...func(*server.Options)) (*Server, error) {
 	return s, nil
 }
 
-// URL is where clients connect.
+// URL returns the address that clients connect to.
 func (s *Server) URL() string { return s.srv.ClientURL() }
 
-// Stop shuts the server down, waits until it is, and removes its data.
+// Stop shuts the server down, waits for it to end, and removes its data.
 func (s *Server) Stop() {
 	s.srv.Shutdown()
 	s.srv.WaitForShutdown()

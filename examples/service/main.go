@@ -1,12 +1,13 @@
-// Command service is a go-micro service to start from: it handles orders, answers
-// Prometheus at /metrics and Kubernetes at /livez and /readyz, and ends in order
-// on SIGTERM.
+// Command service is a go-micro service to start from. It handles orders, serves
+// /metrics for Prometheus and /livez and /readyz for Kubernetes, and shuts down
+// cleanly on SIGTERM.
 //
 //	go run ./examples/service
 //
-// NATS_URL names the server, else one is embedded. HTTP_ADDR is where it answers,
-// by default on the loopback address 127.0.0.1:2112: in a pod set HTTP_ADDR=:2112,
-// or neither Kubernetes nor Prometheus gets an answer.
+// NATS_URL is the address of the NATS server. Without it, the program starts one.
+// HTTP_ADDR is the address that it serves HTTP on. The default, 127.0.0.1:2112, is a
+// loopback address: in a pod set HTTP_ADDR=:2112, or neither Kubernetes nor
+// Prometheus can reach it.
 package main
 
 import (
@@ -52,23 +53,23 @@ func main() {
 }
 
 func run() error {
-	// Asked for help, go-micro ends the process in Run: nothing deferred would run,
-	// and an embedded server would leave its directory.
+	// With -h, go-micro exits the process, so no deferred function runs and an embedded
+	// server would leave its directory behind. Hence this comes before the server.
 	if slices.Contains(os.Args[1:], "-h") || slices.Contains(os.Args[1:], "--help") {
 		micro.NewService(micro.Name("payments")).Init() // prints the flags
 		return nil
 	}
-	// From here on, for go-micro listens to signals in Run only.
-	signalled, ignore := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer ignore()
+	// go-micro listens for signals only in Run. A signal may arrive before that.
+	signalled, stopSignals := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stopSignals()
 	url, stop, err := natsserver.Open()
 	if err != nil {
 		return err
 	}
 	defer stop()
 
-	// go-micro starts a service whose subscription has failed, and tries again
-	// later, so being connected is not enough to be ready.
+	// Being connected is not enough to be ready: if a subscription fails, go-micro
+	// starts the service anyway and tries again later.
 	var connected, subscribed atomic.Bool
 	probe := jsbroker.Hooks{
 		ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
@@ -83,7 +84,7 @@ func run() error {
 	ctx, fail := context.WithCancelCause(signalled)
 	defer fail(nil)
 	service := micro.NewService(micro.Name("payments"), micro.Context(ctx), micro.Broker(b),
-		micro.WrapSubscriber(wrapper.Subscriber(b)), // for what handlers return, and their context
+		micro.WrapSubscriber(wrapper.Subscriber(b)), // passes on the errors and contexts of handlers
 		micro.AfterStop(b.Disconnect))               // waits for running handlers
 	service.Init()
 	err = micro.RegisterSubscriber("orders.created", service.Server(), charge, server.SubscriberQueue("payments"))
@@ -92,7 +93,7 @@ func run() error {
 	}
 
 	http.Handle("/metrics", promhttp.Handler())
-	// An outage of NATS is no reason to be killed: the broker reconnects.
+	// The service is alive even while NATS is down: the broker reconnects by itself.
 	http.HandleFunc("/livez", func(http.ResponseWriter, *http.Request) {})
 	http.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !connected.Load() || !subscribed.Load() {
@@ -103,8 +104,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	answers := &http.Server{ReadHeaderTimeout: 10 * time.Second}
-	go func() { fail(answers.Serve(l)) }() // and Run returns
+	httpServer := &http.Server{ReadHeaderTimeout: 10 * time.Second}
+	go func() { fail(httpServer.Serve(l)) }() // if Serve fails, Run returns
 	fmt.Printf("answering at http://%s\n", l.Addr())
 	if err := service.Run(); err != nil || signalled.Err() != nil {
 		return err

@@ -5,18 +5,16 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
@@ -44,25 +42,16 @@ func await(t *testing.T, url string, status int, text string) {
 
 func TestService(t *testing.T) {
 	t.Parallel()
-	nats, err := natsserver.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { nats.Stop() }()
-	_, digits, _ := strings.Cut(strings.TrimPrefix(nats.URL(), "nats://"), ":")
-	port, err := strconv.Atoi(digits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := proc.Start(t, binary, []string{"NATS_URL=" + nats.URL(), "HTTP_ADDR=127.0.0.1:0", "MICRO_REGISTRY=memory"})
+	nats := natstest.StartRestartable(t)
+	p := proc.Start(t, binary, []string{"NATS_URL=" + nats.ClientURL(), "HTTP_ADDR=127.0.0.1:0", "MICRO_REGISTRY=memory"})
 	_, url, _ := strings.Cut(p.Await("answering at "), "answering at ")
 	await(t, url+"/readyz", http.StatusOK, "")
 
-	b := jsbroker.NewBroker(broker.Addrs(nats.URL()))
+	b := jsbroker.NewBroker(broker.Addrs(nats.ClientURL()))
 	if err := b.Connect(); err != nil {
 		t.Fatal(err)
 	}
-	err = b.Publish("orders.created", &broker.Message{Header: map[string]string{"Content-Type": "application/json"}, Body: []byte(`{"id":"4711"}`)})
+	err := b.Publish("orders.created", &broker.Message{Header: map[string]string{"Content-Type": "application/json"}, Body: []byte(`{"id":"4711"}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,13 +61,12 @@ func TestService(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// An outage: alive, and ready again when it is over.
+	// An outage that loses all data: alive, and ready again when it is over.
 	nats.Stop()
 	await(t, url+"/readyz", http.StatusServiceUnavailable, "no connection")
 	await(t, url+"/livez", http.StatusOK, "")
-	if nats, err = natsserver.Start(func(o *server.Options) { o.Port = port }); err != nil {
-		t.Fatal(err)
-	}
+	nats.Options.StoreDir = t.TempDir()
+	nats.Start(t)
 	await(t, url+"/readyz", http.StatusOK, "")
 	p.Signal(syscall.SIGTERM)
 	if code, out, stderr := p.Wait(); code != 0 {
@@ -89,12 +77,8 @@ func TestService(t *testing.T) {
 // go-micro starts a service that cannot subscribe: it lives, and is not ready.
 func TestServiceWithoutItsSubscriptionIsNotReady(t *testing.T) {
 	t.Parallel()
-	nats, err := natsserver.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nats.Stop()
-	b := jsbroker.NewBroker(broker.Addrs(nats.URL()))
+	nats := natstest.Start(t)
+	b := jsbroker.NewBroker(broker.Addrs(nats.ClientURL()))
 	if err := b.Connect(); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +87,7 @@ func TestServiceWithoutItsSubscriptionIsNotReady(t *testing.T) {
 	if _, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("other")); err != nil {
 		t.Fatal(err)
 	}
-	p := proc.Start(t, binary, []string{"NATS_URL=" + nats.URL(), "HTTP_ADDR=127.0.0.1:0", "MICRO_REGISTRY=memory"})
+	p := proc.Start(t, binary, []string{"NATS_URL=" + nats.ClientURL(), "HTTP_ADDR=127.0.0.1:0", "MICRO_REGISTRY=memory"})
 	_, url, _ := strings.Cut(p.Await("answering at "), "answering at ")
 	await(t, url+"/metrics", http.StatusOK, `micro_broker_subscribe_errors_total{reason="workqueue_conflict",topic="orders.created"} 1`)
 	await(t, url+"/livez", http.StatusOK, "")

@@ -11,10 +11,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// startTimeout only ends the wait for a server that never comes up.
+// startTimeout limits the wait for a server that never becomes ready.
 const startTimeout = 30 * time.Second
 
-// cluster is one server, or three, in this process, with file storage.
+// cluster is one server, or several that form a cluster. They run in this process
+// and use file storage.
 type cluster struct {
 	dir     string
 	options []*server.Options
@@ -60,8 +61,8 @@ func startCluster(size int) (*cluster, error) {
 	return c, nil
 }
 
-// freePorts returns ports that were free a moment ago: servers that restart need
-// to keep theirs.
+// freePorts returns ports that were free a moment ago. Servers cannot use port 0,
+// because they must keep their port across restarts.
 func freePorts(n int) (ports []int, err error) {
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -74,6 +75,7 @@ func freePorts(n int) (ports []int, err error) {
 	return ports, nil
 }
 
+// start starts a node.
 func (c *cluster) start(i int) error {
 	s, err := server.NewServer(c.options[i])
 	if err != nil {
@@ -87,8 +89,8 @@ func (c *cluster) start(i int) error {
 	return nil
 }
 
-// ready waits until all nodes have caught up: to take the next one down before
-// that would take the majority away.
+// ready waits until all nodes have caught up. If the next node were stopped before
+// that, the cluster could lose its majority.
 func (c *cluster) ready() error {
 	if len(c.nodes) == 1 {
 		return nil
@@ -101,6 +103,8 @@ func (c *cluster) ready() error {
 	return nil
 }
 
+// healthy reports whether the cluster has one leader, and all nodes are connected and
+// up to date.
 func (c *cluster) healthy() bool {
 	leaders := 0
 	for _, n := range c.nodes {
@@ -114,7 +118,7 @@ func (c *cluster) healthy() bool {
 	return leaders == 1
 }
 
-// restart takes a node down for a while.
+// restart stops a node, waits, starts it again, and waits until the cluster is ready.
 func (c *cluster) restart(i int, down time.Duration) error {
 	c.nodes[i].Shutdown()
 	c.nodes[i].WaitForShutdown()
@@ -125,6 +129,7 @@ func (c *cluster) restart(i int, down time.Duration) error {
 	return c.ready()
 }
 
+// urls returns the addresses of all nodes.
 func (c *cluster) urls() (urls []string) {
 	for _, o := range c.options {
 		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", o.Port))
@@ -132,6 +137,7 @@ func (c *cluster) urls() (urls []string) {
 	return urls
 }
 
+// stop stops all nodes and removes their data.
 func (c *cluster) stop() {
 	for _, n := range c.nodes {
 		if n != nil {

@@ -7,32 +7,34 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// ledger counts messages by their bodies, each of which is unique.
+// ledger records what happens to every message. Messages are identified by their
+// body, which is unique.
 type ledger struct {
 	mu          sync.Mutex
 	published   int
-	stored      map[string]bool // acknowledged to the publisher
-	unknown     int             // stored or not
+	stored      map[string]bool // acknowledged by a stream
+	unknown     int             // may or may not be stored
 	refused     int             // not stored
-	handled     map[string]int
-	dead        map[string]int
-	slow        int // times that the client dropped messages
-	disturbed   map[string]int
+	handled     map[string]int  // how often
+	dead        map[string]int  // how often
+	dropped     int             // how often the client dropped messages, as a slow consumer
+	faults      map[string]int  // by kind
 	fetchErrors int
 }
 
 func newLedger() *ledger {
-	return &ledger{stored: map[string]bool{}, handled: map[string]int{}, dead: map[string]int{}, disturbed: map[string]int{}}
+	return &ledger{stored: map[string]bool{}, handled: map[string]int{}, dead: map[string]int{}, faults: map[string]int{}}
 }
 
+// update calls f with the ledger locked.
 func (l *ledger) update(f func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f()
 }
 
-// answered notes how a publish ended.
-func (l *ledger) answered(body string, err error) {
+// publishEnded records the outcome of a publish.
+func (l *ledger) publishEnded(body string, err error) {
 	l.update(func() {
 		l.published++
 		switch {
@@ -46,7 +48,7 @@ func (l *ledger) answered(body string, err error) {
 	})
 }
 
-// lost is how many were stored and neither handled nor dead-lettered.
+// lost returns how many messages were stored, but neither handled nor dead-lettered.
 func (l *ledger) lost() (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -58,7 +60,8 @@ func (l *ledger) lost() (n int) {
 	return n
 }
 
-func again(counts map[string]int) (n int) {
+// duplicates returns how many of the counts are repetitions.
+func duplicates(counts map[string]int) (n int) {
 	for _, times := range counts {
 		n += times - 1
 	}

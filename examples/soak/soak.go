@@ -25,38 +25,41 @@ const (
 	topicAsync  = "soak.async"
 	deadLetters = "letters.soak"
 	queue       = "soak"
-	// ackWait is short, so that what a restart has taken along comes back soon.
+	// ackWait is short, so that messages whose acknowledgement was lost in a restart are
+	// delivered again soon.
 	ackWait = 5 * time.Second
-	// patience is how long a publish may take, and how long the last messages.
+	// patience limits each publish, and the wait for the last messages.
 	patience = 90 * time.Second
 )
 
-// errSometimes is what a handler fails with now and then.
+// errSometimes is the error of handlers that fail on purpose.
 var errSometimes = errors.New("one in a hundred fails")
 
+// soak is one run of the program.
 type soak struct {
-	servers, rate int
-	every         time.Duration
+	servers, rate int           // rate is in messages per second and publisher
+	every         time.Duration // between two faults; 0: no faults
 	verbose       bool
 	ledger        *ledger
 	cluster       *cluster
 	replicas      [2]broker.Broker
 }
 
-// usage is what the process holds.
+// usage is how much the process uses.
 type usage struct {
 	goroutines int
-	heap       uint64
+	heap       uint64 // bytes
 }
 
 func measure() usage {
 	runtime.GC()
-	runtime.GC() // of what pools have kept
+	runtime.GC() // a sync.Pool keeps its content for one more cycle
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return usage{goroutines: runtime.NumGoroutine(), heap: m.HeapAlloc}
 }
 
+// run does the work, prints the table, and fails if a message was lost.
 func (s *soak) run(ctx context.Context, d time.Duration) error {
 	before := measure()
 	begin := time.Now()
@@ -64,7 +67,7 @@ func (s *soak) run(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	after := measure()
-	// Timers of the servers that have just stopped take a moment to go.
+	// Goroutines of the servers that were just stopped take a moment to end.
 	for deadline := time.Now().Add(10 * time.Second); after.goroutines > before.goroutines+2 && time.Now().Before(deadline); after = measure() {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -73,12 +76,14 @@ func (s *soak) run(ctx context.Context, d time.Duration) error {
 	switch {
 	case lost > 0:
 		return fmt.Errorf("%d messages were lost", lost)
-	case s.ledger.slow > 0:
-		return fmt.Errorf("the client dropped messages %d times", s.ledger.slow)
+	case s.ledger.dropped > 0:
+		return fmt.Errorf("the client dropped messages %d times", s.ledger.dropped)
 	}
 	return nil
 }
 
+// work publishes, consumes and injects faults for this long, and then waits until the
+// last messages have arrived.
 func (s *soak) work(ctx context.Context, d time.Duration) error {
 	var err error
 	if s.cluster, err = startCluster(s.servers); err != nil {
@@ -101,7 +106,7 @@ func (s *soak) work(ctx context.Context, d time.Duration) error {
 		working.Go(func() { s.publish(ctx, publisher, topicSync, i, false) })
 	}
 	working.Go(func() { s.publish(ctx, publisher, topicAsync, 0, true) })
-	err = s.disturb(ctx)
+	err = s.injectFaults(ctx)
 	working.Wait()
 	for deadline := time.Now().Add(patience); s.ledger.lost() > 0 && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
@@ -109,6 +114,7 @@ func (s *soak) work(ctx context.Context, d time.Duration) error {
 	return errors.Join(err, publisher.Disconnect(), s.replicas[0].Disconnect(), s.replicas[1].Disconnect())
 }
 
+// newBroker returns a broker for a publisher or a replica.
 func (s *soak) newBroker() broker.Broker {
 	l := s.ledger
 	out, level := io.Discard, logger.ErrorLevel
@@ -123,7 +129,7 @@ func (s *soak) newBroker() broker.Broker {
 		jsbroker.WithDeadLetter(deadLetters),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(100*time.Millisecond), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrSlowConsumer) {
-				l.update(func() { l.slow++ })
+				l.update(func() { l.dropped++ })
 			}
 		})),
 		jsbroker.WithHooks(jsbroker.Hooks{FetchError: func(context.Context, jsbroker.FetchError) { l.update(func() { l.fetchErrors++ }) }}),
@@ -149,6 +155,7 @@ func (s *soak) startReplica(i int) error {
 	return err
 }
 
+// handle fails for about one message in a hundred.
 func (s *soak) handle(e broker.Event) error {
 	switch n := rand.IntN(1000); {
 	case n < 10:
@@ -160,11 +167,13 @@ func (s *soak) handle(e broker.Event) error {
 	return nil
 }
 
+// publish publishes at the rate until ctx is cancelled, and then waits until the
+// outcome of every publish is known.
 func (s *soak) publish(ctx context.Context, b broker.Broker, topic string, id int, async bool) {
 	pace := time.NewTicker(time.Second / time.Duration(s.rate))
 	defer pace.Stop()
-	var answers sync.WaitGroup
-	defer answers.Wait()
+	var inFlight sync.WaitGroup
+	defer inFlight.Wait()
 	for n := 1; ; n++ {
 		select {
 		case <-pace.C:
@@ -172,12 +181,12 @@ func (s *soak) publish(ctx context.Context, b broker.Broker, topic string, id in
 			return
 		}
 		body := fmt.Sprintf("%s/%d/%d", topic, id, n)
-		answers.Add(1)
+		inFlight.Add(1)
 		limit, cancel := context.WithTimeout(context.Background(), patience)
 		done := func(err error) {
 			cancel()
-			s.ledger.answered(body, err)
-			answers.Done()
+			s.ledger.publishEnded(body, err)
+			inFlight.Done()
 		}
 		opts := []broker.PublishOption{broker.PublishContext(limit)}
 		if async {
@@ -189,8 +198,15 @@ func (s *soak) publish(ctx context.Context, b broker.Broker, topic string, id in
 	}
 }
 
-// disturb makes trouble until the context ends.
-func (s *soak) disturb(ctx context.Context) error {
+// The faults, as the table names them.
+const (
+	serverRestarted = "servers restarted"
+	consumerDeleted = "consumers deleted"
+	replicaReplaced = "replicas replaced"
+)
+
+// injectFaults injects a fault at regular intervals until ctx is cancelled.
+func (s *soak) injectFaults(ctx context.Context) error {
 	if s.every == 0 {
 		<-ctx.Done()
 		return nil
@@ -202,33 +218,39 @@ func (s *soak) disturb(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		var what string
+		var fault string
 		var err error
 		switch rand.IntN(4) {
 		case 0, 1:
-			what, next = "servers restarted", (next+1)%s.servers
+			fault = serverRestarted
+			next = (next + 1) % s.servers
 			err = s.cluster.restart(next, time.Second)
 		case 2:
-			what = "consumers deleted"
+			fault = consumerDeleted
 			err = s.deleteConsumer(ctx)
 		default:
-			what = "replicas replaced"
-			i := rand.IntN(len(s.replicas))
-			if err = s.replicas[i].Disconnect(); err == nil {
-				err = s.startReplica(i)
-			}
+			fault = replicaReplaced
+			err = s.replaceReplica(rand.IntN(len(s.replicas)))
 		}
 		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("%s: %w", what, err)
+			return fmt.Errorf("%s: %w", fault, err)
 		}
-		s.ledger.update(func() { s.ledger.disturbed[what]++ })
+		s.ledger.update(func() { s.ledger.faults[fault]++ })
 		if s.verbose {
-			fmt.Fprintln(os.Stderr, "soak:", what)
+			fmt.Fprintln(os.Stderr, "soak:", fault)
 		}
 	}
 }
 
-// deleteConsumer deletes the consumer of a topic, as an operator might.
+// replaceReplica stops a replica and starts another one in its place.
+func (s *soak) replaceReplica(i int) error {
+	if err := s.replicas[i].Disconnect(); err != nil {
+		return err
+	}
+	return s.startReplica(i)
+}
+
+// deleteConsumer deletes the consumer of a topic, as an operator could.
 func (s *soak) deleteConsumer(ctx context.Context) error {
 	nc, err := nats.Connect(s.cluster.urls()[0])
 	if err != nil {
@@ -248,6 +270,7 @@ func (s *soak) deleteConsumer(ctx context.Context) error {
 	return err
 }
 
+// report prints the table.
 func (s *soak) report(w io.Writer, took time.Duration, before, after usage, lost int) {
 	l := s.ledger
 	l.mu.Lock()
@@ -257,8 +280,8 @@ func (s *soak) report(w io.Writer, took time.Duration, before, after usage, lost
 	row := func(name string, value any) { _, _ = fmt.Fprintf(t, "%s\t%v\n", name, value) }
 	row("duration", took.Round(time.Second))
 	row("servers", s.servers)
-	for _, what := range []string{"servers restarted", "consumers deleted", "replicas replaced"} {
-		row(what, l.disturbed[what])
+	for _, fault := range []string{serverRestarted, consumerDeleted, replicaReplaced} {
+		row(fault, l.faults[fault])
 	}
 	row("fetch errors", l.fetchErrors)
 	row("published", l.published)
@@ -266,11 +289,11 @@ func (s *soak) report(w io.Writer, took time.Duration, before, after usage, lost
 	row("outcome unknown", l.unknown)
 	row("refused", l.refused)
 	row("handled", len(l.handled))
-	row("duplicates", again(l.handled))
+	row("duplicates", duplicates(l.handled))
 	row("dead-lettered", len(l.dead))
-	row("dead-letter duplicates", again(l.dead))
-	row("dropped by the client", l.slow)
+	row("dead-letter duplicates", duplicates(l.dead))
+	row("dropped by the client", l.dropped)
 	row("lost", lost)
 	row("goroutines", fmt.Sprintf("%d -> %d", before.goroutines, after.goroutines))
-	row("heap, with this count", fmt.Sprintf("%.1f MB -> %.1f MB", float64(before.heap)/1e6, float64(after.heap)/1e6))
+	row("heap, including the counts", fmt.Sprintf("%.1f MB -> %.1f MB", float64(before.heap)/1e6, float64(after.heap)/1e6))
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds Jaeger, the release that compose.yaml names, for the test that reads a
-# trace back out of it. Needs Go, more than 2 GB of memory and some minutes.
-# By hand: bash examples/stack/build-jaeger.sh /tmp/jaeger
+# Builds the Jaeger release that compose.yaml uses, for the test that reads traces
+# back from it: bash examples/stack/build-jaeger.sh /tmp/jaeger
+# It needs Go, more than 2 GB of memory, and some minutes.
 set -euo pipefail
 
 MODULE=github.com/jaegertracing/jaeger@v1.76.0
@@ -15,12 +15,12 @@ output="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-# Outside of this repository's module: its go.mod and go.sum have no part in it.
+# Outside the module of this repository, whose go.mod and go.sum must not matter.
 cd "$dir"
 source=$(GOFLAGS= go mod download -json "$MODULE" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
-# go install refuses modules that replace others, and the module cache is
-# read-only, so a copy is built. It has a placeholder where the web pages would
-# be, which the query API does not need.
+# go install refuses a module with replace directives, and the module cache is
+# read-only, so this builds a copy. It has a placeholder instead of the web pages,
+# which the query API does not need.
 mkdir src
 cp -R "$source/." src
 chmod -R u+w src

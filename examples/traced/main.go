@@ -1,13 +1,14 @@
-// Command traced is three go-micro services, each a process of its own, and one
-// trace through all of them. Their handlers have no tracing code.
+// Command traced runs three go-micro services, each in a process of its own, and
+// shows one trace through all of them. The handlers contain no tracing code.
 //
 //	orders --orders.created--> payments --payments.taken--> shipping --shipping.sent--> orders
 //
 //	docker run --rm -p 16686:16686 -p 4318:4318 jaegertracing/all-in-one:1.76.0
 //	go run ./examples/traced
 //
-// It says where the trace can be seen. OTEL_EXPORTER_OTLP_ENDPOINT names another
-// collector. NATS_URL names the server, else one is embedded.
+// It prints where to see the trace. OTEL_EXPORTER_OTLP_ENDPOINT sets another
+// collector. NATS_URL is the address of the NATS server. Without it, the program
+// starts one.
 package main
 
 import (
@@ -39,12 +40,13 @@ import (
 	"go-micro-jetstream/tracing"
 )
 
-// Order is what travels.
+// Order is what the services send to each other.
 type Order struct {
 	ID string `json:"id"`
 }
 
-// routes are what each service listens to, and what it publishes then.
+// routes says, for each service, which topic it subscribes to and which topic it
+// then publishes to.
 var routes = map[string]struct{ from, to string }{
 	"orders":   {"shipping.sent", ""},
 	"payments": {"orders.created", "payments.taken"},
@@ -52,7 +54,7 @@ var routes = map[string]struct{ from, to string }{
 }
 
 func main() {
-	// Others would be services that nothing is routed to.
+	// Any other name would start a service that has no route.
 	if len(os.Args) > 1 && routes[os.Args[1]].from == "" {
 		fmt.Fprintln(os.Stderr, "usage: traced [orders | payments | shipping]\n\nWithout a name it starts all three, and sends an order through them.")
 		os.Exit(2)
@@ -70,7 +72,7 @@ func run() (err error) {
 		return err
 	}
 	defer stop()
-	if len(os.Args) > 1 { // as started below
+	if len(os.Args) > 1 { // one of the processes started below
 		service, _, err := newService(ctx, os.Args[1], url, "")
 		if err != nil {
 			return err
@@ -85,11 +87,11 @@ func run() (err error) {
 			return err
 		}
 		defer func() {
-			_ = cmd.Process.Signal(os.Interrupt) // it exports the last spans then
+			_ = cmd.Process.Signal(os.Interrupt) // makes it export its last spans and exit
 			err = errors.Join(err, cmd.Wait())
 		}()
 	}
-	number := rand.Text() // one that no other run has used
+	number := rand.Text() // no other run has used it
 	orders, arrived, err := newService(ctx, "orders", url, number)
 	if err != nil {
 		return err
@@ -110,10 +112,11 @@ func run() (err error) {
 	}
 }
 
-// newService returns a service, which runs until the context ends, and the trace
-// of the order of that number when it ends there.
+// newService returns a service that runs until ctx is cancelled. When the order with
+// this number has come to its end at the service, the channel receives the id of its
+// trace.
 func newService(ctx context.Context, name, url, number string) (micro.Service, <-chan trace.TraceID, error) {
-	// The exporter and its resource read these.
+	// The exporter and its resource read these variables.
 	err := errors.Join(os.Setenv("OTEL_SERVICE_NAME", name),
 		os.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"), "http://localhost:4318")))
 	if err != nil {
@@ -125,22 +128,22 @@ func newService(ctx context.Context, name, url, number string) (micro.Service, <
 	}
 	tp := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter))
 	otel.SetTracerProvider(tp)
-	otel.SetTextMapPropagator(propagation.TraceContext{}) // or each service has traces of its own
+	otel.SetTextMapPropagator(propagation.TraceContext{}) // without it, each service would start traces of its own
 
 	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(tracing.New()))
 	service := micro.NewService(micro.Name(name), micro.Context(ctx), micro.Broker(b), micro.Registry(registry.NewMemoryRegistry()),
 		micro.WrapSubscriber(wrapper.Subscriber(b)), micro.WrapClient(wrapper.Client()),
-		// First the broker, which ends the last spans, then their exporter.
+		// The broker ends the last spans, so it is stopped before the exporter.
 		micro.AfterStop(func() error { return errors.Join(b.Disconnect(), tp.Shutdown(context.Background())) }))
 	ended := make(chan trace.TraceID, 1)
 	handle := func(ctx context.Context, order *Order) error {
 		if to := routes[name].to; to != "" {
 			return micro.NewEvent(to, service.Client()).Publish(ctx, order)
 		}
-		if order.ID == number { // and not one that another run has left
+		if order.ID == number { // not an order left by another run
 			select {
 			case ended <- trace.SpanContextFromContext(ctx).TraceID():
-			default: // delivered a second time
+			default: // a redelivery
 			}
 		}
 		return nil

@@ -15,14 +15,13 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
@@ -121,23 +120,10 @@ func TestOneTraceThroughThreeProcesses(t *testing.T) {
 // startServer starts a server, and makes a stream on it.
 func startServer(t *testing.T, cfg jetstream.StreamConfig) (url string, js jetstream.JetStream) {
 	t.Helper()
-	s, err := natsserver.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Stop)
-	nc, err := nats.Connect(s.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	if js, err = jetstream.New(nc); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), cfg); err != nil {
-		t.Fatal(err)
-	}
-	return s.URL(), js
+	url = natstest.Start(t).ClientURL()
+	_, js = natstest.Connect(t, url)
+	natstest.MakeStream(t, js, cfg)
+	return url, js
 }
 
 // mustFail waits until all three processes have ended: each of them keeps their

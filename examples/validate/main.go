@@ -1,22 +1,23 @@
-// Command validate checks that the broker works with a NATS server: it
-// publishes a few messages to a topic of its own, receives them through a
-// durable consumer, and exits 0 if all of them arrived.
+// Command validate checks that the broker works with a NATS server. It publishes a
+// few messages to a topic of its own, receives them through a durable consumer, and
+// exits with 0 if all of them arrived.
 //
 //	go build -o jetstream-broker ./examples/validate
-//	./jetstream-broker                          nats://localhost:4222
-//	./jetstream-broker nats://user:pw@host:4222  another server
+//	./jetstream-broker                           # nats://localhost:4222
+//	./jetstream-broker nats://user:pw@host:4222  # another server
 //
-// The address may also come from -url or NATS_URL. Stdout has the steps; what
-// went wrong is one line on stderr, and the exit code is 1. Credentials are
-// never shown.
+// The address can also be set with -url or NATS_URL. Stdout shows the steps. If one
+// of them fails, stderr says why in one line, and the exit code is 1. Credentials
+// are never printed.
 //
-// The stream and the durable consumer stay on the server, as those of a service
-// do, and a second run uses them: it says "Using stream" where the first one
-// said "Created stream". The stream is empty when all went well. To be rid of
-// them: nats stream rm TEST.
+// Like those of a service, the stream and the durable consumer stay on the server.
+// A second run uses them again, and prints "Using stream" instead of "Created
+// stream". If all went well, the stream is empty. To delete both, run
+// nats stream rm TEST.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -35,7 +36,7 @@ import (
 func main() {
 	url := flag.String("url", "", "`address` of the server, or a comma-separated list (default $NATS_URL, else "+defaultURL+")")
 	n := flag.Int("n", 5, "how many `messages` to send")
-	timeout := flag.Duration("timeout", 30*time.Second, "bound for the whole run")
+	timeout := flag.Duration("timeout", 30*time.Second, "limit for the whole run")
 	verbose := flag.Bool("v", false, "show the broker's log on stderr")
 	flag.Parse()
 	if *n < 1 || *timeout <= 0 || flag.NArg() > 1 || (flag.NArg() == 1 && *url != "") {
@@ -45,7 +46,7 @@ func main() {
 	}
 
 	v := validation{
-		url:      firstOf(*url, flag.Arg(0), os.Getenv("NATS_URL"), defaultURL),
+		url:      cmp.Or(*url, flag.Arg(0), os.Getenv("NATS_URL"), defaultURL),
 		messages: *n,
 		out:      os.Stdout,
 		log:      newLogger(*verbose),
@@ -68,19 +69,11 @@ func run(v validation, timeout time.Duration) error {
 	return err
 }
 
-// newLogger is for the broker: quiet, because what matters it also returns.
+// newLogger returns the logger of the broker. It is silent unless verbose, because
+// the broker returns everything that matters as an error.
 func newLogger(verbose bool) logger.Logger {
 	if verbose {
 		return logger.NewLogger(logger.WithLevel(logger.InfoLevel), logger.WithOutput(os.Stderr))
 	}
 	return logger.NewLogger(logger.WithLevel(logger.ErrorLevel), logger.WithOutput(io.Discard))
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }

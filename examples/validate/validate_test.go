@@ -6,29 +6,17 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/examples/internal/proc"
-	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
 
 func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
-
-func startServer(t *testing.T, changes ...func(*server.Options)) *natsserver.Server {
-	t.Helper()
-	s, err := natsserver.Start(changes...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Stop)
-	return s
-}
 
 // expected is the whole output of a run.
 func expected(url, verb string, n int) string {
@@ -63,7 +51,7 @@ func mustFail(t *testing.T, p *proc.Process, text string) {
 
 func TestTwice(t *testing.T) {
 	t.Parallel()
-	url := startServer(t).URL()
+	url := natstest.Start(t).ClientURL()
 	mustSucceed(t, proc.Start(t, binary, nil, url), expected(url, "Created", 5))
 	mustSucceed(t, proc.Start(t, binary, []string{"NATS_URL=" + url}, "-n", "2"), expected(url, "Using", 2))
 	mustSucceed(t, proc.Start(t, binary, []string{"NATS_URL=nats://localhost:1"}, "-n", "1", "-url", url), expected(url, "Using", 1))
@@ -72,7 +60,7 @@ func TestTwice(t *testing.T) {
 // Two runs share the durable consumer: each gives back what is the other's.
 func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
-	url := startServer(t).URL()
+	url := natstest.Start(t).ClientURL()
 	mustSucceed(t, proc.Start(t, binary, nil, "-n", "1", url), expected(url, "Created", 1))
 	a, b := proc.Start(t, binary, nil, url), proc.Start(t, binary, nil, url)
 	mustSucceed(t, a, expected(url, "Using", 5))
@@ -82,17 +70,9 @@ func TestTwoAtOnce(t *testing.T) {
 // What an earlier run has left goes; what somebody else has published stays.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
-	url := startServer(t).URL()
+	url := natstest.Start(t).ClientURL()
 	mustSucceed(t, proc.Start(t, binary, nil, "-n", "1", url), expected(url, "Created", 1))
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := natstest.Connect(t, url)
 	for _, header := range []nats.Header{{runHeader: {"1700000000-ABORTED"}}, nil} {
 		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: topic, Header: header, Data: []byte("Test message 1")}); err != nil {
 			t.Fatal(err)
@@ -101,28 +81,8 @@ func TestLeftovers(t *testing.T) {
 	mustSucceed(t, proc.Start(t, binary, nil, "-n", "3", url), expected(url, "Using", 3))
 
 	// The server works on acknowledgements after it has answered the flush.
-	stream, err := js.Stream(t.Context(), "TEST")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var left uint64
-	for deadline := time.Now().Add(proc.Patience); time.Now().Before(deadline); {
-		info, err := stream.Info(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if left = info.State.Msgs; left <= 1 {
-			break
-		}
-	}
-	if left != 1 {
-		t.Errorf("%d messages in the stream, want somebody else's", left)
-	}
-	msg, err := stream.GetLastMsgForSubject(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(msg.Header) != 0 {
+	natstest.Eventually(t, "somebody else's message is left", func() bool { return natstest.StreamInfo(t, js, "TEST").State.Msgs == 1 })
+	if msg := natstest.LastMessage(t, js, "TEST", topic); len(msg.Header) != 0 {
 		t.Errorf("what is left has the header %v", msg.Header)
 	}
 }
@@ -142,15 +102,15 @@ func TestNoServer(t *testing.T) {
 
 func TestNoJetStream(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, func(o *server.Options) { o.JetStream = false })
-	mustFail(t, proc.Start(t, binary, nil, s.URL()), "has no JetStream")
+	s := natstest.Start(t, func(o *server.Options) { o.JetStream = false })
+	mustFail(t, proc.Start(t, binary, nil, s.ClientURL()), "has no JetStream")
 }
 
 // Whatever happens to them, credentials are not shown.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, func(o *server.Options) { o.Username, o.Password = "validator", "c0rrect" })
-	host := strings.TrimPrefix(s.URL(), "nats://")
+	s := natstest.Start(t, func(o *server.Options) { o.Username, o.Password = "validator", "c0rrect" })
+	host := strings.TrimPrefix(s.ClientURL(), "nats://")
 	mustSucceed(t, proc.Start(t, binary, nil, "nats://validator:c0rrect@"+host), expected("nats://"+host, "Created", 5))
 	for url, text := range map[string]string{
 		host:                                "refuses the credentials",

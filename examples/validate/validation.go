@@ -24,19 +24,19 @@ const (
 	topic      = "test.messages"
 	queue      = "validation-queue"
 
-	// runHeader tells the messages of one run from those of others. Its value
-	// begins with the time, in seconds.
+	// runHeader identifies the run that a message belongs to. Its value begins with
+	// the time at which the run started, in Unix seconds.
 	runHeader = "Validation-Run"
-	// A message of another run that is older than this was left behind; a
-	// younger one may still be waited for.
+	// leftBehind is the age of a run from which on its messages are leftovers. Before
+	// that, the run may still be waiting for them.
 	leftBehind = time.Minute
-	// giveBack bounds the random time after which a message that is not for us
-	// comes again, perhaps to whom it is for. With a fixed time, two runs can
-	// swap each other's messages for ever: the server serves them in turn.
-	giveBack = 200 * time.Millisecond
+	// maxRetryDelay limits the random delay after which a message of another run is
+	// delivered again. The delay must be random: the server serves two runs in turn,
+	// so with a fixed delay each could receive the messages of the other for ever.
+	maxRetryDelay = 200 * time.Millisecond
 )
 
-// validation is one run.
+// validation is one run of the program.
 type validation struct {
 	url      string
 	messages int
@@ -44,6 +44,7 @@ type validation struct {
 	log      logger.Logger
 }
 
+// say prints one step.
 func (v *validation) say(format string, args ...any) { fmt.Fprintf(v.out, format+"\n", args...) }
 
 func (v *validation) run(ctx context.Context) error {
@@ -53,7 +54,8 @@ func (v *validation) run(ctx context.Context) error {
 		broker.Logger(v.log),
 		jsbroker.WithClientName("validate"),
 		jsbroker.WithHooks(jsbroker.Hooks{
-			// Subscribe calls it before it returns: the broker's choice of names.
+			// Subscribe calls this before it returns. The event has the names that the
+			// broker chose.
 			SubscriptionStart: func(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
 				sub = e
 				return ctx
@@ -84,6 +86,19 @@ func (v *validation) run(ctx context.Context) error {
 	v.say("Subscribed to topic %s with durable consumer %s", topic, sub.Consumer)
 
 	v.say("Publishing test messages...")
+	if err := v.exchange(ctx, b, run, sub.Stream, received); err != nil {
+		return err
+	}
+	// Disconnect flushes the acknowledgements, so the run is done only after it.
+	if err := b.Disconnect(); err != nil {
+		return err
+	}
+	v.say("All %d messages received", v.messages)
+	return nil
+}
+
+// exchange publishes the messages, and waits for each of them to arrive.
+func (v *validation) exchange(ctx context.Context, b broker.Broker, run, stream string, received <-chan string) error {
 	for i := 1; i <= v.messages; i++ {
 		msg := &broker.Message{
 			Header: map[string]string{runHeader: run},
@@ -93,7 +108,7 @@ func (v *validation) run(ctx context.Context) error {
 			return cause(ctx, err)
 		}
 		v.say("Published message %d", i)
-		// Waiting here rather than at the end keeps the lines in order.
+		// Waiting here, not at the end, keeps the printed lines in order.
 		select {
 		case text := <-received:
 			if want := string(msg.Body); text != want {
@@ -101,40 +116,36 @@ func (v *validation) run(ctx context.Context) error {
 			}
 			v.say("Received message: %s", text)
 		case <-ctx.Done():
-			return fmt.Errorf("message %d is stored in stream %s but was not delivered: %w", i, sub.Stream, context.Cause(ctx))
+			return fmt.Errorf("message %d is stored in stream %s but was not delivered: %w", i, stream, context.Cause(ctx))
 		}
 	}
-	// Disconnect flushes the acknowledgements: only then is it all done.
-	if err := b.Disconnect(); err != nil {
-		return err
-	}
-	v.say("All %d messages received", v.messages)
 	return nil
 }
 
-// receiver makes the handler, which passes on the messages of this run.
+// receiver returns a handler that sends the messages of this run to the channel.
 func receiver(run string, received chan<- string) broker.Handler {
 	return func(e broker.Event) error {
-		of := e.Message().Header[runHeader]
-		if of == run {
+		owner := e.Message().Header[runHeader]
+		if owner == run {
 			select {
 			case received <- string(e.Message().Body):
 			case <-jsbroker.EventContext(e).Done():
 			}
 			return nil
 		}
-		// Not ours. What an aborted run has left is of no use to anybody; all
-		// else is for somebody, who gets it back.
-		begun, _, _ := strings.Cut(of, "-")
-		if seconds, err := strconv.ParseInt(begun, 10, 64); err == nil && time.Since(time.Unix(seconds, 0)) > leftBehind {
+		// Not ours. A message that an aborted run left behind is acked: nobody needs it.
+		// Any other message belongs to somebody, so it is delivered again.
+		start, _, _ := strings.Cut(owner, "-")
+		if seconds, err := strconv.ParseInt(start, 10, 64); err == nil && time.Since(time.Unix(seconds, 0)) > leftBehind {
 			return nil
 		}
-		return jsbroker.RetryAfter(rand.N(giveBack), errors.New("not a message of this run"))
+		return jsbroker.RetryAfter(rand.N(maxRetryDelay), errors.New("not a message of this run"))
 	}
 }
 
-// streamExists asks the server by a plain connection: the broker makes the
-// stream when it needs one, and does not say which it was.
+// streamExists asks the server whether the topic has a stream. It uses a plain NATS
+// connection, because the broker does not tell whether it created the stream or
+// found it.
 func streamExists(ctx context.Context, url string) (bool, error) {
 	nc, err := nats.Connect(url, nats.Name("validate-lookup"))
 	if err != nil {
@@ -157,7 +168,8 @@ func streamExists(ctx context.Context, url string) (bool, error) {
 	return false, fmt.Errorf("look up the stream of %s: %w", topic, err)
 }
 
-// cause prefers the reason why the context has ended to what that led to.
+// cause returns why the context was cancelled, if it was. err is then only a
+// consequence.
 func cause(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -11,19 +11,20 @@ const (
 	uidPublisher = "micro-broker-publisher"
 	uidSLO       = "micro-broker-slo"
 
-	tag = "micro-broker" // the dashboards that have it link to each other
+	tag = "micro-broker" // dashboards with this tag link to each other
 )
 
-// The label matchers of the variables.
+// Label matchers for what is selected in the dashboard variables.
 const (
 	ofProcess      = `job=~"$job", instance=~"$instance"`
 	ofTopic        = ofProcess + `, topic=~"$topic"`
 	ofSubscription = ofTopic + `, queue=~"$queue"`
 )
 
+// perQueue are the labels that identify a queue.
 const perQueue = "topic, queue"
 
-// metric returns a selector of one of the broker's metrics.
+// metric returns a selector for one of the broker's metrics.
 func metric(name, matchers string) string {
 	return fmt.Sprintf("micro_broker_%s{%s}", name, matchers)
 }
@@ -36,7 +37,8 @@ func increase(name, matchers, window string) string {
 	return fmt.Sprintf("increase(%s[%s])", metric(name, matchers), window)
 }
 
-// aggregate is op by the labels; without any, over everything.
+// aggregate applies an aggregation operator by these labels, or over all series if
+// there are none.
 func aggregate(op, by, expr string) string {
 	if by == "" {
 		return fmt.Sprintf("%s(%s)", op, expr)
@@ -46,19 +48,29 @@ func aggregate(op, by, expr string) string {
 
 func sum(by, expr string) string { return aggregate("sum", by, expr) }
 
-// ratio has no value, rather than 0/0, where there is nothing to divide by.
+// ratio has no value where whole is zero. A plain division would yield NaN.
 func ratio(part, whole string) string { return fmt.Sprintf("%s / (%s > 0)", part, whole) }
 
-// handled counts deliveries; failures those of them whose handler returned an
-// error or panicked. A panic is not also an error.
+// handled is the rate of deliveries.
 func handled(by string) string { return sum(by, rate("handled_total", ofSubscription)) }
 
+// failures is the rate of deliveries whose handler returned an error or panicked.
+// The metrics count a panic as a panic only, not also as an error.
 func failures(by string) string {
 	return sum(by, rate("handler_errors_total", ofSubscription)+" + "+rate("handler_panics_total", ofSubscription))
 }
 
-// quantile is estimated from the classic buckets: those that every Prometheus
-// can have. One that scrapes native histograms has to be told so: README.md.
+// failureLevels are the colors of a share of failed deliveries.
+func failureLevels() []step {
+	return levels(above(0, "green"), above(.01, "orange"), above(.05, "red"))
+}
+
+// lagLevels are the colors of a delivery lag, in seconds.
+func lagLevels() []step { return levels(above(0, "green"), above(10, "orange"), above(300, "red")) }
+
+// quantile estimates a quantile from the classic buckets of a histogram, which
+// every version of Prometheus supports. A Prometheus that scrapes native
+// histograms must be configured to keep the classic ones too: see README.md.
 func quantile(q float64, by, histogram, matchers string) string {
 	labels := "le"
 	if by != "" {
@@ -67,15 +79,15 @@ func quantile(q float64, by, histogram, matchers string) string {
 	return fmt.Sprintf("histogram_quantile(%g, %s)", q, sum(labels, rate(histogram+"_bucket", matchers)))
 }
 
-// number drops NaN, which a quantile is without observations.
-func number(expr string) string { return expr + " >= 0" }
+// withoutNaN drops the NaN that a quantile yields when there were no observations.
+func withoutNaN(expr string) string { return expr + " >= 0" }
 
-// pending is the same number from every replica that shares a queue's consumer,
-// not a share of it: the replicas' numbers must not be added up.
+// pending is the number of pending messages. All replicas of a queue share one
+// consumer and report the same number, so the maximum is taken, not the sum.
 func pending(by string) string { return aggregate("max", by, metric("pending", ofSubscription)) }
 
-// quantiles are the lines of a latency chart. One of them brings the exemplars:
-// the others would bring the same.
+// quantiles are the queries of a latency chart. Only one of them asks for
+// exemplars, because all three would return the same ones.
 func quantiles(histogram, matchers, by string) []target {
 	line := func(q float64, legend string) target {
 		if by != "" {
@@ -86,7 +98,7 @@ func quantiles(histogram, matchers, by string) []target {
 	return []target{line(.5, "p50"), line(.95, "p95"), line(.99, "p99").withExemplars()}
 }
 
-// labels is a legend of the labels: "{{topic}} / {{queue}}".
+// labels returns a legend that shows the labels: "{{topic}} / {{queue}}".
 func labels(by string) string {
 	var parts []string
 	for l := range strings.SplitSeq(by, ", ") {
@@ -95,18 +107,18 @@ func labels(by string) string {
 	return strings.Join(parts, " / ")
 }
 
-// variables are the same in all dashboards, so that links keep them. topics are
-// the metrics whose topics there are to choose from.
+// variables are the same in all dashboards, so that links can pass them on. The
+// topics to choose from are those of the metrics in topics, separated by |.
 func variables(topics string, hideQueue bool) []variable {
 	queue := choice("queue", "Queue", "micro_broker_handled_total", ofTopic)
-	// A subscription without a queue has an empty label, which .+ would exclude.
+	// Without a queue, the label of a subscription is empty, and .+ would exclude it.
 	queue.AllValue = ".*"
-	queue.Description = "What was passed to broker.Queue. All includes subscriptions without one."
+	queue.Description = "The name passed to broker.Queue. All includes subscriptions without a queue."
 	if hideQueue {
 		queue.Hide = 2
 	}
 	topic := choice("topic", "Topic", topics, ofProcess)
-	topic.Description = "The topic published to; for subscriptions what was passed to Subscribe, wildcards included."
+	topic.Description = "The topic published to. For subscriptions, the topic passed to Subscribe, including wildcards."
 	return []variable{
 		{Name: "datasource", Label: "Data source", Type: "datasource", Query: "prometheus", Options: []customOption{}},
 		choice("job", "Job", "micro_broker_connected", ""),
@@ -116,7 +128,8 @@ func variables(topics string, hideQueue bool) []variable {
 	}
 }
 
-// choice is a variable with the values of a label: several of them, or all.
+// choice is a variable whose options are the values of a label. Several of them, or
+// all, can be selected.
 func choice(label, title, metrics, matchers string) variable {
 	selector := metrics
 	if strings.Contains(metrics, "|") {
@@ -143,7 +156,8 @@ func choice(label, title, metrics, matchers string) variable {
 	}
 }
 
-// oneOf is a variable with one of a few values; the one marked is the default.
+// oneOf is a variable with a fixed list of options, of which exactly one is
+// selected. The default is options[selected].
 func oneOf(name, title, description string, selected int, options ...customOption) variable {
 	var texts []string
 	for i := range options {
@@ -173,7 +187,7 @@ func newDashboard(uid, title, description, from string, variables []variable, ro
 		Timezone:      "browser",
 		SchemaVersion: 39,
 		Links: []link{{
-			Title: "Broker dashboards", Type: "dashboards", Icon: "external link", Tooltip: "The other dashboards of the broker", Tags: []string{tag}, IncludeVars: true, KeepTime: true,
+			Title: "Broker dashboards", Type: "dashboards", Icon: "external link", Tooltip: "The other broker dashboards", Tags: []string{tag}, IncludeVars: true, KeepTime: true,
 		}},
 		Annotations: annotation{List: []annotationQuery{
 			{
@@ -183,7 +197,7 @@ func newDashboard(uid, title, description, from string, variables []variable, ro
 				TextFormat:  "{{broker}} on {{instance}}",
 			},
 			{
-				// The value is the time: one mark for each process, at its start.
+				// The value is a timestamp, so each process is marked at its start.
 				Name: "Restarts", Datasource: prom, Enable: true, IconColor: "purple",
 				Expr: "max by (job, instance) (process_start_time_seconds{" + ofProcess + "}) * 1000" +
 					" and on (job, instance) " + metric("connected", ofProcess),

@@ -2,11 +2,12 @@ package main
 
 import "fmt"
 
-// This file is as much of Grafana's dashboard model as the dashboards use. The
-// types are written by hand: they are few, and a library for them would be a
-// dependency of every service that links this module.
+// This file holds the part of Grafana's dashboard model that the dashboards use.
+// The types are written by hand because they are few. A library for them would
+// become a dependency of every service that uses this module.
 
-// object is JSON that is not worth a type. Keys come out sorted.
+// object is a JSON object that does not deserve a type of its own. Its keys are
+// written in sorted order.
 type object = map[string]any
 
 type dashboard struct {
@@ -15,7 +16,7 @@ type dashboard struct {
 	Description   string     `json:"description"`
 	Tags          []string   `json:"tags"`
 	Editable      bool       `json:"editable"`
-	GraphTooltip  int        `json:"graphTooltip"` // 1: the crosshair is in all panels
+	GraphTooltip  int        `json:"graphTooltip"` // 1: all panels share a crosshair
 	Refresh       string     `json:"refresh"`
 	Time          timeRange  `json:"time"`
 	Timezone      string     `json:"timezone"`
@@ -70,12 +71,12 @@ type variable struct {
 	Datasource  *datasource    `json:"datasource,omitempty"`
 	Query       any            `json:"query"`
 	Definition  string         `json:"definition,omitempty"`
-	Refresh     int            `json:"refresh,omitempty"` // 2: when the time range changes
-	Sort        int            `json:"sort,omitempty"`    // 1: by name
+	Refresh     int            `json:"refresh,omitempty"` // 2: whenever the time range changes
+	Sort        int            `json:"sort,omitempty"`    // 1: alphabetically
 	Multi       bool           `json:"multi"`
 	IncludeAll  bool           `json:"includeAll"`
 	AllValue    string         `json:"allValue,omitempty"`
-	Hide        int            `json:"hide"` // 2: not shown, but links carry it on
+	Hide        int            `json:"hide"` // 2: hidden, but still part of links
 	Current     *current       `json:"current,omitempty"`
 	Options     []customOption `json:"options"`
 }
@@ -96,7 +97,7 @@ type datasource struct {
 	UID  string `json:"uid"`
 }
 
-// prom is the data source that the user has chosen.
+// prom is the data source selected in the dashboard.
 var prom = datasource{Type: "prometheus", UID: "${datasource}"}
 
 type panel struct {
@@ -110,8 +111,8 @@ type panel struct {
 	FieldConfig     *fields     `json:"fieldConfig,omitempty"`
 	Options         object      `json:"options,omitempty"`
 	Transformations []object    `json:"transformations,omitempty"`
-	Collapsed       *bool       `json:"collapsed,omitempty"` // rows only
-	Panels          *[]*panel   `json:"panels,omitempty"`    // of a collapsed row
+	Collapsed       *bool       `json:"collapsed,omitempty"` // only in rows
+	Panels          *[]*panel   `json:"panels,omitempty"`    // only in rows: the panels that a collapsed row hides
 }
 
 type gridPos struct {
@@ -155,7 +156,7 @@ type thresholds struct {
 }
 
 type step struct {
-	Value *float64 `json:"value"` // nil: from the bottom
+	Value *float64 `json:"value"` // nil: minus infinity
 	Color string   `json:"color"`
 }
 
@@ -164,13 +165,13 @@ type override struct {
 	Properties []object `json:"properties"`
 }
 
-// query makes a target of a time series.
+// query returns a target that is evaluated over the whole time range.
 func query(expr, legend string) target {
 	return target{Datasource: prom, Expr: expr, LegendFormat: legend, Range: true}
 }
 
-// withExemplars shows the exemplars behind a histogram as dots: a click opens
-// the trace, if the data source says where.
+// withExemplars shows the exemplars of a histogram as dots. A click on a dot opens
+// its trace if the data source is linked to a trace store.
 func (t target) withExemplars() target {
 	t.Exemplar = true
 	return t
@@ -191,7 +192,7 @@ func newPanel(kind, title, description, unit string, targets []target) *panel {
 	}
 }
 
-// stat is one number, its present value.
+// stat is a panel with one number: the current value.
 func stat(title, description, unit string, t target) *panel {
 	t.Range, t.Instant = false, true
 	p := newPanel("stat", title, description, unit, []target{t})
@@ -209,14 +210,14 @@ func stat(title, description, unit string, t target) *panel {
 		"wideLayout":             true,
 		"reduceOptions":          object{"calcs": []string{"lastNotNull"}, "fields": "", "values": false},
 	}
-	return p.thresholds(at(0, "text"))
+	return p.thresholds(above(0, "text"))
 }
 
-// softMax is the least that an axis shows, by unit: or the axis of a line at zero
-// would go up to 100.
+// softMax is the smallest maximum of an axis, by unit. Without it, Grafana would
+// draw the axis of a flat line at zero up to 100.
 var softMax = map[string]float64{"short": 1, "mps": .1, "cps": .1, "cpm": 1, "s": .01, "percentunit": .01}
 
-// timeseries is a chart of lines.
+// timeseries is a panel with a line for each series.
 func timeseries(title, description, unit string, targets ...target) *panel {
 	p := newPanel("timeseries", title, description, unit, targets)
 	p.FieldConfig.Defaults.Color = object{"mode": "palette-classic"}
@@ -238,7 +239,7 @@ func timeseries(title, description, unit string, targets ...target) *panel {
 	return p
 }
 
-// heatmap shows the buckets of a histogram.
+// heatmap is a panel that shows the buckets of a histogram over time.
 func heatmap(title, description, unit string, t target) *panel {
 	t.Format = "heatmap"
 	p := newPanel("heatmap", title, description, unit, []target{t})
@@ -258,17 +259,17 @@ func heatmap(title, description, unit string, t target) *panel {
 	return p
 }
 
-// column is a query that fills a column of a table.
+// column is a column of a table, filled by a query.
 type column struct {
-	name  string
-	unit  string
-	expr  string
-	steps []step
-	whole bool // no decimals: increase() extrapolates
+	name   string
+	unit   string
+	expr   string
+	levels []step // nil: no color
+	whole  bool   // shown without decimals, which increase() produces by extrapolating
 }
 
-// table has a line for each topic and queue; a click on the topic opens the
-// consumer dashboard.
+// table is a panel with a row for each topic and queue. A click on the topic opens
+// the consumer dashboard.
 func table(title, description string, columns ...column) *panel {
 	var targets []target
 	names := object{"topic": "topic", "queue": "queue"}
@@ -285,9 +286,9 @@ func table(title, description string, columns ...column) *panel {
 		if c.whole {
 			properties = append(properties, object{"id": "decimals", "value": 0})
 		}
-		if c.steps != nil {
+		if c.levels != nil {
 			properties = append(properties,
-				object{"id": "thresholds", "value": thresholds{Mode: "absolute", Steps: c.steps}},
+				object{"id": "thresholds", "value": thresholds{Mode: "absolute", Steps: c.levels}},
 				object{"id": "custom.cellOptions", "value": object{"type": "color-text"}})
 		}
 		overrides = append(overrides, override{Matcher: object{"id": "byName", "options": c.name}, Properties: properties})
@@ -301,7 +302,7 @@ func table(title, description string, columns ...column) *panel {
 		}}}},
 	})
 	p := newPanel("table", title, description, "short", targets)
-	p.GridPos = gridPos{W: 24, H: 9}
+	p.GridPos = gridPos{W: gridWidth, H: 9}
 	p.FieldConfig.Defaults.NoValue = "-"
 	p.FieldConfig.Defaults.Custom = object{"align": "auto", "filterable": true, "inspect": false}
 	p.FieldConfig.Overrides = overrides
@@ -313,50 +314,60 @@ func table(title, description string, columns ...column) *panel {
 	return p
 }
 
+// size sets the width and height of a panel, in grid units. A row is gridWidth
+// units wide.
 func (p *panel) size(w, h int) *panel {
 	p.GridPos.W, p.GridPos.H = w, h
-	if p.Type == "timeseries" && w == 24 { // there is room beside the chart
+	if p.Type == "timeseries" && w == gridWidth { // there is room for the legend on the right
 		p.Options["legend"] = object{"displayMode": "table", "placement": "right", "showLegend": true, "calcs": []string{"lastNotNull", "max"}}
 	}
 	return p
 }
 
-func at(value float64, color string) step {
+// above is a threshold: values from here upwards have this color.
+func above(value float64, color string) step {
 	return step{Value: &value, Color: color}
 }
 
+// levels is a list of thresholds in ascending order. The first one also applies to
+// all values below it.
 func levels(steps ...step) []step {
-	steps[0].Value = nil // the lowest counts from the bottom
+	steps[0].Value = nil
 	return steps
 }
 
+// thresholds colors the values of a panel by level.
 func (p *panel) thresholds(steps ...step) *panel {
-	return p.colors(levels(steps...))
+	p.FieldConfig.Defaults.Thresholds = &thresholds{Mode: "absolute", Steps: levels(steps...)}
+	return p
 }
 
-// limit draws a line at an objective.
+// limit draws a dashed line at a value that should not be exceeded.
 func (p *panel) limit(value float64, color string) *panel {
 	p.FieldConfig.Defaults.Custom["thresholdsStyle"] = object{"mode": "dashed"}
-	return p.thresholds(at(0, "transparent"), at(value, color))
+	return p.thresholds(above(0, "transparent"), above(value, color))
 }
 
+// max sets the upper end of the axis.
 func (p *panel) max(v float64) *panel {
 	p.FieldConfig.Defaults.Max = &v
 	return p
 }
 
-// orElse is shown where there is no series: not every lack of data is a fault.
-func (p *panel) orElse(text string) *panel {
+// noData sets the text shown when a query returns no series. Grafana's own "No
+// data" looks like a fault, which it need not be.
+func (p *panel) noData(text string) *panel {
 	p.FieldConfig.Defaults.NoValue = text
 	return p
 }
 
-// anySign also shows what is below zero.
-func (p *panel) anySign() *panel {
+// freeMin lets Grafana choose the lower end of the axis, which is zero otherwise.
+func (p *panel) freeMin() *panel {
 	p.FieldConfig.Defaults.Min = nil
 	return p
 }
 
+// stacked draws the series on top of each other, as filled areas.
 func (p *panel) stacked() *panel {
 	custom := p.FieldConfig.Defaults.Custom
 	custom["stacking"] = object{"mode": "normal", "group": "A"}
@@ -364,14 +375,16 @@ func (p *panel) stacked() *panel {
 	return p
 }
 
-// steps draws what changes by steps as it does.
-func (p *panel) steps() *panel {
+// stepped draws the lines as steps, for values that change from one moment to the
+// next.
+func (p *panel) stepped() *panel {
 	p.FieldConfig.Defaults.Custom["lineInterpolation"] = "stepAfter"
 	return p
 }
 
-// colored gives a series, by its legend, a color that means the same everywhere.
-func (p *panel) colored(legend, color string, more ...object) *panel {
+// seriesColor gives the series with this legend a fixed color, and more properties
+// if there are any.
+func (p *panel) seriesColor(legend, color string, more ...object) *panel {
 	p.FieldConfig.Overrides = append(p.FieldConfig.Overrides, override{
 		Matcher: object{"id": "byName", "options": legend},
 		Properties: append([]object{
@@ -381,17 +394,17 @@ func (p *panel) colored(legend, color string, more ...object) *panel {
 	return p
 }
 
-// mapped shows words for values.
-func (p *panel) mapped(words map[string]string, colors map[string]string) *panel {
+// words shows a colored word in place of each value.
+func (p *panel) words(texts, colors map[string]string) *panel {
 	options := object{}
-	for value, text := range words {
+	for value, text := range texts {
 		options[value] = object{"text": text, "color": colors[value]}
 	}
 	p.FieldConfig.Defaults.Mappings = []object{{"type": "value", "options": options}}
 	return p
 }
 
-// row is a headline with the panels below it, left to right.
+// row is a heading with the panels below it, from left to right.
 type row struct {
 	title  string
 	panels []*panel
@@ -399,17 +412,19 @@ type row struct {
 
 func section(title string, panels ...*panel) row { return row{title, panels} }
 
-// layOut numbers the panels and gives each its place.
+// gridWidth is the width of a Grafana dashboard, in grid units.
+const gridWidth = 24
+
+// layOut numbers the panels and places each of them on the grid.
 func layOut(rows ...row) []*panel {
-	const width = 24
 	var out []*panel
 	id, y := 1, 0
 	for _, r := range rows {
-		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: width, H: 1, Y: y}, Collapsed: new(false), Panels: &[]*panel{}})
+		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: gridWidth, H: 1, Y: y}, Collapsed: new(false), Panels: &[]*panel{}})
 		id, y = id+1, y+1
 		x, height := 0, 0
 		for _, p := range r.panels {
-			if x+p.GridPos.W > width {
+			if x+p.GridPos.W > gridWidth {
 				x, y, height = 0, y+height, 0
 			}
 			p.ID, p.GridPos.X, p.GridPos.Y = id, x, y
@@ -421,19 +436,15 @@ func layOut(rows ...row) []*panel {
 	return out
 }
 
-func (p *panel) colors(steps []step) *panel {
-	p.FieldConfig.Defaults.Thresholds = &thresholds{Mode: "absolute", Steps: steps}
-	return p
-}
-
+// decimals sets how many decimals are shown.
 func (p *panel) decimals(n int) *panel {
 	p.FieldConfig.Defaults.Decimals = &n
 	return p
 }
 
-// unitOf gives the series whose legend matches a unit of their own, and the
-// right axis.
-func (p *panel) unitOf(pattern, unit string) *panel {
+// rightAxis moves the series whose legend matches the pattern to an axis on the
+// right, with a unit of its own.
+func (p *panel) rightAxis(pattern, unit string) *panel {
 	p.FieldConfig.Overrides = append(p.FieldConfig.Overrides, override{
 		Matcher:    object{"id": "byRegexp", "options": "/" + pattern + "/"},
 		Properties: []object{{"id": "unit", "value": unit}, {"id": "custom.axisPlacement", "value": "right"}},

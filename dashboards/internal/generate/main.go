@@ -12,7 +12,7 @@ import (
 )
 
 func main() {
-	dir := "grafana" // go generate runs in the directory of the directive
+	dir := "grafana" // go generate runs in the directory of the file with the directive
 	for name, d := range all() {
 		text, err := d.render()
 		if err == nil {
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// all are the dashboards by the name of their file.
+// all returns the dashboards by file name.
 func all() map[string]*dashboard {
 	return map[string]*dashboard{
 		"overview.json":  overview(),
@@ -38,7 +38,7 @@ func all() map[string]*dashboard {
 func (d *dashboard) render() ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false) // > in a query is to stay readable
+	enc.SetEscapeHTML(false) // keeps > readable in queries
 	enc.SetIndent("", "  ")
 	err := enc.Encode(d)
 	return b.Bytes(), err

@@ -5,57 +5,79 @@ func overview() *dashboard {
 	return newDashboard(uidOverview, "Broker / Overview",
 		"Do events flow, how long do they take, and what fails? Per topic and queue, over all services. Start here.",
 		"now-1h", variables(topics, false),
+		overviewNow(), overviewPublishing(), overviewHandling(), overviewTable())
+}
 
-		section("Now",
-			stat("Published", "Messages that a stream has acknowledged, per second. Zero although the service works: look at Publish errors below, and at the Publisher dashboard for the reason.",
-				"mps", query(sum("", rate("published_total", ofTopic)), "published")).size(3, 4),
-			stat("Handled", "Deliveries that handlers have ended, per second; a message that is delivered twice counts twice. Zero while messages are pending: no handler runs, see Pending on the Consumer dashboard.",
-				"mps", query(handled(""), "handled")).size(3, 4),
-			stat("Failed deliveries", "Share of deliveries whose handler returned an error or panicked. They come back later, unless they are discarded. Above a few percent: open the Consumer dashboard for the queue, and a trace of it for the error.",
-				"percentunit", query(ratio(failures(""), handled("")), "failed")).size(4, 4).
-				thresholds(at(0, "green"), at(.01, "orange"), at(.05, "red")),
-			stat("Handling p95", "95 of 100 handlers take at most this long. Rising: what the handlers wait for has become slow; a trace shows what.",
-				"s", query(number(quantile(.95, "", "handler_duration_seconds", ofSubscription)), "p95")).size(3, 4),
-			stat("Pending", "Messages in the streams that no subscriber has got yet, over all queues. A queue that several replicas share counts once. Growing without end: more is published than handled; see the table for the queue.",
-				"short", query(sum("", pending("job, topic, queue")), "pending")).size(3, 4),
-			stat("Subscriptions", "Active subscriptions of all instances. Fewer than usual: a Subscribe has failed, which go-micro only logs; see Subscribe errors on the Publisher dashboard.",
-				"short", query(sum("", metric("active_subscriptions", ofSubscription)), "subscriptions")).size(4, 4),
-			stat("Connection", "Whether every broker is connected to a server now. If not: the Publisher dashboard tells which one is not; check that the server is reachable from there.",
-				"short", query(aggregate("min", "", metric("connected", ofProcess)), "connected")).size(4, 4).
-				mapped(map[string]string{"0": "Disconnected", "1": "Connected"}, map[string]string{"0": "red", "1": "green"}).
-				thresholds(at(0, "red"), at(1, "green")),
-		),
+func overviewNow() row {
+	return section("Now",
+		stat("Published",
+			"Messages acknowledged by a stream, per second. If it is zero although the service works, see Publish errors below, and the Publisher dashboard for the reason.",
+			"mps", query(sum("", rate("published_total", ofTopic)), "published")).size(3, 4),
+		stat("Handled",
+			"Deliveries handled per second, whatever their outcome. A message that is delivered twice counts twice. If it is zero while messages are pending, no handler runs: see Pending on the Consumer dashboard.",
+			"mps", query(handled(""), "handled")).size(3, 4),
+		stat("Failed deliveries",
+			"Share of deliveries whose handler returned an error or panicked. The messages are delivered again later, unless they were discarded. If it exceeds a few percent, open the Consumer dashboard for the queue, and a trace for the error.",
+			"percentunit", query(ratio(failures(""), handled("")), "failed")).size(4, 4).
+			thresholds(failureLevels()...),
+		stat("Handling p95",
+			"95 % of handlers take at most this long. If it rises, something that the handlers wait for has become slow: a trace shows what.",
+			"s", query(withoutNaN(quantile(.95, "", "handler_duration_seconds", ofSubscription)), "p95")).size(3, 4),
+		stat("Pending",
+			"Messages in the streams that have not been delivered yet, over all queues. A queue with several replicas counts once. If it keeps growing, more is published than handled: the table shows which queue is behind.",
+			"short", query(sum("", pending("job, topic, queue")), "pending")).size(3, 4),
+		stat("Subscriptions",
+			"Active subscriptions of all instances. If there are fewer than usual, a Subscribe has failed, which go-micro only logs: see Subscribe errors on the Publisher dashboard.",
+			"short", query(sum("", metric("active_subscriptions", ofSubscription)), "subscriptions")).size(4, 4),
+		stat("Connection",
+			"Whether every broker is connected to a server. If not, the Publisher dashboard shows which one is disconnected. Check that it can reach its server.",
+			"short", query(aggregate("min", "", metric("connected", ofProcess)), "connected")).size(4, 4).
+			words(map[string]string{"0": "Disconnected", "1": "Connected"}, map[string]string{"0": "red", "1": "green"}).
+			thresholds(above(0, "red"), above(1, "green")),
+	)
+}
 
-		section("Publishing, per topic",
-			timeseries("Publish rate", "Messages acknowledged by a stream per second. A line that ends or falls: its service is down, or its publishes fail; compare with Publish errors.",
-				"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")).size(8, 8),
-			timeseries("Publish errors", "Publishes that failed, per second. Any lasting value means lost events, unless the caller tries again: the Publisher dashboard has the reasons.",
-				"cps", query(sum("topic", rate("publish_errors_total", ofTopic)), "{{topic}}")).size(8, 8),
-			timeseries("Publish duration, p95", "95 of 100 publishes take at most this long until the outcome is known, failures included. Steps up to seconds: the connection is away and calls wait for it, or the stream's disk is slow. A dot is a trace.",
-				"s", query(quantile(.95, "topic", "publish_duration_seconds", ofTopic), "{{topic}}").withExemplars()).size(8, 8),
-		),
+func overviewPublishing() row {
+	return section("Publishing, per topic",
+		timeseries("Publish rate",
+			"Messages acknowledged by a stream, per second. If a line ends or drops, the service is down or its publishes fail: compare with Publish errors.",
+			"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")).size(8, 8),
+		timeseries("Publish errors",
+			"Publishes that failed, per second. If they go on, events are lost unless the caller retries: the Publisher dashboard shows the reasons.",
+			"cps", query(sum("topic", rate("publish_errors_total", ofTopic)), "{{topic}}")).size(8, 8),
+		timeseries("Publish duration, p95",
+			"The outcome of 95 % of publishes, failures included, is known within this time. Jumps to several seconds mean that calls wait for a lost connection, or that the stream's disk is slow. Dots are traces.",
+			"s", query(quantile(.95, "topic", "publish_duration_seconds", ofTopic), "{{topic}}").withExemplars()).size(8, 8),
+	)
+}
 
-		section("Handling, per topic and queue",
-			timeseries("Handling rate", "Deliveries handled per second. Below the publish rate for long: pending grows, add replicas or raise WithConcurrency.",
-				"mps", query(handled(perQueue), labels(perQueue))).size(8, 8),
-			timeseries("Failures", "Deliveries whose handler returned an error or panicked, per second. A spike that ends was a dependency; one that stays is a message that cannot succeed: return Discard for such, or set MaxDeliver and WithDeadLetter.",
-				"cps", query(failures(perQueue), labels(perQueue))).size(8, 8),
-			timeseries("Handler duration, p95", "95 of 100 handlers take at most this long. When it nears AckWait (30 s unless set), the broker has to extend it. A dot is a trace: open one above the line to see what took the time.",
-				"s", query(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription), labels(perQueue)).withExemplars()).size(8, 8),
-		),
+func overviewHandling() row {
+	return section("Handling, per topic and queue",
+		timeseries("Handling rate",
+			"Deliveries handled per second. If it stays below the publish rate, pending grows: add replicas or raise WithConcurrency.",
+			"mps", query(handled(perQueue), labels(perQueue))).size(8, 8),
+		timeseries("Failures",
+			"Deliveries per second whose handler returned an error or panicked. A spike that passes was a dependency. If it stays, some messages can never succeed: return Discard for them, or set MaxDeliver and WithDeadLetter.",
+			"cps", query(failures(perQueue), labels(perQueue))).size(8, 8),
+		timeseries("Handler duration, p95",
+			"95 % of handlers take at most this long. When it approaches AckWait (30 s by default), the broker has to extend the ack deadline. Dots are traces: open one above the line to see where the time went.",
+			"s", query(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription), labels(perQueue)).withExemplars()).size(8, 8),
+	)
+}
 
-		section("Topics and queues",
-			table("Topics and queues", "One line for each subscription, replicas together. A click on the topic opens the Consumer dashboard. Look first for red: failures, messages that wait, and dead letters of the last hour.",
-				column{"Handled", "mps", handled(perQueue), nil, false},
-				column{"Failed", "percentunit", ratio(failures(perQueue), handled(perQueue)), levels(at(0, "green"), at(.01, "orange"), at(.05, "red")), false},
-				column{"Handling p95", "s", number(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription)), nil, false},
-				column{"Delivery lag p95", "s", number(quantile(.95, perQueue, "delivery_lag_seconds", ofSubscription)), levels(at(0, "green"), at(10, "orange"), at(300, "red")), false},
-				column{"Pending", "short", pending(perQueue), levels(at(0, "green"), at(1000, "orange"), at(100000, "red")), false},
-				column{"In flight", "short", sum(perQueue, metric("in_flight", ofSubscription)), nil, false},
-				column{"Redelivered", "mps", sum(perQueue, rate("redelivered_total", ofSubscription)), nil, false},
-				column{"Dead letters, 1 h", "short", sum(perQueue, increase("dead_lettered_total", ofSubscription, "1h")), levels(at(0, "green"), at(.5, "red")), true},
-				column{"Subscriptions", "short", sum(perQueue, metric("active_subscriptions", ofSubscription)), nil, false},
-			),
+func overviewTable() row {
+	return section("Topics and queues",
+		table("Topics and queues",
+			"One row per topic and queue, over all replicas. A click on the topic opens the Consumer dashboard. Look for red first: failures, messages that wait, and dead letters of the last hour.",
+			column{name: "Handled", unit: "mps", expr: handled(perQueue)},
+			column{name: "Failed", unit: "percentunit", expr: ratio(failures(perQueue), handled(perQueue)), levels: failureLevels()},
+			column{name: "Handling p95", unit: "s", expr: withoutNaN(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription))},
+			column{name: "Delivery lag p95", unit: "s", expr: withoutNaN(quantile(.95, perQueue, "delivery_lag_seconds", ofSubscription)), levels: lagLevels()},
+			column{name: "Pending", unit: "short", expr: pending(perQueue), levels: levels(above(0, "green"), above(1000, "orange"), above(100000, "red"))},
+			column{name: "In flight", unit: "short", expr: sum(perQueue, metric("in_flight", ofSubscription))},
+			column{name: "Redelivered", unit: "mps", expr: sum(perQueue, rate("redelivered_total", ofSubscription))},
+			column{name: "Dead letters, 1 h", unit: "short", expr: sum(perQueue, increase("dead_lettered_total", ofSubscription, "1h")), levels: levels(above(0, "green"), above(.5, "red")), whole: true},
+			column{name: "Subscriptions", unit: "short", expr: sum(perQueue, metric("active_subscriptions", ofSubscription))},
 		),
 	)
 }

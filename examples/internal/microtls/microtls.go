@@ -1,14 +1,16 @@
-// Package microtls, imported for its effect, has go-micro verify TLS
-// certificates. go-micro's default is not to, and it says so in a warning that
-// every program prints as it starts, when the variable of its default HTTP
-// broker is initialised.
+// Package microtls makes go-micro verify TLS certificates. It is imported for its
+// side effect. By default go-micro does not verify them, and every program prints
+// a warning about this at startup, when go-micro initialises its default HTTP
+// broker.
 //
-// It works because packages are initialised in the order of their import paths
-// as far as their imports allow, and this one imports next to nothing.
+// This package must be initialised before go-micro. It is, because Go initialises
+// packages in the order of their import paths unless their imports demand another
+// order, and this package imports almost nothing.
 package microtls
 
 import "os"
 
+// variable tells go-micro whether to verify certificates.
 const variable = "MICRO_TLS_SECURE"
 
 func init() {

@@ -1,5 +1,5 @@
-// Package natsurl makes addresses of NATS servers, and what goes wrong with
-// them, fit to be shown: without credentials, and with a way out.
+// Package natsurl makes the addresses of NATS servers, and connection errors, fit
+// to show to a user. It removes credentials, and says how to fix an error.
 package natsurl
 
 import (
@@ -15,8 +15,8 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// Redact returns a comma-separated list of addresses without credentials. It
-// works on the text, because what has a typing error has credentials, too.
+// Redact removes the credentials from a comma-separated list of addresses. It does
+// not parse the addresses: one with a typo may hold credentials, too.
 func Redact(urls string) string {
 	list := strings.Split(urls, ",")
 	for i, u := range list {
@@ -34,8 +34,8 @@ func Redact(urls string) string {
 	return strings.Join(list, ", ")
 }
 
-// Explain says in one line why a connection could not be made. The cause is
-// quoted only where it is known to hold nothing secret.
+// Explain says in one line why a connection failed. It quotes err only where the
+// text of err cannot hold credentials.
 func Explain(urls string, err error) error {
 	where := Redact(urls)
 	switch {
@@ -48,17 +48,17 @@ func Explain(urls string, err error) error {
 	case errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("the server at %s does not answer in time", where)
 	case errors.Is(err, jsbroker.ErrInvalidConfig):
-		return err // it says all
+		return err // its text explains itself
 	}
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return fmt.Errorf("the address %s is malformed; special characters in a user name or a password must be percent-encoded", where)
 	}
-	var network *net.OpError // names at most hosts
+	var network *net.OpError // its text names hosts, but no credentials
 	if strings.Contains(urls, "@") && !errors.As(err, &network) {
 		return fmt.Errorf("cannot connect to %s; the cause is not shown, as it may quote the credentials", where)
 	}
 	if cause := errors.Unwrap(err); cause != nil {
-		err = cause // the broker's own text names the address a second time
+		err = cause // the text that the broker adds would repeat the address
 	}
 	return fmt.Errorf("cannot connect to %s: %w", where, err)
 }

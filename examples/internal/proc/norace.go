@@ -2,4 +2,5 @@
 
 package proc
 
+// raceDetector says whether the test is built with the race detector.
 const raceDetector = false

@@ -1,5 +1,5 @@
-// Package proc helps to test the examples the way users meet them: as programs
-// that are built, started, read and interrupted.
+// Package proc tests the examples the way users run them: it builds, starts and
+// interrupts them as programs, and reads their output.
 package proc
 
 import (
@@ -17,11 +17,13 @@ import (
 	"time"
 )
 
-// Patience ends the wait for what never comes. It is no measure of speed.
+// Patience limits every wait, so that a test fails instead of hanging. It says
+// nothing about how long anything should take.
 const Patience = 2 * time.Minute
 
-// Main builds the command of the package under test once, with the race
-// detector if the test has it, sets *binary to its path, and runs the tests.
+// Main builds the program of the package under test, sets *binary to its path, runs
+// the tests and returns the exit code. The program is built with the race detector
+// if the test is. Call it from TestMain.
 func Main(m *testing.M, binary *string) (code int) {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
@@ -41,28 +43,28 @@ func Main(m *testing.M, binary *string) (code int) {
 	return m.Run()
 }
 
-// Process is a program that runs, or has run.
+// Process is a program that is running or has ended.
 type Process struct {
 	t      testing.TB
 	cmd    *exec.Cmd
-	lines  chan string // of stdout
-	stdout strings.Builder
+	lines  chan string     // of stdout, closed at its end
+	stdout strings.Builder // the lines read so far
 	stderr bytes.Buffer
 }
 
-// Start starts the program with these arguments and, beyond the test's own
-// environment, these variables. It is killed at the end of the test if it still
-// runs then.
+// Start starts the program. It adds env to the environment of the test, without the
+// test's own OTEL_, NATS_ and MICRO_ variables. If the program is still running at
+// the end of the test, it is killed.
 func Start(t testing.TB, binary string, env []string, args ...string) *Process {
 	t.Helper()
 	p := &Process{t: t, cmd: exec.Command(binary, args...), lines: make(chan string, 1<<16)}
-	// What is set where the tests run must not decide how they end.
+	// The result must not depend on what is set on the machine that runs the tests.
 	p.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "OTEL_") || strings.HasPrefix(v, "NATS_") || strings.HasPrefix(v, "MICRO_")
 	})
 	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Stderr = &p.stderr
-	p.cmd.WaitDelay = 10 * time.Second // for stderr, which a child that it has left would keep open
+	p.cmd.WaitDelay = 10 * time.Second // a child left behind would keep stderr open
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +93,8 @@ func Start(t testing.TB, binary string, env []string, args ...string) *Process {
 	return p
 }
 
-// Line returns the next line of stdout, io.EOF at its end.
+// Line waits for the next line of stdout and returns it, or io.EOF at the end of
+// stdout.
 func (p *Process) Line() (string, error) {
 	p.t.Helper()
 	select {
@@ -102,12 +105,12 @@ func (p *Process) Line() (string, error) {
 		p.stdout.WriteString(line + "\n")
 		return line, nil
 	case <-time.After(Patience):
-		p.t.Fatalf("nothing more on stdout in %v, after:\n%s", Patience, p.stdout.String())
+		p.t.Fatalf("no further line on stdout within %v, after:\n%s", Patience, p.stdout.String())
 		return "", nil
 	}
 }
 
-// Await returns the next line of stdout that contains the text.
+// Await waits for a line of stdout that contains the text and returns it.
 func (p *Process) Await(text string) string {
 	p.t.Helper()
 	for {
@@ -122,7 +125,7 @@ func (p *Process) Await(text string) string {
 	}
 }
 
-// Signal sends a signal.
+// Signal sends a signal to the program.
 func (p *Process) Signal(s os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
@@ -130,7 +133,8 @@ func (p *Process) Signal(s os.Signal) {
 	}
 }
 
-// Wait waits for the end and returns the exit code and all that was printed.
+// Wait waits for the program to end and returns its exit code and everything that
+// it printed. It may be called again.
 func (p *Process) Wait() (code int, stdout, stderr string) {
 	p.t.Helper()
 	for {
@@ -138,7 +142,7 @@ func (p *Process) Wait() (code int, stdout, stderr string) {
 			break
 		}
 	}
-	if p.cmd.ProcessState != nil { // a second call
+	if p.cmd.ProcessState != nil { // called again
 		return p.cmd.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()
 	}
 	err := p.cmd.Wait()
