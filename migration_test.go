@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // What the section "Coming from go-micro's NATS broker" says.
@@ -33,7 +33,7 @@ func connected(t *testing.T, b broker.Broker) broker.Broker {
 	return b
 }
 
-func quiet() broker.Option { return broker.Logger(&warnings{}) }
+func quiet() broker.Option { return broker.Logger(natstest.Quiet()) }
 
 func oldBroker(t *testing.T, url string) broker.Broker {
 	t.Helper()
@@ -45,21 +45,11 @@ func newBroker(t *testing.T, url string, opts ...broker.Option) broker.Broker {
 	return connected(t, jsbroker.NewBroker(append([]broker.Option{broker.Addrs(url), quiet()}, opts...)...))
 }
 
-func await[T any](t *testing.T, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatal("nothing comes")
-	}
-	return v
-}
-
 // subscribed waits until there are so many subscriptions to a subject in the
 // account: go-micro's NATS broker returns from Subscribe before the server knows.
 func subscribed(t *testing.T, s *server.Server, account, subject string, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	natstest.Eventually(t, fmt.Sprintf("%d subscriptions to %s", n, subject), func() bool {
 		subs, err := s.Subsz(&server.SubszOptions{Account: account, Subscriptions: true})
 		if err != nil {
 			t.Fatal(err)
@@ -70,13 +60,8 @@ func subscribed(t *testing.T, s *server.Server, account, subject string, n int) 
 				found++
 			}
 		}
-		if found == n {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d subscriptions to %s, want %d", found, subject, n)
-		}
-	}
+		return found == n
+	})
 }
 
 // service runs a go-micro service with one subscriber.
@@ -86,7 +71,7 @@ func service(t *testing.T, b broker.Broker, queue string, handler any) {
 	s := micro.NewService(
 		micro.Name(queue), micro.Broker(b), micro.Registry(reg), micro.HandleSignal(false),
 		micro.Server(microserver.NewServer(microserver.Name(queue), microserver.Broker(b), microserver.Registry(reg),
-			microserver.Address("127.0.0.1:0"), microserver.WithLogger(&warnings{}))),
+			microserver.Address("127.0.0.1:0"), microserver.WithLogger(natstest.Quiet()))),
 	)
 	if err := micro.RegisterSubscriber("orders.created", s.Server(), handler, microserver.SubscriberQueue(queue)); err != nil {
 		t.Fatal(err)
@@ -104,7 +89,7 @@ type Order struct{ ID string }
 // JSON envelope for a message, without headers, and a go-micro handler never
 // gets it.
 func TestOldPublisherNewSubscriber(t *testing.T) {
-	s := startServer(t, &server.Options{})
+	s := natstest.Start(t)
 	letters := newBroker(t, s.ClientURL())
 	got := make(chan *broker.Message, 10)
 	if _, err := letters.Subscribe("dead.orders", func(e broker.Event) error { got <- e.Message(); return nil }, broker.Queue("audit")); err != nil {
@@ -123,7 +108,7 @@ func TestOldPublisherNewSubscriber(t *testing.T) {
 	if err := old.Publish("orders.created", sent); err != nil {
 		t.Fatal(err)
 	}
-	letter := await(t, got)
+	letter := natstest.Receive(t, got)
 	var envelope broker.Message
 	if err := json.Unmarshal(letter.Body, &envelope); err != nil || string(envelope.Body) != `{"ID":"1"}` || envelope.Header["Content-Type"] != "application/json" {
 		t.Fatalf("the dead letter is %s, want the envelope", letter.Body)
@@ -137,7 +122,7 @@ func TestOldPublisherNewSubscriber(t *testing.T) {
 // the envelope. A JSON object gives a message that is empty, and a handler for
 // protobuf gets an empty one. What is not JSON is dropped.
 func TestNewPublisherOldSubscriber(t *testing.T) {
-	s := startServer(t, &server.Options{})
+	s := natstest.Start(t)
 	old := oldBroker(t, s.ClientURL())
 	got := make(chan *broker.Message, 10)
 	if _, err := old.Subscribe("orders.*", func(e broker.Event) error { got <- e.Message(); return nil }); err != nil {
@@ -161,10 +146,10 @@ func TestNewPublisherOldSubscriber(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if m := await(t, got); len(m.Body) != 0 || len(m.Header) != 0 {
+	if m := natstest.Receive(t, got); len(m.Body) != 0 || len(m.Header) != 0 {
 		t.Fatalf("got %q with %v, want an empty message", m.Body, m.Header)
 	}
-	if v := await(t, handled); v != "" {
+	if v := natstest.Receive(t, handled); v != "" {
 		t.Fatalf("the handler got %q, want an empty message", v)
 	}
 	if len(got) > 0 {
@@ -241,7 +226,7 @@ func TestMigration(t *testing.T) {
 			}
 		}
 		for range n * len(from) {
-			who, body, _ := strings.Cut(await(t, handled), " handles ")
+			who, body, _ := strings.Cut(natstest.Receive(t, handled), " handles ")
 			if !want[body] || !strings.Contains(strings.Join(by, " "), who) {
 				t.Fatalf("%s: %s handles %q, want each once, by %v", name, who, body, by)
 			}
@@ -284,7 +269,7 @@ func TestMigration(t *testing.T) {
 	subscribed(t, s, "OLD", "orders.created", 1)
 	back = must(bridge(newer, old, "orders.created", "payments"))
 	for range 3 {
-		if who := await(t, handled); !strings.HasPrefix(who, "old handles waits ") {
+		if who := natstest.Receive(t, handled); !strings.HasPrefix(who, "old handles waits ") {
 			t.Fatal(who)
 		}
 	}

@@ -24,25 +24,20 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/metrics"
 )
 
-const (
-	// patience bounds every wait. It is no measure of speed.
-	patience = time.Minute
-	// readmeURL is the server in the README's programs.
-	readmeURL = "nats://localhost:4222"
-)
+// readmeURL is the server in the README's programs.
+const readmeURL = "nats://localhost:4222"
 
 // preamble precedes the code blocks that are not programs. They may use what it
 // imports and declares.
@@ -243,7 +238,7 @@ func build(t *testing.T, url string) (dir string, code []block) {
 }
 
 func TestTheCodeCompilesAndTheProgramsRun(t *testing.T) {
-	url := startServer(t, &server.Options{}).ClientURL()
+	url := natstest.Start(t).ClientURL()
 	dir, code := build(t, url)
 	ran := 0
 	for i, b := range code {
@@ -271,7 +266,7 @@ func run(t *testing.T, program, output string, stop bool) {
 	if runtime.GOOS == "windows" && stop {
 		t.Skip("no SIGTERM")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program)
 	// The default registry multicasts; the test must not need a network.
@@ -682,7 +677,7 @@ func TestThePermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := startServer(t, o)
-	log := &warnings{}
+	log := natstest.NewLog()
 	b := jsbroker.NewBroker(broker.Addrs(strings.Replace(s.ClientURL(), "://", "://shop:x@", 1)), broker.Logger(log))
 	must := func(err error) {
 		t.Helper()
@@ -708,47 +703,28 @@ func TestThePermissions(t *testing.T) {
 	}
 	for _, topic := range []string{"orders.created", "orders.paid", "orders.sent"} {
 		must(b.Publish(topic, &broker.Message{Body: []byte(topic)}))
-		select {
-		case body := <-got:
-			if body != topic {
-				t.Fatalf("got %s, want %s", body, topic)
-			}
-		case <-time.After(patience):
-			t.Fatalf("nothing came for %s", topic)
+		if body := natstest.Receive(t, got); body != topic {
+			t.Fatalf("got %s, want %s", body, topic)
 		}
 	}
 	must(alone.Unsubscribe())
 	must(b.Disconnect())
-	if lines := log.all(); len(lines) > 0 {
-		t.Errorf("logged: %s", strings.Join(lines, "\n"))
+	if lines := log.AtLeast(logger.WarnLevel); len(lines) > 0 {
+		t.Errorf("logged: %v", lines)
 	}
 
-	nc, err := nats.Connect(s.ClientURL(), nats.UserInfo("admin", "x"))
-	must(err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	must(err)
-	st, err := js.Stream(t.Context(), "ORDERS")
-	must(err)
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		info, err := st.Info(t.Context())
-		must(err)
-		if info.State.Msgs == 0 && info.State.Consumers == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d messages and %d consumers are left, want 0 and 2", info.State.Msgs, info.State.Consumers)
-		}
-	}
+	_, js := natstest.Connect(t, s.ClientURL(), nats.UserInfo("admin", "x"))
+	natstest.Eventually(t, "no message and two consumers are left", func() bool {
+		state := natstest.StreamInfo(t, js, "ORDERS").State
+		return state.Msgs == 0 && state.Consumers == 2
+	})
 
 	// The README's example of a durable's name is the real one.
-	names := st.ConsumerNames(t.Context())
-	for name := range names.Name() {
+	for _, name := range natstest.ConsumerNames(t, js, "ORDERS") {
 		if !strings.Contains(readme(t), "durable `"+name+"`") {
 			t.Errorf("README.md does not have the consumer %s", name)
 		}
 	}
-	must(names.Err())
 
 	// And without one of them the error says so.
 	b = jsbroker.NewBroker(broker.Addrs(strings.Replace(s.ClientURL(), "://", "://shop:x@", 1)), broker.Logger(log))
@@ -759,47 +735,9 @@ func TestThePermissions(t *testing.T) {
 	}
 }
 
-// warnings is a logger that keeps warnings and errors.
-type warnings struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (w *warnings) Init(...logger.Option) error             { return nil }
-func (w *warnings) Options() logger.Options                 { return logger.Options{} }
-func (w *warnings) Fields(map[string]any) logger.Logger     { return w }
-func (w *warnings) String() string                          { return "warnings" }
-func (w *warnings) Logf(l logger.Level, f string, v ...any) { w.Log(l, fmt.Sprintf(f, v...)) }
-func (w *warnings) Log(l logger.Level, v ...any) {
-	if l < logger.WarnLevel {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lines = append(w.lines, fmt.Sprint(v...))
-}
-
-func (w *warnings) all() []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.lines)
-}
-
-// startServer runs a nats-server with JetStream in this process.
+// startServer runs a nats-server with what a configuration says about users.
 func startServer(t *testing.T, o *server.Options) *server.Server {
 	t.Helper()
 	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, true, t.TempDir(), true, true
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
-	return s
+	return natstest.Run(t, o)
 }

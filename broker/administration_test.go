@@ -12,6 +12,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // Tests of what operators do to streams and consumers in use. Each counts every
@@ -20,7 +21,7 @@ import (
 // changeConsumer changes the consumer q of the stream ORDERS as an operator does.
 func changeConsumer(t *testing.T, js jetstream.JetStream, change func(*jetstream.ConsumerConfig)) {
 	t.Helper()
-	cc := consumerInfo(t, js, "ORDERS", "q").Config
+	cc := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config
 	change(&cc)
 	if _, err := js.UpdateConsumer(testContext(t), "ORDERS", cc); err != nil {
 		t.Fatal(err)
@@ -66,7 +67,7 @@ func TestPurgeTakesOnlyWhatWasStoredBefore(t *testing.T) {
 	close(release)
 	l.settle(t)
 	eventually(t, "all is settled", func() bool {
-		return streamInfo(t, js, "ORDERS").State.Msgs == 0 && consumerInfo(t, js, "ORDERS", "q").NumAckPending == 0
+		return streamInfo(t, js, "ORDERS").State.Msgs == 0 && natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == 0
 	})
 	if n := l.duplicates(); n > 0 {
 		t.Errorf("%d duplicates", n)
@@ -89,7 +90,7 @@ func TestSubjectsOfTheStreamChangedUnderPublisherAndSubscriber(t *testing.T) {
 		t.Helper()
 		cfg := streamInfo(t, js, "ORDERS").Config
 		cfg.Subjects = subjects
-		updateStream(t, js, cfg)
+		natstest.UpdateStream(t, js, cfg)
 	}
 	l.publish(t, b, "orders.a", 1, 20)
 	l.publish(t, b, "orders.b", 1, 20)
@@ -171,9 +172,9 @@ func TestAckWaitShortenedUnderASlowHandler(t *testing.T) {
 			}, broker.Queue("q"))
 			l.publish(t, b, "orders", 1, 1)
 			receive(t, started)
-			const ackWait = time.Second
+			const ackWait = 3 * time.Second // it must be extended before, also on a busy machine
 			changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.AckWait = ackWait })
-			eventually(t, "the server delivers it again", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumRedelivered == 1 })
+			eventually(t, "the server delivers it again", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumRedelivered == 1 })
 			release <- struct{}{}
 			l.publish(t, b, "orders", 2, 2)
 			receive(t, started) // the second message, not the first again
@@ -184,10 +185,10 @@ func TestAckWaitShortenedUnderASlowHandler(t *testing.T) {
 			// It knows by now, and extends in time.
 			l.publish(t, b, "orders", 3, 3)
 			receive(t, started)
-			again := consumerInfo(t, js, "ORDERS", "q").Delivered.Consumer
-			timer := time.NewTimer(3 * ackWait) // the handler's work
+			again := natstest.ConsumerInfo(t, js, "ORDERS", "q").Delivered.Consumer
+			timer := time.NewTimer(2 * ackWait) // the handler's work
 			<-timer.C
-			if n := consumerInfo(t, js, "ORDERS", "q").Delivered.Consumer; n != again {
+			if n := natstest.ConsumerInfo(t, js, "ORDERS", "q").Delivered.Consumer; n != again {
 				t.Errorf("delivered %d times more while the handler worked", n-again)
 			}
 			close(release)
@@ -206,8 +207,8 @@ func TestLastDeliverySkippedUnderASlowHandlerIsThatHandlers(t *testing.T) {
 			t.Parallel()
 			s := startServer(t)
 			_, js := natsConn(t, s)
-			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
-			makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 2})
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+			natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 2})
 			skipped, onSkipped := hookChan[jsbroker.Skipped]()
 			exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 			options := []broker.Option{jsbroker.WithConcurrency(2), jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped, Exhausted: onExhausted})}
@@ -235,7 +236,7 @@ func TestLastDeliverySkippedUnderASlowHandlerIsThatHandlers(t *testing.T) {
 				return
 			}
 			eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
-			if h := storedMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Deliveries") != "2" {
+			if h := natstest.LastMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Deliveries") != "2" {
 				t.Errorf("dead letter %v", h)
 			}
 		})
@@ -250,11 +251,11 @@ func TestMaxDeliverSetUnderASubscriberIsHeeded(t *testing.T) {
 			t.Parallel()
 			s := startServer(t)
 			_, js := natsConn(t, s)
-			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
-			makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+			natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
 			exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 			dead, onDead := hookChan[jsbroker.DeadLettered]()
-			log := newLog()
+			log := natstest.NewLog()
 			options := []broker.Option{broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted, DeadLettered: onDead})}
 			if deadLetter {
 				options = append(options, jsbroker.WithDeadLetter("graves"))
@@ -283,8 +284,8 @@ func TestMaxDeliverSetUnderASubscriberIsHeeded(t *testing.T) {
 			if last.NumDelivered != 5 {
 				t.Errorf("given up after delivery %d", last.NumDelivered)
 			}
-			if lines := log.with("MaxDeliver of consumer q of stream ORDERS is 5 now"); len(lines) != 1 {
-				t.Errorf("logged: %v", log.all())
+			if lines := log.With("MaxDeliver of consumer q of stream ORDERS is 5 now"); len(lines) != 1 {
+				t.Errorf("logged: %v", log.Lines())
 			}
 		})
 	}
@@ -303,7 +304,7 @@ func TestFailuresAskForTheLimitNowAndThen(t *testing.T) {
 		}
 		return jsbroker.RetryAfter(time.Hour, errors.New("no luck"))
 	}, broker.Queue("q"), jsbroker.Concurrency(4))
-	asked := countRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
+	asked := natstest.CountRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
 	began := time.Now()
 	run := func(body string) {
 		t.Helper()
@@ -315,11 +316,11 @@ func TestFailuresAskForTheLimitNowAndThen(t *testing.T) {
 		}
 	}
 	run("good")
-	if n := asked.seen(t); n > 0 {
+	if n := asked.Seen(t); n > 0 {
 		t.Errorf("asked %d times for messages that were handled", n)
 	}
 	run("bad")
-	if n, most := asked.seen(t), 2+int(2*time.Since(began).Seconds()); n < 1 || n > most {
+	if n, most := asked.Seen(t), 2+int(2*time.Since(began).Seconds()); n < 1 || n > most {
 		t.Errorf("asked %d times, at most %d wanted", n, most)
 	}
 }
@@ -348,7 +349,7 @@ func TestSecondDeliveryAfterALostAckIsAckedAndNotHandled(t *testing.T) {
 // if a connection had broken with them on their way.
 func lostSettlements(t *testing.T, hooks jsbroker.Hooks) (broker.Broker, jetstream.JetStream) {
 	t.Helper()
-	s := startServer(t, limited(noPublish("$JS.ACK.ORDERS.q.1.>")))
+	s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.ACK.ORDERS.q.1.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	return newBroker(t, s, as("limited:pw", s), jsbroker.WithHooks(hooks),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})), js
@@ -405,9 +406,9 @@ func TestMessageLargerThanMaxRequestMaxBytesIsAFailureUntilThatIsRaised(t *testi
 	nc, js := natsConn(t, s)
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "orders", MaxRequestMaxBytes: 1000})
-	r := countRequests(t, nc, "$JS.API.CONSUMER.MSG.NEXT.ORDERS.q")
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "orders", MaxRequestMaxBytes: 1000})
+	r := natstest.CountRequests(t, nc, "$JS.API.CONSUMER.MSG.NEXT.ORDERS.q")
 	large := strings.Repeat("x", 5000)
 	publish(t, b, "orders", "small")
 	publish(t, b, "orders", large)
@@ -419,7 +420,7 @@ func TestMessageLargerThanMaxRequestMaxBytesIsAFailureUntilThatIsRaised(t *testi
 		t.Errorf("reason %s", e.Reason)
 	}
 	wantError(t, e.Err, jetstream.ErrMaxBytesExceeded, "MaxRequestMaxBytes, 1000,", "consumer q", "ORDERS")
-	if n := r.seen(t); n > 10 {
+	if n := r.Seen(t); n > 10 {
 		t.Errorf("%d requests for two messages", n)
 	}
 	changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxRequestMaxBytes = 10_000 })

@@ -13,6 +13,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // inHand counts the messages that a replica has fetched and not settled.
@@ -169,7 +170,7 @@ func TestLargeMessagesAreFewAtATime(t *testing.T) {
 		}
 	}()
 	eventually(t, "the requests have ended, with few of the large messages under way", func() bool {
-		info = consumerInfo(t, js, "ORDERS", "q")
+		info = natstest.ConsumerInfo(t, js, "ORDERS", "q")
 		return info.NumWaiting == 0 && info.NumPending > 0 && info.NumPending < large && info.NumAckPending <= most
 	})
 	close(goOn)

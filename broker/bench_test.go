@@ -18,6 +18,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // The benchmarks measure raw nats.go and this broker in turns within one run,
@@ -54,7 +55,7 @@ func runAsServer() bool {
 	s.ReadyForConnections(patience)
 	fmt.Println(s.ClientURL())
 	_, _ = io.Copy(io.Discard, os.Stdin)
-	stopServer(s)
+	natstest.Stop(s)
 	return true
 }
 

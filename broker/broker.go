@@ -3,38 +3,35 @@ package broker
 import (
 	"context"
 	"fmt"
-	"reflect"
-	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/google/uuid"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
+
+	"go-micro-jetstream/broker/internal/wire"
 )
 
 var _ broker.Broker = (*jetstreamBroker)(nil)
 
-// jetstreamBroker is the broker. Connections and subscriptions are values of
-// their own; it only keeps track of them.
+// jetstreamBroker is the broker. It keeps its options and at most one session,
+// which is everything that lives from Connect to Disconnect.
 type jetstreamBroker struct {
-	id string // tells brokers of one process apart in events
+	id string // tells the brokers of one process apart in events
 
-	mu      sync.Mutex
-	opts    broker.Options
-	cfgErr  error         // what NewBroker could not return
-	dialing chan struct{} // closed when the Connect under way has ended
-	closing *shutdown     // the Disconnect under way
+	mu     sync.Mutex
+	opts   broker.Options
+	cfgErr error                  // what NewBroker could not return
+	cfg    atomic.Pointer[config] // nil if cfgErr is set; written under mu
 
-	cfg  atomic.Pointer[config]     // nil if cfgErr is set
-	conn atomic.Pointer[connection] // nil when not connected
-
+	lifecycle
 	running finder
-	states  states
+	states  stateQueue
 }
 
 // NewBroker returns a broker that speaks NATS JetStream. It does not connect.
-// Options that are wrong are reported by Connect, and by Init at once. Without
+// Connect reports options that are wrong, and Init does so at once. Without
 // broker.Addrs it uses nats://127.0.0.1:4222.
 func NewBroker(opts ...broker.Option) broker.Broker {
 	b := &jetstreamBroker{id: uuid.NewString()}
@@ -58,12 +55,12 @@ func applied(o broker.Options, opts []broker.Option) broker.Options {
 	return o
 }
 
-// Init applies further options. While connected, what belongs to the connection
-// cannot change: other addresses, TLS settings, client name, logger or
-// [WithAsyncWindow] than those in use, and any [WithNATSOptions] or [WithHooks],
-// as these add to what is there, are an [ErrInvalidConfig], and nothing is
-// changed. Other options apply to what is
-// published and subscribed from then on.
+// Init applies further options. What belongs to the connection cannot change
+// while there is one: other addresses, TLS settings, client name, logger or
+// [WithAsyncWindow] than those in use are an [ErrInvalidConfig], and so are any
+// [WithNATSOptions] or [WithHooks], because these add to what is there. Init
+// then changes nothing. Other options apply to what is published and subscribed
+// from then on.
 func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -72,8 +69,8 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	if err != nil {
 		return err
 	}
-	if c := b.conn.Load(); c != nil {
-		if what := c.cfg.connectionDiffers(cfg); what != "" {
+	if s := b.session.Load(); s != nil {
+		if what := s.cfg.connectionDiffers(cfg); what != "" {
 			return fmt.Errorf("jetstream: init: %w: %s cannot change while connected: call Disconnect first", ErrInvalidConfig, what)
 		}
 	}
@@ -82,34 +79,11 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	return nil
 }
 
-// connectionDiffers names what of the connection the other configuration would
-// change, or returns "".
-func (c *config) connectionDiffers(other *config) string {
-	switch {
-	case !slices.Equal(slices.Sorted(slices.Values(c.servers)), slices.Sorted(slices.Values(other.servers))):
-		return "broker.Addrs"
-	case c.opts.Secure != other.opts.Secure:
-		return "broker.Secure"
-	case c.opts.TLSConfig != other.opts.TLSConfig:
-		return "broker.TLSConfig"
-	case c.clientName != other.clientName:
-		return "WithClientName"
-	case len(c.natsOptions) != len(other.natsOptions): // they only ever grow
-		return "WithNATSOptions"
-	case len(c.hooks) != len(other.hooks):
-		return "WithHooks"
-	case c.window != other.window:
-		return "WithAsyncWindow"
-	case !sameLogger(c.opts.Logger, other.opts.Logger):
-		return "broker.Logger"
-	}
-	return ""
-}
-
-// sameLogger takes loggers that cannot be compared for the same.
-func sameLogger(a, b logger.Logger) bool {
-	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
-	return va.IsValid() && vb.IsValid() && va.Type() == vb.Type() && (!va.Comparable() || va.Equal(vb))
+// config returns the options to connect with, or what NewBroker could not return.
+func (b *jetstreamBroker) config() (*config, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cfg.Load(), b.cfgErr
 }
 
 // Options returns the options in use.
@@ -122,13 +96,13 @@ func (b *jetstreamBroker) Options() broker.Options {
 // Address returns the URL of the connected server without credentials, or the
 // first configured one when not connected.
 func (b *jetstreamBroker) Address() string {
-	if c := b.conn.Load(); c != nil {
-		if url := c.nc.ConnectedUrl(); url != "" {
-			return withoutCredentials(url)
+	if s := b.session.Load(); s != nil {
+		if url := s.conn.NATS().ConnectedUrl(); url != "" {
+			return wire.WithoutCredentials(url)
 		}
 	}
 	if cfg := b.cfg.Load(); cfg != nil {
-		return withoutCredentials(cfg.servers[0])
+		return wire.WithoutCredentials(cfg.servers[0])
 	}
 	return ""
 }

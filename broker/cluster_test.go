@@ -3,8 +3,6 @@ package broker_test
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -15,123 +13,18 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
-
-// cluster is three servers in this process.
-type cluster struct {
-	nodes []*runningServer
-}
-
-func startCluster(t testing.TB) *cluster {
-	t.Helper()
-	const size = 3
-	ports := freePorts(t, 2*size)
-	var routes []*url.URL
-	for _, port := range ports[:size] {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
-	}
-	c := &cluster{}
-	for i := range size {
-		c.nodes = append(c.nodes, &runningServer{opts: &server.Options{
-			ServerName: fmt.Sprintf("node%d", i), Host: "127.0.0.1", Port: ports[size+i],
-			JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]},
-			Routes:  routes,
-		}})
-	}
-	var starting sync.WaitGroup
-	for _, n := range c.nodes {
-		starting.Go(func() { n.start(t) })
-	}
-	starting.Wait()
-	c.ready(t)
-	return c
-}
-
-// freePorts returns ports that were free a moment ago.
-func freePorts(t testing.TB, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
-}
-
-// ready waits until all nodes run, know each other and have caught up.
-func (c *cluster) ready(t testing.TB) {
-	t.Helper()
-	eventually(t, "the cluster is ready", func() bool {
-		leaders := 0
-		for _, n := range c.nodes {
-			if n.JetStreamIsLeader() {
-				leaders++
-			}
-			if !n.JetStreamIsCurrent() || len(n.JetStreamClusterPeers()) == 0 && n.JetStreamIsLeader() || n.NumRoutes() == 0 {
-				return false
-			}
-		}
-		return leaders == 1
-	})
-}
-
-func (c *cluster) addrs() broker.Option {
-	var urls []string
-	for _, n := range c.nodes {
-		urls = append(urls, n.ClientURL())
-	}
-	return broker.Addrs(urls...)
-}
-
-func (c *cluster) node(t testing.TB, what string, is func(*server.Server) bool) *runningServer {
-	t.Helper()
-	var found *runningServer
-	eventually(t, "there is a "+what, func() bool {
-		for _, n := range c.nodes {
-			if n.Running() && is(n.Server) {
-				found = n
-				return true
-			}
-		}
-		return false
-	})
-	return found
-}
-
-func (c *cluster) streamLeader(t testing.TB, stream string) *runningServer {
-	return c.node(t, "stream leader", func(s *server.Server) bool { return s.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream) })
-}
-
-func (c *cluster) consumerLeader(t testing.TB, stream, consumer string) *runningServer {
-	return c.node(t, "consumer leader", func(s *server.Server) bool {
-		return s.JetStreamIsConsumerLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream, consumer)
-	})
-}
-
-// bounce stops a node, waits until traffic has gone on without it, starts it
-// again and waits for the cluster.
-func (c *cluster) bounce(t testing.TB, n *runningServer, goesOn func()) {
-	t.Helper()
-	n.stop()
-	goesOn()
-	n.start(t)
-	c.ready(t)
-	goesOn()
-}
 
 func TestClusterLosesNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("elections take their time: up to a minute")
 	}
-	c := startCluster(t)
+	c := natstest.StartCluster(t)
 	l := newLedger()
 	var brokers [3]broker.Broker
 	for i := range brokers {
-		brokers[i] = newBroker(t, c.nodes[i].Server, c.addrs(), l.watch(),
+		brokers[i] = newBroker(t, c.Nodes[i].Server, broker.Addrs(c.URLs()...), l.watch(),
 			jsbroker.WithStreamConfig(jetstream.StreamConfig{Replicas: 3, Retention: jetstream.WorkQueuePolicy}),
 			jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
 	}
@@ -142,32 +35,24 @@ func TestClusterLosesNothing(t *testing.T) {
 		}
 	}
 	publisher := brokers[2]
-	end := c.publishUntil(t, publisher, l, topics)
+	end := publishUntil(t, publisher, l, topics)
 	goesOn := func() {
 		t.Helper()
 		handled := l.count()
 		eventually(t, "100 more are handled", func() bool { return l.count() >= handled+100 })
 	}
 	goesOn()
-	c.bounce(t, c.streamLeader(t, "ORDERS"), goesOn)
-	c.bounce(t, c.consumerLeader(t, "ORDERS", "q"), goesOn)
+	c.Bounce(t, c.StreamLeader(t, "ORDERS"), goesOn)
+	c.Bounce(t, c.ConsumerLeader(t, "ORDERS", "q"), goesOn)
 	address := publisher.Address()
-	c.bounce(t, c.node(t, "node of the client", func(s *server.Server) bool { return s.ClientURL() == address }), goesOn)
-	for _, n := range c.nodes { // a rolling restart, as an upgrade is
-		c.bounce(t, n, goesOn)
+	c.Bounce(t, c.Node(t, "node of the client", func(s *server.Server) bool { return s.ClientURL() == address }), goesOn)
+	for _, n := range c.Nodes { // a rolling restart, as an upgrade is
+		c.Bounce(t, n, goesOn)
 	}
 	end()
 	l.settle(t)
 	// Nothing was stored twice: each sequence of the stream is one message.
-	nc, err := nats.Connect(publisher.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, js := natstest.Connect(t, publisher.Address())
 	if stored := streamInfo(t, js, "ORDERS").State.LastSeq; stored != uint64(len(l.stored)) {
 		t.Errorf("%d messages are in the stream, want %d: a retry stored twice", stored, len(l.stored))
 	}
@@ -175,7 +60,7 @@ func TestClusterLosesNothing(t *testing.T) {
 
 // publishUntil publishes on the first topic one message after the other and on
 // the second with Async, until the function that it returns is called.
-func (c *cluster) publishUntil(t testing.TB, b broker.Broker, l *ledger, topics []string) (end func()) {
+func publishUntil(t testing.TB, b broker.Broker, l *ledger, topics []string) (end func()) {
 	stop := make(chan struct{})
 	var publishing, answers sync.WaitGroup
 	// Rather long: an election takes up to ten seconds.
@@ -224,12 +109,12 @@ func TestStopsInAClusterStrandNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a cluster")
 	}
-	c := startCluster(t)
-	_, js := natsConn(t, c.nodes[0].Server)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 1000})
-	leader := c.consumerLeader(t, "ORDERS", "q")
-	other := c.node(t, "node that is not the leader", func(s *server.Server) bool { return s != leader.Server })
+	c := natstest.StartCluster(t)
+	_, js := natsConn(t, c.Nodes[0].Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 1000})
+	leader := c.ConsumerLeader(t, "ORDERS", "q")
+	other := c.Node(t, "node that is not the leader", func(s *server.Server) bool { return s != leader.Server })
 	const n, stops = 20000, 10
 	p := newBroker(t, other.Server)
 	for i := range n {
@@ -261,7 +146,7 @@ func TestStopsInAClusterStrandNothing(t *testing.T) {
 		seen[receive(t, handled)] = true
 	}
 	eventually(t, "all is settled", func() bool {
-		info := consumerInfo(t, js, "ORDERS", "q")
+		info := natstest.ConsumerInfo(t, js, "ORDERS", "q")
 		return info.NumPending == 0 && info.NumAckPending == 0
 	})
 }
@@ -272,12 +157,12 @@ func TestDisconnectDuringAStopInAClusterStrandsNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a cluster")
 	}
-	c := startCluster(t)
-	_, js := natsConn(t, c.nodes[0].Server)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 5})
-	leader := c.consumerLeader(t, "ORDERS", "q")
-	other := c.node(t, "node that is not the leader", func(s *server.Server) bool { return s != leader.Server })
+	c := natstest.StartCluster(t)
+	_, js := natsConn(t, c.Nodes[0].Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Hour, MaxAckPending: 5})
+	leader := c.ConsumerLeader(t, "ORDERS", "q")
+	other := c.Node(t, "node that is not the leader", func(s *server.Server) bool { return s != leader.Server })
 	p := newBroker(t, other.Server)
 	for i := range 10 {
 		publish(t, p, "orders", fmt.Sprint(i))
@@ -291,7 +176,7 @@ func TestDisconnectDuringAStopInAClusterStrandsNothing(t *testing.T) {
 		return nil
 	}, broker.Queue("q"))
 	receive(t, started)
-	eventually(t, "five are sent", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == 5 })
+	eventually(t, "five are sent", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == 5 })
 	stopping := make(chan struct{})
 	go func() {
 		close(stopping)
@@ -311,20 +196,20 @@ func TestPublishWaitsForTheServerOfItsStream(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a cluster")
 	}
-	c := startCluster(t)
-	_, js := natsConn(t, c.nodes[0].Server)
-	makeStream(t, js, jetstream.StreamConfig{Name: "SLOW", Subjects: []string{"slow.>"}})
-	home := c.streamLeader(t, "SLOW")
-	other := c.node(t, "node without the stream", func(s *server.Server) bool { return s != home.Server })
+	c := natstest.StartCluster(t)
+	_, js := natsConn(t, c.Nodes[0].Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "SLOW", Subjects: []string{"slow.>"}})
+	home := c.StreamLeader(t, "SLOW")
+	other := c.Node(t, "node without the stream", func(s *server.Server) bool { return s != home.Server })
 	b := newBroker(t, other.Server)
 	publish(t, b, "slow.x", "first")
-	home.stop()
-	c.node(t, "leader of the cluster", func(s *server.Server) bool { return s.JetStreamIsLeader() })
+	home.Stop()
+	c.Leader(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 	defer cancel()
 	wantError(t, b.Publish("slow.x", message("x"), broker.PublishContext(ctx)), context.DeadlineExceeded)
 	result := make(chan error, 1)
 	go func() { result <- b.Publish("slow.x", message("x"), broker.PublishContext(testContext(t))) }()
-	home.start(t)
+	home.Start(t)
 	noErr(t, receive(t, result))
 }

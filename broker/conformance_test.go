@@ -13,6 +13,7 @@ import (
 	"go-micro.dev/v5/server"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // The calls that a go-micro v5 service makes over its life, in its order, as
@@ -118,19 +119,12 @@ func TestGoMicroServicesPublishAndSubscribe(t *testing.T) {
 		t.Fatalf("got order %s", id)
 	}
 	eventually(t, "the order is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
-	if name := consumerInfo(t, js, "ORDERS", "payments").Name; name != "payments" {
+	if name := natstest.ConsumerInfo(t, js, "ORDERS", "payments").Name; name != "payments" {
 		t.Fatal(name)
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- payments.Server().Stop() }()
-	select {
-	case err := <-stopped:
-		if err != nil {
-			t.Fatal(err)
-		}
-	case <-time.After(patience):
-		t.Fatal("Stop hangs")
-	}
+	noErr(t, receive(t, stopped))
 	// Stop returns before it disconnects; a second Disconnect waits for it.
 	if err := payments.Options().Broker.Disconnect(); err != nil {
 		t.Fatal(err)
@@ -167,7 +161,7 @@ func TestStoppingAServiceWhoseHandlerRunsDoesNotDeadlock(t *testing.T) {
 	receive(t, started)
 	stopped := make(chan error, 1)
 	go func() { stopped <- service.Server().Stop() }()
-	eventually(t, "the subscription no longer pulls", func() bool { return consumerInfo(t, js, "ORDERS", "slow").NumWaiting == 0 })
+	eventually(t, "the subscription no longer pulls", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "slow").NumWaiting == 0 })
 	close(release)
 	if err := receive(t, stopped); err != nil {
 		t.Fatal(err)

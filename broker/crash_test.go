@@ -14,6 +14,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // Tests of what a crash means. The processes are real, and kill -9 ends them.
@@ -72,8 +73,9 @@ func startDoomed(t *testing.T, d doomed) *process {
 	return startProcess(t, doomedVariable+"="+string(text))
 }
 
-// ackWait is how long a killed process keeps its messages.
-const ackWait = time.Second
+// ackWait is how long a killed process keeps its messages. Before it is killed it
+// must extend them in time, also on a busy machine.
+const ackWait = 3 * time.Second
 
 // deliveries is a handler that tells of each message and of its deliveries.
 func deliveries() (broker.Handler, <-chan string) {
@@ -95,7 +97,7 @@ func TestSubscriberKilledInItsHandlerLosesNothing(t *testing.T) {
 	}
 	victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: jetstream.ConsumerConfig{AckWait: ackWait}})
 	victim.await(t, "started 0")
-	eventually(t, "the others are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+	eventually(t, "the others are fetched", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
 	victim.kill()
 	h, got := deliveries()
 	subscribe(t, b, "orders", h, broker.Queue("q"))
@@ -115,7 +117,7 @@ func TestSubscriberKilledInItsHandlerLosesNothing(t *testing.T) {
 func TestSubscriberKilledBeforeItsAckIsOutHandlesTwice(t *testing.T) {
 	t.Parallel()
 	// What refuses the ack holds it back until the process is dead.
-	s := startServer(t, limited(noPublish("$JS.ACK.>")))
+	s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.ACK.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 	b := newBroker(t, s, as("admin:admin", s))
 	publish(t, b, "orders", "x")

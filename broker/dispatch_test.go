@@ -2,9 +2,8 @@ package broker
 
 import (
 	"context"
+	"log/slog"
 	"testing"
-
-	"go-micro.dev/v5/logger"
 )
 
 func TestHooksDoNotAllocate(t *testing.T) {
@@ -16,7 +15,7 @@ func TestHooksDoNotAllocate(t *testing.T) {
 		Handled:      func(context.Context, Handled) {},
 	}
 	for name, hooks := range map[string][]Hooks{"off": nil, "one": {quiet}, "three": {quiet, {}, quiet, quiet}} {
-		d := newDispatcher(hooks, logger.DefaultLogger)
+		d := newDispatcher(hooks, slog.New(slog.DiscardHandler))
 		if n := testing.AllocsPerRun(1000, func() { messageHooks(d) }); n != 0 {
 			t.Errorf("%s: %v allocations per message", name, n)
 		}
@@ -25,8 +24,8 @@ func TestHooksDoNotAllocate(t *testing.T) {
 
 var exampleHeader = map[string]string{"k": "v"}
 
-// messageHooks is what the life of one message runs, in the way of publish.go,
-// worker.go and settle.go: no event is made that nobody listens to.
+// messageHooks is what the life of one message runs, as in publish.go and
+// handle.go: no event is made that nobody listens to.
 func messageHooks(d *dispatcher) {
 	ctx := context.Background()
 	if len(d.publishStart) > 0 || len(d.published) > 0 {
@@ -54,7 +53,7 @@ func BenchmarkHooks(b *testing.B) {
 	}
 	for name, hooks := range map[string][]Hooks{"off": nil, "one": {one}} {
 		b.Run(name, func(b *testing.B) {
-			d := newDispatcher(hooks, logger.DefaultLogger)
+			d := newDispatcher(hooks, slog.New(slog.DiscardHandler))
 			b.ReportAllocs()
 			for b.Loop() {
 				messageHooks(d)

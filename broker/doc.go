@@ -8,34 +8,33 @@
 //
 //	b := jsbroker.NewBroker(broker.Addrs("nats://localhost:4222"))
 //
-// # The way of a message
+// # Publish and subscribe
 //
-// Publish (publish.go) looks up the stream that captures the topic and creates
-// one if there is none (stream.go), sends the message (publication.go) through
-// one place for all publishers (outbox.go), and returns when the stream has
-// acknowledged it (acks.go, replies.go). Whether there is a connection tells
-// link.go. Subscribe (subscription.go) binds a
-// durable pull consumer for the queue, or one of its own without a queue
-// (consumer.go), and starts a worker: fetch in batches (pull.go, batch.go),
-// handle in order (worker.go), settle (settle.go), repeat. While a handler
-// runs, the ack deadline is extended (keepalive.go). Headers change their
-// spelling on the way in and out (header.go), and Disconnect waits for what is
-// under way (shutdown.go). Every step is an event that [Hooks] can observe
-// (hooks.go), those of the connection in their order (states.go); the packages metrics and tracing are two such observers.
+// Publish stores a message in the stream that captures its topic, and returns
+// when the stream has acknowledged it. If there is no such stream, the broker
+// creates one. Subscribe with broker.Queue binds a durable consumer, which all
+// replicas of a service share and which survives restarts. Without a queue, the
+// subscription has a consumer of its own. Workers fetch messages in batches,
+// call the handler, and settle each message: ack, nak or term.
 //
 // # What a handler's return means
 //
-// nil acknowledges the message. An error, or a panic, has it delivered again
-// after a delay that grows from 1 to 30 seconds. [RetryAfter] chooses that
-// delay; [Discard] gives the message up. With [WithDeadLetter], what is given
-// up is published to a topic of its own first.
+// nil acknowledges the message. After an error, or a panic, the message is
+// delivered again, with a delay that grows from 1 to 30 seconds. [RetryAfter]
+// chooses that delay. [Discard] gives the message up. With [WithDeadLetter], a
+// message that is given up is first published to a topic of its own.
 //
 // # Delivery
 //
-// At least once, and in the order of the stream as long as nothing is delivered
-// again and a subscription runs one handler at a time, the default. Handlers
-// must expect duplicates: a crash between the handler's success and its
-// acknowledgement delivers the message again.
+// Messages are delivered at least once. By default a subscription runs one
+// handler at a time and keeps the order of the stream, except for messages that
+// are delivered again. Handlers must expect duplicates: after a crash between
+// the handler's success and its acknowledgement, the message is delivered again.
+//
+// # Observing
+//
+// Every step is an event that [Hooks] can observe. The packages metrics and
+// tracing are two such observers.
 //
 // All exported functions and methods are safe for concurrent use.
 package broker

@@ -1,12 +1,9 @@
 package broker
 
 import (
-	"context"
-	"errors"
 	"fmt"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
+	"go-micro-jetstream/broker/internal/fault"
 )
 
 // The errors that callers branch on, with [errors.Is]. Every error that the
@@ -15,57 +12,57 @@ import (
 var (
 	// ErrNotConnected: Publish or Subscribe before Connect or after Disconnect, or
 	// an outage that lasted too long. Nothing was stored.
-	ErrNotConnected = errors.New("not connected")
+	ErrNotConnected = fault.ErrNotConnected
 	// ErrJetStreamUnavailable: the server answers, but has no JetStream for this
 	// account. Start it with -js, or enable JetStream for the account.
-	ErrJetStreamUnavailable = errors.New("JetStream is not available: start the server with JetStream enabled (nats-server -js) and enable it for the account")
+	ErrJetStreamUnavailable = fault.ErrJetStreamUnavailable
 	// ErrInvalidTopic: the topic is not a NATS subject that can be used here.
-	ErrInvalidTopic = errors.New("invalid topic")
+	ErrInvalidTopic = fault.ErrInvalidTopic
 	// ErrInvalidQueue: the queue name cannot name a durable consumer.
-	ErrInvalidQueue = errors.New("invalid queue name")
+	ErrInvalidQueue = fault.ErrInvalidQueue
 	// ErrInvalidHeader: a header key or value cannot travel in a NATS message.
-	ErrInvalidHeader = errors.New("invalid header")
+	ErrInvalidHeader = fault.ErrInvalidHeader
 	// ErrInvalidMessage: the message is nil.
-	ErrInvalidMessage = errors.New("invalid message")
+	ErrInvalidMessage = fault.ErrInvalidMessage
 	// ErrInvalidHandler: the handler is nil.
-	ErrInvalidHandler = errors.New("invalid handler")
+	ErrInvalidHandler = fault.ErrInvalidHandler
 	// ErrInvalidConfig: options that are out of range or exclude each other, or
 	// an Init that cannot take effect on a live connection.
-	ErrInvalidConfig = errors.New("invalid configuration")
+	ErrInvalidConfig = fault.ErrInvalidConfig
 	// ErrMessageTooLarge: body and headers exceed what the server or the stream
 	// accepts. Nothing was stored.
-	ErrMessageTooLarge = errors.New("message too large")
+	ErrMessageTooLarge = fault.ErrMessageTooLarge
 	// ErrStreamFull: the stream is at one of its limits and discards new
 	// messages. Nothing was stored; try again later.
-	ErrStreamFull = errors.New("stream is full")
+	ErrStreamFull = fault.ErrStreamFull
 	// ErrWorkQueueConflict: a WorkQueue stream has another consumer on the
 	// subject. Share its queue, or use Interest or Limits retention.
-	ErrWorkQueueConflict = errors.New("WorkQueue stream already has a consumer for this subject")
+	ErrWorkQueueConflict = fault.ErrWorkQueueConflict
 	// ErrConsumerConflict: a consumer of that name exists that this broker did
 	// not make and that cannot serve the subscription.
-	ErrConsumerConflict = errors.New("consumer name is taken")
+	ErrConsumerConflict = fault.ErrConsumerConflict
 	// ErrStreamMismatch: the stream of that name exists, or another stream
 	// overlaps, but does not cover the topic, or stores it under other subjects.
 	// The broker never changes a stream that it did not make.
-	ErrStreamMismatch = errors.New("stream does not cover the topic")
+	ErrStreamMismatch = fault.ErrStreamMismatch
 	// ErrStreamNotFound: there is no stream for the topic and the broker may not
 	// create one: see [WithExistingStreams], or somebody deleted one that they had
 	// made.
-	ErrStreamNotFound = errors.New("no stream captures the topic")
+	ErrStreamNotFound = fault.ErrStreamNotFound
 	// ErrConsumerNotFound: there is no consumer for queue and topic, and the broker
 	// may not create one: see [WithExistingConsumers].
-	ErrConsumerNotFound = errors.New("no consumer serves the queue")
+	ErrConsumerNotFound = fault.ErrConsumerNotFound
 	// ErrPublishUnknown: the publish was sent but no answer came: the message is
 	// stored or not. Publishing again with the same [MessageID] is safe; see
 	// [PublishError].
-	ErrPublishUnknown = errors.New("publish outcome unknown: stored or not; retry with the same message id")
+	ErrPublishUnknown = fault.ErrPublishUnknown
 	// ErrShutdownTimeout: handlers were still running, or publishes had no answer,
 	// when the bound of Disconnect passed; see [WithShutdownTimeout].
-	ErrShutdownTimeout = errors.New("shutdown timed out")
+	ErrShutdownTimeout = fault.ErrShutdownTimeout
 	// ErrPermission: the server refused a subject to this user.
-	ErrPermission = errors.New("permission denied")
+	ErrPermission = fault.ErrPermission
 	// ErrAlreadySettled: Ack on a delivery that was already acknowledged.
-	ErrAlreadySettled = errors.New("delivery already settled")
+	ErrAlreadySettled = fault.ErrAlreadySettled
 )
 
 // PublishError is what Publish returns when it failed: what was published, and
@@ -104,66 +101,7 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// reasons maps errors to a small closed set, in the order of the check.
-var reasons = []struct {
-	err    error
-	reason string
-}{
-	{ErrPublishUnknown, "outcome_unknown"}, // before its cause
-	{errConnectionLost, "disconnected"},    // before ErrNotConnected, which goes with it
-	{ErrNotConnected, "not_connected"},
-	{ErrJetStreamUnavailable, "jetstream_unavailable"},
-	{ErrInvalidTopic, "invalid_topic"},
-	{ErrInvalidQueue, "invalid_queue"},
-	{ErrInvalidHeader, "invalid_header"},
-	{ErrInvalidMessage, "invalid_message"},
-	{ErrInvalidHandler, "invalid_handler"},
-	{ErrInvalidConfig, "invalid_config"},
-	{ErrMessageTooLarge, "message_too_large"},
-	{jetstream.ErrMaxBytesExceeded, "message_too_large"},
-	{ErrStreamFull, "stream_full"},
-	{ErrWorkQueueConflict, "workqueue_conflict"},
-	{ErrConsumerConflict, "consumer_conflict"},
-	{ErrConsumerNotFound, "consumer_not_found"},
-	{ErrStreamMismatch, "stream_mismatch"},
-	{ErrPermission, "permission"},
-	{context.Canceled, "canceled"},
-	{nats.ErrConnectionClosed, "disconnected"},
-	{nats.ErrConnectionReconnecting, "disconnected"},
-	{nats.ErrDisconnected, "disconnected"},
-	{jetstream.ErrConsumerDeleted, "consumer_deleted"},
-	{jetstream.ErrConsumerNotFound, "consumer_deleted"},
-	{ErrStreamNotFound, "stream_not_found"},
-	{jetstream.ErrStreamNotFound, "stream_not_found"},
-	{jetstream.ErrConsumerLeadershipChanged, "leadership_changed"},
-	{jetstream.ErrServerShutdown, "server_shutdown"},
-	{jetstream.ErrNoHeartbeat, "no_heartbeat"},
-	{nats.ErrNoResponders, "no_responders"},
-	{jetstream.ErrNoStreamResponse, "no_responders"},
-	{nats.ErrTimeout, "timeout"},
-	{context.DeadlineExceeded, "timeout"},
-}
-
 // Reason maps an error of this package to a short, stable name from a closed
 // set, fit for a metric label: "not_connected", "timeout", "stream_full", ...
 // It is "other" for errors that it does not know and empty for nil.
-func Reason(err error) string {
-	if err == nil {
-		return ""
-	}
-	for _, r := range reasons {
-		if errors.Is(err, r.err) {
-			return r.reason
-		}
-	}
-	return "other"
-}
-
-// errNoConnection is what a broker without a connection says.
-var errNoConnection = fmt.Errorf("%w: call Connect first", ErrNotConnected)
-
-// errShuttingDown is what those get who come too late.
-var errShuttingDown = fmt.Errorf("%w: the broker is shutting down", ErrNotConnected)
-
-// errConnectionLost marks a fetch that found the connection down.
-var errConnectionLost = errors.New("connection to the server is down")
+func Reason(err error) string { return fault.Reason(err) }

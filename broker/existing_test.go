@@ -12,6 +12,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 func streamNames(t *testing.T, js jetstream.JetStream) (names []string) {
@@ -24,15 +25,15 @@ func streamNames(t *testing.T, js jetstream.JetStream) (names []string) {
 
 func TestExistingStreamsAndConsumersNeedNoPermissionToCreate(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, limited(noPublish("$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.DELETE.>",
+	s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.DELETE.>",
 		"$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DURABLE.CREATE.>", "$JS.API.CONSUMER.DELETE.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
-	makeStream(t, js, jetstream.StreamConfig{Name: "SHOP", Subjects: []string{"orders.>"}, Retention: jetstream.WorkQueuePolicy})
-	makeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "SHOP", Subjects: []string{"orders.>"}, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
 	explicit := jetstream.AckExplicitPolicy
-	makeConsumer(t, js, "SHOP", jetstream.ConsumerConfig{Durable: "payments", FilterSubject: "orders.created", AckPolicy: explicit, MaxDeliver: 1})
+	natstest.MakeConsumer(t, js, "SHOP", jetstream.ConsumerConfig{Durable: "payments", FilterSubject: "orders.created", AckPolicy: explicit, MaxDeliver: 1})
 	l := newLedger()
-	log := newLog()
+	log := natstest.NewLog()
 	b := newBroker(t, s, as("limited:pw", s), l.watch(), broker.Logger(log), jsbroker.WithExistingStreams(), jsbroker.WithExistingConsumers(), jsbroker.WithDeadLetter("graves"))
 	subscribe(t, b, "orders.created", func(e broker.Event) error {
 		if string(e.Message().Body) == "poison" {
@@ -45,7 +46,7 @@ func TestExistingStreamsAndConsumersNeedNoPermissionToCreate(t *testing.T) {
 	_, err := b.Subscribe("orders.paid", l.handler, broker.Queue("payments"))
 	const further = "payments-orders_paid-4e1d952c"
 	wantError(t, err, jsbroker.ErrConsumerNotFound, "WithExistingConsumers", further, "SHOP", "filter orders.paid", "explicit")
-	makeConsumer(t, js, "SHOP", jetstream.ConsumerConfig{Durable: further, FilterSubject: "orders.paid", AckPolicy: explicit})
+	natstest.MakeConsumer(t, js, "SHOP", jetstream.ConsumerConfig{Durable: further, FilterSubject: "orders.paid", AckPolicy: explicit})
 	subscribe(t, b, "orders.paid", l.handler, broker.Queue("payments"))
 
 	l.publish(t, b, "orders.created", 1, 50)
@@ -57,10 +58,10 @@ func TestExistingStreamsAndConsumersNeedNoPermissionToCreate(t *testing.T) {
 	if err := b.Disconnect(); err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Join(log.all(), "\n"); strings.Contains(lines, "ermission") {
+	if lines := log.Text(); strings.Contains(lines, "ermission") {
 		t.Errorf("logged:\n%s", lines)
 	}
-	if names := consumerNames(t, js, "SHOP"); !slices.Equal(names, []string{"payments", further}) {
+	if names := natstest.ConsumerNames(t, js, "SHOP"); !slices.Equal(names, []string{"payments", further}) {
 		t.Errorf("consumers %v", names)
 	}
 }
@@ -78,7 +79,7 @@ func TestExistingStreamsAreNotCreatedAndTheErrorNamesTheWayOut(t *testing.T) {
 		t.Errorf("there are streams %v", names)
 	}
 	// As it says, and with a consumer of the broker's own.
-	makeStream(t, js, jetstream.StreamConfig{Name: "prod-orders-created", Subjects: []string{"orders", "orders.>"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "prod-orders-created", Subjects: []string{"orders", "orders.>"}})
 	h, got := collector()
 	subscribe(t, b, "orders.created", h, broker.Queue("q"))
 	publish(t, b, "orders.created", "x")
@@ -89,7 +90,7 @@ func TestDeadLetterWithoutAStreamKeepsTheOriginal(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
 	attempts, onDeadLetter := hookChan[jsbroker.DeadLettered]()
 	b := newBroker(t, s, jsbroker.WithExistingStreams(), jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDeadLetter}))
 	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, broker.Queue("q"))
@@ -98,7 +99,7 @@ func TestDeadLetterWithoutAStreamKeepsTheOriginal(t *testing.T) {
 	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
 		t.Fatalf("%d messages are left, want the original", n)
 	}
-	makeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
 	for receive(t, attempts).Err != nil {
 	}
 	eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
@@ -129,7 +130,7 @@ func TestDeletedStreamIsWaitedForWhereOthersOwnIt(t *testing.T) {
 	if names := streamNames(t, js); len(names) > 0 {
 		t.Fatalf("there are streams %v", names)
 	}
-	makeStream(t, js, made)
+	natstest.MakeStream(t, js, made)
 	l.publish(t, b, "orders", 1, 20)
 	l.settleInAnyOrder(t) // the sequence begins anew
 }
@@ -141,7 +142,7 @@ func TestDeletedConsumerIsWaitedForWhereOthersOwnIt(t *testing.T) {
 	l := newLedger()
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	_ = subscribe(t, newBroker(t, s), "orders", ignore, broker.Queue("q")).Unsubscribe()
-	made := consumerInfo(t, js, "ORDERS", "q").Config // with the mark of this broker
+	made := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config // with the mark of this broker
 	b := newBroker(t, s, l.watch(), jsbroker.WithExistingConsumers(), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
 	l.publish(t, b, "orders", 1, 20)
@@ -155,10 +156,10 @@ func TestDeletedConsumerIsWaitedForWhereOthersOwnIt(t *testing.T) {
 		err = receive(t, failed).Err
 	}
 	wantError(t, err, jetstream.ErrConsumerNotFound, "consumer q", "ORDERS", "WithExistingConsumers")
-	if names := consumerNames(t, js, "ORDERS"); len(names) > 0 {
+	if names := natstest.ConsumerNames(t, js, "ORDERS"); len(names) > 0 {
 		t.Fatalf("there are consumers %v", names)
 	}
-	makeConsumer(t, js, "ORDERS", made)
+	natstest.MakeConsumer(t, js, "ORDERS", made)
 	l.settle(t)
 }
 
@@ -181,10 +182,10 @@ func TestExistingConsumersAreNotCreatedAndTheErrorSaysWhatToCreate(t *testing.T)
 		t.Errorf("the reason is %q", r)
 	}
 	// One that is there and cannot serve.
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, PriorityPolicy: jetstream.PriorityPolicyOverflow, PriorityGroups: []string{"g"}})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, PriorityPolicy: jetstream.PriorityPolicyOverflow, PriorityGroups: []string{"g"}})
 	_, err = b.Subscribe("orders", ignore, broker.Queue("q"))
 	wantError(t, err, jsbroker.ErrConsumerConflict, "priority")
-	if names := consumerNames(t, js, "ORDERS"); !slices.Equal(names, []string{"q"}) {
+	if names := natstest.ConsumerNames(t, js, "ORDERS"); !slices.Equal(names, []string{"q"}) {
 		t.Errorf("consumers %v", names)
 	}
 }
@@ -193,8 +194,8 @@ func TestDeliveriesOfAConsumerOfOthersAreCountedByItsMetadata(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
 		Metadata: map[string]string{"go-micro-jetstream-max-deliver": "2"}})
 	b := newBroker(t, s, jsbroker.WithExistingConsumers(), jsbroker.WithDeadLetter("graves"))
 	deliveries := make(chan uint64, 10)
@@ -209,7 +210,7 @@ func TestDeliveriesOfAConsumerOfOthersAreCountedByItsMetadata(t *testing.T) {
 		}
 	}
 	eventually(t, "it is a dead letter", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
-	if h := storedMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Deliveries") != "2" {
+	if h := natstest.LastMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Deliveries") != "2" {
 		t.Errorf("dead letter %v", h)
 	}
 }
@@ -219,8 +220,8 @@ func TestMessagesWithoutADeadlineAreHandled(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
 		BackOff: []time.Duration{0, 500 * time.Millisecond, 5 * time.Second}})
 	b := newBroker(t, s, jsbroker.WithExistingConsumers())
 	h, got := collector()

@@ -15,6 +15,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // ledger counts messages from publish to handler. Every body is unique:
@@ -195,8 +196,8 @@ func TestQueuelessSubscriberRepeatsNothingOfAStreamMadeAgain(t *testing.T) {
 	for i := range n {
 		expect(fmt.Sprint("of the new stream ", i))
 	}
-	for _, name := range consumerNames(t, js, "ORDERS") {
-		eventually(t, "all are acked", func() bool { return consumerInfo(t, js, "ORDERS", name).AckFloor.Stream == n })
+	for _, name := range natstest.ConsumerNames(t, js, "ORDERS") {
+		eventually(t, "all are acked", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", name).AckFloor.Stream == n })
 		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
 			t.Fatal(err)
 		}
@@ -222,16 +223,16 @@ func TestQueueRepeatsNothingOfAStreamThatAnotherReplicaHasMadeAgain(t *testing.T
 	for i := range 5 {
 		expect(fmt.Sprint(i))
 	}
-	sc, cc := streamInfo(t, js, "ORDERS").Config, consumerInfo(t, js, "ORDERS", "q").Config
+	sc, cc := streamInfo(t, js, "ORDERS").Config, natstest.ConsumerInfo(t, js, "ORDERS", "q").Config
 	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
 		t.Fatal(err)
 	}
-	makeStream(t, js, sc)
-	makeConsumer(t, js, "ORDERS", cc)
+	natstest.MakeStream(t, js, sc)
+	natstest.MakeConsumer(t, js, "ORDERS", cc)
 	for i := range 3 {
 		expect(fmt.Sprint("of the new stream ", i))
 	}
-	eventually(t, "all are acked", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
+	eventually(t, "all are acked", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
 	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +247,7 @@ func TestQueuelessSubscriberMissesNothingWhileItsConsumerIsGone(t *testing.T) {
 	b := newBroker(t, s, limits, l.watch())
 	publish(t, b, "orders", "orders/0") // before the subscription, so not for it
 	subscribe(t, b, "orders", l.handler)
-	for _, name := range consumerNames(t, js, "ORDERS") {
+	for _, name := range natstest.ConsumerNames(t, js, "ORDERS") {
 		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
 			t.Fatal(err)
 		}
@@ -281,7 +282,7 @@ func TestSubscriberFromTheLastMissesNothingWhileItsConsumerIsGone(t *testing.T) 
 					}
 				}
 				expect(1, 1)
-				for _, name := range consumerNames(t, js, "ORDERS") {
+				for _, name := range natstest.ConsumerNames(t, js, "ORDERS") {
 					if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
 						t.Fatal(err)
 					}
@@ -323,7 +324,7 @@ func TestQueuelessSubscriberRetriesWhatFailedWhenItsConsumerWasLost(t *testing.T
 			t.Fatalf("got %s, want %s", got, body)
 		}
 	}
-	for _, name := range consumerNames(t, js, "ORDERS") {
+	for _, name := range natstest.ConsumerNames(t, js, "ORDERS") {
 		if err := js.DeleteConsumer(testContext(t), "ORDERS", name); err != nil {
 			t.Fatal(err)
 		}
@@ -414,9 +415,9 @@ func TestDurableForNewMessagesGoesOnWhereAllReplicasAre(t *testing.T) {
 		}
 	}
 	close(release)
-	eventually(t, "all before 4 are settled", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
-	looks := countRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
-	eventually(t, "the subscription has looked", func() bool { return looks.seen(t) > 0 })
+	eventually(t, "all before 4 are settled", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 3 })
+	looks := natstest.CountRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
+	eventually(t, "the subscription has looked", func() bool { return looks.Seen(t) > 0 })
 	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
 		t.Fatal(err)
 	}
@@ -459,7 +460,7 @@ func TestConsumersMadeAgainByAReplicaInAnotherOrder(t *testing.T) {
 			if err := replica.Disconnect(); err != nil {
 				t.Fatal(err)
 			}
-			if names := consumerNames(t, js, "ORDERS"); len(names) != len(topics) {
+			if names := natstest.ConsumerNames(t, js, "ORDERS"); len(names) != len(topics) {
 				t.Errorf("consumers %v for %v", names, topics)
 			}
 			for _, topic := range topics {
@@ -468,7 +469,7 @@ func TestConsumersMadeAgainByAReplicaInAnotherOrder(t *testing.T) {
 				if e.Subject != topic {
 					t.Errorf("got a message of %s, want one of %s", e.Subject, topic)
 				}
-				if filter := consumerInfo(t, js, "ORDERS", e.Consumer).Config.FilterSubject; filter != topic {
+				if filter := natstest.ConsumerInfo(t, js, "ORDERS", e.Consumer).Config.FilterSubject; filter != topic {
 					t.Errorf("the event of %s names consumer %s, which is for %s", topic, e.Consumer, filter)
 				}
 			}
@@ -480,11 +481,11 @@ func TestReconnectsLeaveNoRoomForTheClientToDropMessages(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	p := startProxy(t, s)
+	p := natstest.StartProxy(t, s)
 	l := newLedger()
 	states, onChange := hookChan[jsbroker.ConnectionChanged]()
 	const batch = 100
-	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithBatchSize(batch), l.watch(),
+	b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithBatchSize(batch), l.watch(),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0)),
 		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}))
 	release := make(chan struct{})
@@ -492,13 +493,13 @@ func TestReconnectsLeaveNoRoomForTheClientToDropMessages(t *testing.T) {
 		<-release
 		return l.handler(e)
 	}, broker.Queue("q"))
-	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	eventually(t, "a request waits", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
 	for range 3 {
-		p.cut()
+		p.Cut()
 		for receive(t, states).State != jsbroker.StateReconnected {
 		}
 	}
-	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	eventually(t, "a request waits", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
 	for i := range 9 * batch {
 		body := fmt.Sprintf("orders/%d", i+1)
 		if _, err := js.PublishAsync("orders", []byte(body)); err != nil {
@@ -550,9 +551,9 @@ func TestUnsubscribeStormStrandsNothing(t *testing.T) {
 func TestUnsubscribeInAnOutageStrandsNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	p := startProxy(t, s)
+	p := natstest.StartProxy(t, s)
 	states, onState := hookChan[jsbroker.ConnectionChanged]()
-	a := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithClientName("a"), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
+	a := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithClientName("a"), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Hour}), jsbroker.WithFetchWait(time.Minute),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(time.Second), nats.ReconnectJitter(0, 0)))
 	state := func(want jsbroker.ConnectionState) {
@@ -567,7 +568,7 @@ func TestUnsubscribeInAnOutageStrandsNothing(t *testing.T) {
 	other := newBroker(t, s)
 	publish(t, other, "orders", "0")
 	receive(t, got)
-	p.cut()
+	p.Cut()
 	state(jsbroker.StateDisconnected)
 	if err := sub.Unsubscribe(); err != nil {
 		t.Fatal(err)
@@ -587,28 +588,29 @@ func TestUnsubscribeInAnOutageStrandsNothing(t *testing.T) {
 func TestDisconnectOfManySubscriptionsIsBoundedOnAStalledServer(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	p := startProxy(t, s)
-	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithShutdownTimeout(time.Second))
-	for i := range 8 {
+	p := natstest.StartProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithShutdownTimeout(time.Second))
+	const n = 40 // a second for each, one after the other, would be longer than patience
+	for i := range n {
 		subscribe(t, b, fmt.Sprintf("orders.t%d", i), ignore, broker.Queue("q"))
 	}
-	p.stall()
+	p.Stall()
 	begin := time.Now()
 	_ = b.Disconnect()
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > patience {
 		t.Errorf("Disconnect took %v", took)
 	}
-	p.resume()
+	p.Resume()
 }
 
 func TestRequestLostWhileAllWorkersAreBusyIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	s := startRestartable(t)
-	p := startProxy(t, s.Server)
+	s := natstest.StartRestartable(t)
+	p := natstest.StartProxy(t, s.Server)
 	l := newLedger()
 	states, onChange := hookChan[jsbroker.ConnectionChanged]()
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
-	b := newBroker(t, s.Server, broker.Addrs(p.url()), l.watch(),
+	b := newBroker(t, s.Server, broker.Addrs(p.URL()), l.watch(),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)),
 		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange, FetchError: onFetchError}))
 	const n = 1000 // enough for the batches to grow, so that the last request is open
@@ -622,11 +624,11 @@ func TestRequestLostWhileAllWorkersAreBusyIsMadeAgain(t *testing.T) {
 		return l.handler(e)
 	}, broker.Queue("q"))
 	receive(t, blocked)
-	p.stall() // a server that crashes says no goodbye
-	s.stop()
-	p.cut()
-	p.resume()
-	s.start(t)
+	p.Stall() // a server that crashes says no goodbye
+	s.Stop()
+	p.Cut()
+	p.Resume()
+	s.Start(t)
 	for receive(t, states).State != jsbroker.StateReconnected {
 	}
 	close(release)
@@ -649,7 +651,7 @@ func TestFilterChangedUnderASubscriberIsAFailureAndNothingIsLost(t *testing.T) {
 	subscribe(t, b, "orders.a", l.handler, broker.Queue("q"))
 	setFilter := func(topic string) {
 		t.Helper()
-		cc := consumerInfo(t, js, "ORDERS", "q").Config
+		cc := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config
 		cc.FilterSubject = topic
 		if _, err := js.UpdateConsumer(testContext(t), "ORDERS", cc); err != nil {
 			t.Fatal(err)
@@ -691,14 +693,14 @@ func TestMessagesAreHandledWhileFetchingFails(t *testing.T) {
 			}, broker.Queue("q"), jsbroker.Concurrency(concurrency))
 			publish(t, b, "orders.a", "first")
 			receive(t, got)
-			cc := consumerInfo(t, js, "ORDERS", "q").Config
+			cc := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config
 			cc.FilterSubject = "orders.*"
 			if _, err := js.UpdateConsumer(testContext(t), "ORDERS", cc); err != nil {
 				t.Fatal(err)
 			}
 			publish(t, b, "orders.b", "stray")
 			publish(t, b, "orders.a", "came with it")
-			eventually(t, "all are delivered", func() bool { return consumerInfo(t, js, "ORDERS", "q").Delivered.Consumer == 3 })
+			eventually(t, "all are delivered", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").Delivered.Consumer == 3 })
 			close(release)
 			if body := receive(t, got); body != "came with it" {
 				t.Fatalf("got %s", body)
@@ -727,9 +729,9 @@ func TestConsumerMadeAgainUnusableIsAFailureAndNothingIsLost(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
 	theirs := jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy}
-	makeConsumer(t, js, "ORDERS", theirs)
+	natstest.MakeConsumer(t, js, "ORDERS", theirs)
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	started := make(chan string, 100)
@@ -749,9 +751,9 @@ func TestConsumerMadeAgainUnusableIsAFailureAndNothingIsLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		theirs.AckPolicy = policy
-		makeConsumer(t, js, "ORDERS", theirs)
+		natstest.MakeConsumer(t, js, "ORDERS", theirs)
 	}
-	eventually(t, "a request waits", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
+	eventually(t, "a request waits", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumWaiting > 0 })
 	replace(jetstream.AckAllPolicy)
 	publish(t, b, "orders", "fails once")
 	publish(t, b, "orders", "good")

@@ -11,21 +11,20 @@ import (
 	"go-micro.dev/v5/broker"
 )
 
-// finder knows the deliveries whose handlers run, by the identity of their header
-// map, once somebody has asked for them.
+// finder finds the event of a running handler by the identity of its header map.
+// It keeps track of them only after the first call of EventFinder.
 type finder struct {
 	wanted atomic.Bool
 	events sync.Map // unsafe.Pointer to *event
 }
 
-// EventFinder returns a function that takes the Message.Header of a delivery of
-// b whose handler runs, that very map and not a copy, and returns the event. It
-// returns nil for any other map, and for brokers of other kinds.
+// EventFinder returns a function that finds the event of a running handler of b.
+// It takes the Message.Header of the delivery: that very map, not a copy. For any
+// other map, and for brokers of other kinds, it returns nil.
 //
-// It is for those who stand between the broker and a handler and are not given
-// the event, as subscriber wrappers of go-micro's server are not. Users need
-// package wrapper rather than this. From the first call on, the deliveries of b
-// are kept track of.
+// It is for code between the broker and a handler that is not given the event,
+// such as subscriber wrappers of go-micro's server. Users want package wrapper
+// instead. From the first call on, b keeps track of its deliveries.
 func EventFinder(b broker.Broker) func(header map[string]string) broker.Event {
 	own, ok := b.(*jetstreamBroker)
 	if !ok || own == nil {
@@ -48,13 +47,14 @@ func identity(header map[string]string) unsafe.Pointer {
 	return reflect.ValueOf(header).UnsafePointer()
 }
 
-// SetHandlerError says what really went wrong in a handler of an event that
-// [EventFinder] found, if what stands between it and the broker passes on no
-// more than a text. If then an error is returned to the broker, this one counts
-// in its place: [RetryAfter], [Discard], a [*PanicError].
+// SetHandlerError says what a handler of an event that [EventFinder] found
+// really returned. It is for code between the handler and the broker that passes
+// on only a text. If the broker then gets an error, this one counts in its place:
+// [RetryAfter], [Discard], a [*PanicError].
 //
-// An event may have several handlers, and each may fail. Then the message is
-// discarded only if all that failed discard it, since it comes again to all.
+// An event may have several handlers, and each may fail. The message is then
+// discarded only if all of those that failed discard it, because a redelivery
+// goes to all of them.
 func SetHandlerError(e broker.Event, err error) {
 	own, ok := e.(*event)
 	if !ok || own == nil || own.failures == nil || err == nil {
@@ -76,7 +76,7 @@ func (s *subscription) handleFindable(e *event) {
 	o := &e.outcome
 	e.failures = &failures{}
 	id := identity(e.message.Header) // the handler may put another map there
-	running := &s.conn.broker.running
+	running := &s.session.broker.running
 	running.events.Store(id, e)
 	defer running.events.Delete(id)
 	o.err = s.handler(e)

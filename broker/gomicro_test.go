@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // noErr fails the test on an error.
@@ -286,7 +287,7 @@ func TestSeveralBrokersInOneProcess(t *testing.T) {
 
 func TestTheServerRestartsWhileAServiceLives(t *testing.T) {
 	t.Parallel()
-	s := startRestartable(t)
+	s := natstest.StartRestartable(t)
 	got := make(chan string, 10)
 	states, onChange := hookChan[jsbroker.ConnectionChanged]()
 	b := unconnected(s.Server, jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}))
@@ -305,11 +306,11 @@ func TestTheServerRestartsWhileAServiceLives(t *testing.T) {
 		if id == "3" {
 			break
 		}
-		s.stop()
+		s.Stop()
 		for receive(t, states).State != jsbroker.StateDisconnected {
 			continue
 		}
-		s.start(t) // the next publish waits for the connection
+		s.Start(t) // the next publish waits for the connection
 	}
 	noErr(t, service.Stop())
 }
@@ -341,7 +342,7 @@ func TestStoppingAServiceWithMessagesInFlight(t *testing.T) {
 		noErr(t, orders.Publish(context.Background(), &Order{ID: strconv.Itoa(i)}))
 	}
 	receive(t, began)
-	eventually(t, "more has been fetched than runs", func() bool { return consumerInfo(t, js, "ORDERS", "workers").NumAckPending > 1 })
+	eventually(t, "more has been fetched than runs", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "workers").NumAckPending > 1 })
 	stopped := make(chan error, 1)
 	go func() { stopped <- first.Stop() }()
 	if e := receive(t, settled); !e.Returned { // so it has stopped taking messages

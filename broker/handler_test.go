@@ -15,6 +15,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // Handlers that do what handlers should not. See worker_test.go for those that
@@ -212,7 +213,7 @@ func TestDeadLetterHasAllValuesOfAHeader(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	nc, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}})
 	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
 	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(nil) }, broker.Queue("q"))
 	m := nats.NewMsg("orders")
@@ -226,7 +227,7 @@ func TestDeadLetterHasAllValuesOfAHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it is stored", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
-	h := storedMessage(t, js, "GRAVES", "graves").Header
+	h := natstest.LastMessage(t, js, "GRAVES", "graves").Header
 	for key, want := range map[string][]string{"Via": {"a", "b", "c"}, "One": {"1"}, "traceparent": m.Header["traceparent"][:1], "Micro-Dead-Letter-Topic": {"orders"}} {
 		if !slices.Equal(h[key], want) {
 			t.Errorf("%s is %q, want %q", key, h[key], want)
@@ -276,7 +277,7 @@ func TestDeadLetterWhoseOriginalIsNotTerminatedIsStoredOnce(t *testing.T) {
 			t.Parallel()
 			// What refuses the term of a first delivery, and the end of the subscription,
 			// stand for a crash at that moment.
-			s := startServer(t, limited(noPublish("$JS.ACK.ORDERS.q.1.>")))
+			s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.ACK.ORDERS.q.1.>")))
 			_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
 			deliveries := make(chan uint64, 10)
 			b := newBroker(t, s, as("limited:pw", s), jsbroker.WithDeadLetter("graves"),
@@ -301,7 +302,7 @@ func TestDeadLetterWhoseOriginalIsNotTerminatedIsStoredOnce(t *testing.T) {
 			if n := streamInfo(t, js, "GRAVES").State.LastSeq; n != 1 {
 				t.Errorf("%d dead letters, want 1", n)
 			}
-			if h := storedMessage(t, js, "GRAVES", "graves").Header; !strings.Contains(h.Get("Micro-Dead-Letter-Reason"), "malformed") {
+			if h := natstest.LastMessage(t, js, "GRAVES", "graves").Header; !strings.Contains(h.Get("Micro-Dead-Letter-Reason"), "malformed") {
 				t.Errorf("dead letter %v", h)
 			}
 		})

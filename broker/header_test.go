@@ -12,6 +12,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // received is a delivery's header as a copy, and as the map itself.
@@ -54,7 +55,7 @@ func TestHeadersThatNATSCannotCarryAreErrorsThatNameTheKey(t *testing.T) {
 	nc, _ := natsConn(t, s)
 	b := newBroker(t, s)
 	publish(t, b, "orders", "x")
-	count := countRequests(t, nc, "orders")
+	count := natstest.CountRequests(t, nc, "orders")
 	cases := map[string]string{
 		"": "empty", "A\r\nB": "v", "A\nB": "v", "A\rB": "v", "A:": "v", "A B": "v", " A": "v", "A\t": "v", "Ä": "v", "A\x00": "v", "A\x7f": "v",
 		"Break": "a\r\nForged: b", "Line": "a\nb", "Return": "a\rb", "Nul": "a\x00b",
@@ -74,7 +75,7 @@ func TestHeadersThatNATSCannotCarryAreErrorsThatNameTheKey(t *testing.T) {
 	for _, id := range []string{"a\r\nb", "a\nb", "\x00"} {
 		wantError(t, b.Publish("orders", message("x"), jsbroker.MessageID(id)), jsbroker.ErrInvalidHeader, "Nats-Msg-Id")
 	}
-	if n := count.seen(t); n != 0 {
+	if n := count.Seen(t); n != 0 {
 		t.Errorf("%d messages were sent", n)
 	}
 	publish(t, b, "orders", "the connection is fine")
@@ -105,7 +106,7 @@ func TestCopiedControlHeadersNeverLeave(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ROLL", Subjects: []string{"roll.>"}, AllowRollup: true, AllowMsgTTL: true})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ROLL", Subjects: []string{"roll.>"}, AllowRollup: true, AllowMsgTTL: true})
 	b := newBroker(t, s)
 	for i := range 5 {
 		publish(t, b, "roll.a", "x")
@@ -123,7 +124,7 @@ func TestCopiedControlHeadersNeverLeave(t *testing.T) {
 			t.Fatalf("%d messages after %d publishes", n, 2*i+2)
 		}
 	}
-	h := storedMessage(t, js, "ROLL", "roll.a").Header
+	h := natstest.LastMessage(t, js, "ROLL", "roll.a").Header
 	if len(h) != 3 || h.Get("Nats-Msg-Id") == "same" || h.Get("Nats-Msg-Id") == "" || h.Get("Natsukashii") != "stays" || h.Get("X-Nats-Y") != "stays" {
 		t.Fatalf("on the wire: %v", h)
 	}
@@ -160,7 +161,7 @@ func TestControlHeadersNeverArrive(t *testing.T) {
 		}
 	}
 	eventually(t, "only the two forwarded messages are left", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 2 })
-	if id := storedMessage(t, js, "ORDERS", "orders.next").Header.Get("Nats-Msg-Id"); id == "theirs" {
+	if id := natstest.LastMessage(t, js, "ORDERS", "orders.next").Header.Get("Nats-Msg-Id"); id == "theirs" {
 		t.Error("the message id was copied: the message would be dropped as a duplicate")
 	}
 }
@@ -179,7 +180,7 @@ func TestOneTraceparentOnTheWireTheNewest(t *testing.T) {
 			if err := b.Publish("orders", &broker.Message{Header: map[string]string{names[0]: stale, names[1]: fresh, "Other": "o"}, Body: []byte("x")}); err != nil {
 				t.Fatal(err)
 			}
-			h := storedMessage(t, js, "ORDERS", "orders").Header
+			h := natstest.LastMessage(t, js, "ORDERS", "orders").Header
 			if len(h) != 3 || len(h[names[0]]) != 1 || h[names[0]][0] != fresh || h["Other"][0] != "o" {
 				t.Fatalf("%v: on the wire: %v", names, h)
 			}
@@ -190,7 +191,7 @@ func TestOneTraceparentOnTheWireTheNewest(t *testing.T) {
 		if err := b.Publish("orders", &broker.Message{Header: header, Body: []byte("x")}); err != nil {
 			t.Fatal(err)
 		}
-		h := storedMessage(t, js, "ORDERS", "orders").Header
+		h := natstest.LastMessage(t, js, "ORDERS", "orders").Header
 		if len(h) != 3 || h["traceparent"][0] != fresh || h["tracestate"][0] != "b=2" {
 			t.Fatalf("on the wire: %v", h)
 		}
@@ -199,7 +200,7 @@ func TestOneTraceparentOnTheWireTheNewest(t *testing.T) {
 		if err := b.Publish("orders", &broker.Message{Header: map[string]string{alone: fresh}, Body: []byte("x")}); err != nil {
 			t.Fatal(err)
 		}
-		if h := storedMessage(t, js, "ORDERS", "orders").Header; len(h) != 2 || len(h["traceparent"]) != 1 || h["traceparent"][0] != fresh {
+		if h := natstest.LastMessage(t, js, "ORDERS", "orders").Header; len(h) != 2 || len(h["traceparent"]) != 1 || h["traceparent"][0] != fresh {
 			t.Fatalf("%s: on the wire: %v", alone, h)
 		}
 	}
@@ -244,7 +245,7 @@ func TestTraceHeadersAreSpelledForGoMicrosServer(t *testing.T) {
 	if err := receive(t, forwarded); err != nil {
 		t.Fatal(err)
 	}
-	if h := storedMessage(t, js, "ORDERS", "orders.next").Header; len(h["traceparent"]) != 1 || h["traceparent"][0] != "fresh" || len(h["Traceparent"]) != 0 {
+	if h := natstest.LastMessage(t, js, "ORDERS", "orders.next").Header; len(h["traceparent"]) != 1 || h["traceparent"][0] != "fresh" || len(h["Traceparent"]) != 0 {
 		t.Fatalf("on the wire: %v", h)
 	}
 }
@@ -319,7 +320,7 @@ func TestRawBodiesAndHeadersAreReadableByAnyClient(t *testing.T) {
 	if err := b.Publish("orders", &broker.Message{Header: map[string]string{"Key": "value"}, Body: []byte(body)}); err != nil {
 		t.Fatal(err)
 	}
-	m := storedMessage(t, js, "ORDERS", "orders")
+	m := natstest.LastMessage(t, js, "ORDERS", "orders")
 	if string(m.Data) != body || m.Header.Get("Key") != "value" {
 		t.Fatalf("stored %q %v", m.Data, m.Header)
 	}

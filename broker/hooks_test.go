@@ -16,6 +16,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 type ctxKey string
@@ -116,7 +117,7 @@ func TestStartsRunInOrderAndEndsInReverse(t *testing.T) {
 
 func TestPanickingHooksChangeNothing(t *testing.T) {
 	t.Parallel()
-	log := newLog()
+	log := natstest.NewLog()
 	// All fields, also those that are added later.
 	var bad jsbroker.Hooks
 	v := reflect.ValueOf(&bad).Elem()
@@ -158,7 +159,7 @@ func TestPanickingHooksChangeNothing(t *testing.T) {
 	if err := b.Disconnect(); err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Join(log.all(), "\n")
+	lines := log.Text()
 	for _, hook := range []string{"PublishStart", "Published", "SubscriptionStart", "SubscriptionEnd", "SubscribeFailed", "Fetched", "ConsumerState", "HandleStart", "Handled", "Settled", "ConnectionChanged"} {
 		if !strings.Contains(lines, "hook "+hook+"\n") {
 			t.Errorf("the panic of %s was not logged", hook)
@@ -241,7 +242,7 @@ func TestHooksOfTheEndMayCallTheBroker(t *testing.T) {
 						return nil
 					}, broker.Queue("q"))
 					receive(t, started)
-					eventually(t, "all have been sent", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+					eventually(t, "all have been sent", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
 					ended := make(chan error, 1)
 					go func() { ended <- call[end](c) }()
 					for range n - 1 {
@@ -256,114 +257,6 @@ func TestHooksOfTheEndMayCallTheBroker(t *testing.T) {
 				})
 			}
 		}
-	}
-}
-
-// A hook that ends its goroutine keeps none of the others from being told.
-func TestHooksBehindOneThatEndsItsGoroutine(t *testing.T) {
-	t.Parallel()
-	handled, onHandled := hookChan[jsbroker.Handled]()
-	b := newBroker(t, startServer(t), jsbroker.WithHooks(
-		jsbroker.Hooks{Handled: onHandled}, // ends run in reverse
-		jsbroker.Hooks{Handled: func(context.Context, jsbroker.Handled) { runtime.Goexit() }},
-		jsbroker.Hooks{Handled: func(context.Context, jsbroker.Handled) { runtime.Goexit() }}))
-	subscribe(t, b, "orders", ignore, broker.Queue("q"))
-	publish(t, b, "orders", "1")
-	publish(t, b, "orders", "2")
-	for want := uint64(1); want <= 2; want++ {
-		if e := receive(t, handled); e.StreamSequence != want {
-			t.Errorf("told of message %d, want %d", e.StreamSequence, want)
-		}
-	}
-}
-
-func TestHookOfAFailedFetchThatEndsItsGoroutineLeavesThePause(t *testing.T) {
-	t.Parallel()
-	s := startRestartable(t)
-	failed := make(chan time.Time, 10000)
-	backoffs, onBackoff := hookChan[jsbroker.Backoff]()
-	b := newBroker(t, s.Server, jsbroker.WithHooks(jsbroker.Hooks{
-		FetchError: func(context.Context, jsbroker.FetchError) {
-			failed <- time.Now()
-			runtime.Goexit()
-		},
-		Backoff: onBackoff,
-	}))
-	subscribe(t, b, "orders", ignore, broker.Queue("q"))
-	s.stop()
-	first, pause := receive(t, failed), receive(t, backoffs)
-	second := receive(t, failed)
-	if pause.Attempt != 1 || second.Sub(first) < pause.Delay/2 { // it is counted from a moment before
-		t.Errorf("fetched again after %v, want %v", second.Sub(first), pause.Delay)
-	}
-	if e := receive(t, backoffs); e.Attempt != 2 {
-		t.Errorf("attempt %d, want 2", e.Attempt)
-	}
-}
-
-// Nobody gets to hold such a subscription, so nobody can end it.
-func TestHookThatEndsTheGoroutineOfSubscribeEndsTheSubscription(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	_, js := natsConn(t, s)
-	ended, onEnd := hookChan[jsbroker.SubscriptionEnd]()
-	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{
-		SubscriptionStart: func(context.Context, jsbroker.SubscriptionStart) context.Context {
-			runtime.Goexit()
-			return nil
-		},
-		SubscriptionEnd: onEnd,
-	}))
-	go func() { _, _ = b.Subscribe("orders", ignore, jsbroker.Concurrency(2)) }()
-	receive(t, ended)
-	if names := consumerNames(t, js, "ORDERS"); len(names) > 0 {
-		t.Errorf("consumers %v are left", names)
-	}
-	if err := b.Disconnect(); err != nil {
-		t.Error(err)
-	}
-}
-
-// A hook that ends its goroutine ends neither what is given back nor the subscription.
-func TestHookOfTheEndThatEndsItsGoroutine(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	_, js := natsConn(t, s)
-	ended := make(chan struct{})
-	b := newBroker(t, s, jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Hour}), jsbroker.WithHooks(jsbroker.Hooks{
-		Settled: func(_ context.Context, e jsbroker.Settled) {
-			if e.Returned {
-				runtime.Goexit()
-			}
-		},
-		SubscriptionEnd: func(context.Context, jsbroker.SubscriptionEnd) {
-			close(ended)
-			runtime.Goexit()
-		},
-	}))
-	for range 5 {
-		publish(t, b, "orders", "x")
-	}
-	started, release := make(chan struct{}, 10), make(chan struct{})
-	sub := subscribe(t, b, "orders", func(broker.Event) error {
-		started <- struct{}{}
-		<-release
-		return nil
-	}, broker.Queue("q"))
-	receive(t, started)
-	eventually(t, "all have been sent", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == 5 })
-	go func() { _ = sub.Unsubscribe() }()
-	h, got := collector()
-	other := newBroker(t, s)
-	subscribe(t, other, "orders", h, broker.Queue("q"))
-	receive(t, got) // the first has been given back
-	close(release)
-	for range 3 {
-		receive(t, got)
-	}
-	receive(t, ended)
-	if err := b.Disconnect(); err != nil {
-		t.Error(err)
 	}
 }
 

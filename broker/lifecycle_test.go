@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 func TestUnsubscribeGivesBackAtOnceAndDoesNotWait(t *testing.T) {
@@ -39,7 +39,7 @@ func TestUnsubscribeGivesBackAtOnceAndDoesNotWait(t *testing.T) {
 		return nil
 	}, broker.Queue("q"))
 	receive(t, started)
-	eventually(t, "the rest is fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+	eventually(t, "the rest is fetched", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
 	if err := sub.Unsubscribe(); err != nil { // would hang here if it waited
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestDisconnectWithTheServerDown(t *testing.T) {
 	subscribe(t, b, "orders.ephemeral", h)
 	publish(t, b, "orders", "1")
 	receive(t, got)
-	stopServer(s)
+	natstest.Stop(s)
 	done := make(chan error, 1)
 	go func() { done <- b.Disconnect() }()
 	if err := receive(t, done); err != nil {
@@ -241,13 +241,11 @@ func TestReconnectAfterDisconnect(t *testing.T) {
 
 func TestServerRestartIsRiddenThrough(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	o := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true}
-	s := runServer(t, o)
+	s := natstest.StartRestartable(t)
 	states, onConnection := hookChan[jsbroker.ConnectionChanged]()
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	backoffs, onBackoff := hookChan[jsbroker.Backoff]()
-	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onConnection, FetchError: onFetchError, Backoff: onBackoff}))
+	b := newBroker(t, s.Server, jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onConnection, FetchError: onFetchError, Backoff: onBackoff}))
 	h, got := collector()
 	subscribe(t, b, "orders", h, broker.Queue("q"))
 	publish(t, b, "orders", "before")
@@ -255,8 +253,7 @@ func TestServerRestartIsRiddenThrough(t *testing.T) {
 	if e := receive(t, states); e.State != jsbroker.StateConnected || e.URL == "" || e.BrokerID == "" {
 		t.Fatalf("first state %+v", e)
 	}
-	o.Port = s.Addr().(*net.TCPAddr).Port
-	stopServer(s)
+	s.Stop()
 	if e := receive(t, states); e.State != jsbroker.StateDisconnected {
 		t.Fatalf("then %+v", e)
 	}
@@ -271,7 +268,7 @@ func TestServerRestartIsRiddenThrough(t *testing.T) {
 	go func() {
 		published <- b.Publish("orders", message("during"), broker.PublishContext(testContext(t)))
 	}()
-	runServer(t, o)
+	s.Start(t)
 	if e := receive(t, states); e.State != jsbroker.StateReconnected {
 		t.Fatalf("then %+v", e)
 	}
@@ -309,7 +306,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		cancel()
 	}
 	eventually(t, "the server has no connections", func() bool { return s.NumClients() == 0 })
-	eventually(t, "our goroutines and the client's are gone", func() bool { return len(ourGoroutines()) == 0 })
+	eventually(t, "our goroutines and the client's are gone", func() bool { return len(natstest.Goroutines()) == 0 })
 }
 
 var (
@@ -357,12 +354,12 @@ func TestLifeCycleInRandomOrder(t *testing.T) {
 	if err := l.b.Disconnect(); err != nil {
 		t.Fatal(err)
 	}
-	if names := append(consumerNames(t, js, "ALONE"), consumerNames(t, js, "SHARED")...); !slices.Equal(names, []string{"q"}) {
+	if names := append(natstest.ConsumerNames(t, js, "ALONE"), natstest.ConsumerNames(t, js, "SHARED")...); !slices.Equal(names, []string{"q"}) {
 		t.Errorf("consumers are left: %v", names)
 	}
 	js.Conn().Close()
 	eventually(t, "the server has no connections", func() bool { return s.NumClients() == 0 })
-	eventually(t, "our goroutines and the client's are gone", func() bool { return len(ourGoroutines()) == 0 })
+	eventually(t, "our goroutines and the client's are gone", func() bool { return len(natstest.Goroutines()) == 0 })
 	// A timer, or anything else that knew of a subscription, would keep its handler.
 	eventually(t, "the handlers are garbage", func() bool {
 		runtime.GC()

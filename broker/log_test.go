@@ -19,23 +19,24 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 	"go-micro-jetstream/tracing"
 )
 
 // wantLine waits for a line with this text and checks its level and fields.
-func wantLine(t *testing.T, log *testLog, level logger.Level, text string, fields map[string]any) {
+func wantLine(t *testing.T, log *natstest.Log, level logger.Level, text string, fields map[string]any) {
 	t.Helper()
-	var lines []logLine
+	var lines []natstest.Line
 	eventually(t, "the log says "+text, func() bool {
-		lines = log.with(text)
+		lines = log.With(text)
 		return len(lines) > 0
 	})
 	line := lines[0]
-	if line.level != level || !strings.HasPrefix(line.text, "jetstream: ") {
+	if line.Level != level || !strings.HasPrefix(line.Text, "jetstream: ") {
 		t.Errorf("got %s, want it at level %s", line, level)
 	}
 	got := map[string]any{}
-	for k, v := range line.fields {
+	for k, v := range line.Fields {
 		got[k] = fmt.Sprint(v) // numbers of whatever type
 	}
 	if !maps.Equal(got, fields) {
@@ -45,19 +46,19 @@ func wantLine(t *testing.T, log *testLog, level logger.Level, text string, field
 
 func TestLinesAboutTheConnectionSayWhichOne(t *testing.T) {
 	t.Parallel()
-	log := newLog()
-	s := startRestartable(t)
+	log := natstest.NewLog()
+	s := natstest.StartRestartable(t)
 	address := s.Addr().String()
-	s.stop()
-	s.opts.Username, s.opts.Password = "user", "s3cret"
-	s.start(t)
+	s.Stop()
+	s.Options.Username, s.Options.Password = "user", "s3cret"
+	s.Start(t)
 	b := jsbroker.NewBroker(broker.Addrs("user:s3cret@"+address), broker.Logger(log), jsbroker.WithClientName("payments-1"))
 	noErr(t, b.Connect())
 	about := map[string]any{"client": "payments-1", "server": "nats://" + address}
 	wantLine(t, log, logger.InfoLevel, "connected to", about)
-	s.stop()
+	s.Stop()
 	wantLine(t, log, logger.WarnLevel, "connection lost, reconnecting", about)
-	s.start(t)
+	s.Start(t)
 	wantLine(t, log, logger.InfoLevel, "reconnected to", about)
 	noErr(t, b.Disconnect())
 	wantLine(t, log, logger.InfoLevel, "disconnected from", about)
@@ -65,18 +66,18 @@ func TestLinesAboutTheConnectionSayWhichOne(t *testing.T) {
 
 func TestLineAboutAConnectionThatIsClosedForGood(t *testing.T) {
 	t.Parallel()
-	log := newLog()
+	log := natstest.NewLog()
 	s := startServer(t)
 	address := s.Addr().String()
 	b := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"), jsbroker.WithNATSOptions(nats.NoReconnect()))
-	stopServer(s)
+	natstest.Stop(s)
 	wantLine(t, log, logger.ErrorLevel, "closed for good", map[string]any{"client": "payments-1", "server": "nats://" + address})
 	noErr(t, b.Disconnect())
 }
 
 func TestLinesAboutASubscription(t *testing.T) {
 	t.Parallel()
-	log := newLog()
+	log := natstest.NewLog()
 	s := startServer(t)
 	_, js := natsConn(t, s)
 	b := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"))
@@ -99,8 +100,8 @@ func TestLinesAboutASubscription(t *testing.T) {
 
 func TestLinesAboutPermissionsSayWhichSubject(t *testing.T) {
 	t.Parallel()
-	log := newLog()
-	s := startServer(t, limited(noPublish("orders.secret")))
+	log := natstest.NewLog()
+	s := startServer(t, natstest.Limited(natstest.NoPublish("orders.secret")))
 	b, err := connectTo(t, as("limited:pw", s), broker.Logger(log), jsbroker.WithClientName("payments-1"))
 	noErr(t, err)
 	if err := b.Publish("orders.secret", message("x")); !errors.Is(err, jsbroker.ErrPermission) {
@@ -136,7 +137,7 @@ func TestLinesAboutAMessageCarryItsTrace(t *testing.T) {
 			nc, js := natsConn(t, s)
 			_, err := js.CreateStream(testContext(t), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
 			noErr(t, err)
-			log := newLog()
+			log := natstest.NewLog()
 			opts := []broker.Option{broker.Logger(log), jsbroker.WithClientName("payments-1")}
 			if test.traced {
 				opts = append(opts, jsbroker.WithHooks(hook))
@@ -153,7 +154,7 @@ func TestLinesAboutAMessageCarryItsTrace(t *testing.T) {
 				m.Header[k] = []string{v}
 			}
 			noErr(t, nc.PublishMsg(m))
-			eventually(t, "the failure is logged", func() bool { return len(log.with("handler failed: no")) > 0 })
+			eventually(t, "the failure is logged", func() bool { return len(log.With("handler failed: no")) > 0 })
 			want := map[string]any{
 				"client": "payments-1", "topic": "orders.*", "queue": "q", "stream": "ORDERS", "consumer": "q",
 				"subject": "orders.created", "sequence": "1", "deliveries": "1", "message_id": "order-1",
@@ -168,10 +169,10 @@ func TestLinesAboutAMessageCarryItsTrace(t *testing.T) {
 
 // counted returns how many events the lines of one kind tell of: those that are
 // written, and those that they count.
-func counted(lines []logLine) int {
+func counted(lines []natstest.Line) int {
 	n := len(lines)
 	for _, line := range lines {
-		if _, rest, ok := strings.Cut(line.text, "(and "); ok {
+		if _, rest, ok := strings.Cut(line.Text, "(and "); ok {
 			more, _, _ := strings.Cut(rest, " more since")
 			i, _ := strconv.Atoi(more)
 			n += i
@@ -181,7 +182,7 @@ func counted(lines []logLine) int {
 }
 
 // wantFew checks that a flood since then has left a line per second at most.
-func wantFew(t *testing.T, lines []logLine, since time.Time) {
+func wantFew(t *testing.T, lines []natstest.Line, since time.Time) {
 	t.Helper()
 	if most := int(time.Since(since)/time.Second) + 1; len(lines) == 0 || len(lines) > most {
 		t.Errorf("%d lines, want 1 to %d", len(lines), most)
@@ -227,7 +228,7 @@ func TestAFloodOfFailuresYieldsFewLines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := newLog()
+			log := natstest.NewLog()
 			handled, onHandled := hookChan[jsbroker.Handled]()
 			b := newBroker(t, startServer(t), append(test.opts, broker.Logger(log),
 				jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled}))...)
@@ -239,12 +240,12 @@ func TestAFloodOfFailuresYieldsFewLines(t *testing.T) {
 			for range n {
 				receive(t, handled)
 			}
-			wantFew(t, log.with(test.text), begin)
+			wantFew(t, log.With(test.text), begin)
 			// When the second is over, the next line accounts for all before it.
 			<-time.After(time.Second)
 			publish(t, b, "orders", "x")
 			receive(t, handled)
-			if lines := log.with(test.text); counted(lines) != n+1 {
+			if lines := log.With(test.text); counted(lines) != n+1 {
 				t.Fatalf("%d of %d counted in %v", counted(lines), n+1, lines)
 			}
 		})
@@ -254,10 +255,10 @@ func TestAFloodOfFailuresYieldsFewLines(t *testing.T) {
 // A connection that comes and goes many times a second.
 func TestAFloodOfLossesYieldsFewLines(t *testing.T) {
 	t.Parallel()
-	p := startProxy(t, startServer(t))
-	log := newLog()
+	p := natstest.StartProxy(t, startServer(t))
+	log := natstest.NewLog()
 	states, onChange := hookChan[jsbroker.ConnectionChanged]()
-	b := jsbroker.NewBroker(broker.Addrs(p.url()), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}),
+	b := jsbroker.NewBroker(broker.Addrs(p.URL()), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0)))
 	noErr(t, b.Connect())
 	defer func() { noErr(t, b.Disconnect()) }()
@@ -265,17 +266,17 @@ func TestAFloodOfLossesYieldsFewLines(t *testing.T) {
 	begin := time.Now()
 	const n = 50
 	for range n {
-		p.cut()
+		p.Cut()
 		for receive(t, states).State != jsbroker.StateReconnected {
 			continue
 		}
 	}
 	for _, text := range []string{"connection lost, reconnecting", "reconnected to"} {
-		wantFew(t, log.with(text), begin)
+		wantFew(t, log.With(text), begin)
 	}
-	var warned []logLine
-	for _, line := range log.with("fetch failed") {
-		if line.level != logger.DebugLevel {
+	var warned []natstest.Line
+	for _, line := range log.With("fetch failed") {
+		if line.Level != logger.DebugLevel {
 			warned = append(warned, line)
 		}
 	}
@@ -288,9 +289,9 @@ func TestAStreakOfFetchFailuresIsWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
-	makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
-	log := newLog()
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+	log := natstest.NewLog()
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	b := newBroker(t, s, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	subscribe(t, b, "orders", ignore, broker.Queue("theirs"))
@@ -299,8 +300,8 @@ func TestAStreakOfFetchFailuresIsWarnedOfOnce(t *testing.T) {
 		receive(t, failed)
 	}
 	levels := map[string]int{}
-	for _, line := range log.with("fetch failed")[:3] {
-		levels[line.level.String()]++
+	for _, line := range log.With("fetch failed")[:3] {
+		levels[line.Level.String()]++
 	}
 	// That it was deleted, and that it stays so; then the same again.
 	if want := map[string]int{"warn": 2, "debug": 1}; !maps.Equal(levels, want) {
@@ -310,7 +311,7 @@ func TestAStreakOfFetchFailuresIsWarnedOfOnce(t *testing.T) {
 
 func TestLineAboutAHookThatPanicsSaysWhichEvent(t *testing.T) {
 	t.Parallel()
-	log := newLog()
+	log := natstest.NewLog()
 	b := newBroker(t, startServer(t), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{
 		Published: func(context.Context, jsbroker.Published) { panic("no") },
 	}))

@@ -14,6 +14,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // distinctMessage is one whose every part tells which it is. How many headers it has
@@ -38,9 +39,9 @@ func TestNoMessageGetsPartsOfAnother(t *testing.T) {
 	const publishers, each, cuts = 8, 400, 6
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
-	p := startProxy(t, s)
-	b := newBroker(t, s, broker.Addrs(p.url()), jsbroker.WithAsyncWindow(64), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	p := natstest.StartProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithAsyncWindow(64), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
 
 	var ended atomic.Int64
 	var mu sync.Mutex
@@ -55,7 +56,7 @@ func TestNoMessageGetsPartsOfAnother(t *testing.T) {
 		}
 		mu.Unlock()
 		if n := ended.Add(1); n%(publishers*each/cuts) == 0 {
-			p.cut()
+			p.Cut()
 		}
 	}
 	var all sync.WaitGroup

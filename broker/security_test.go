@@ -7,7 +7,6 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,12 +21,13 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // whatIsShown collects everything by which a secret could get out: the log, the
 // events that metrics and traces are made of, errors and the address.
 type whatIsShown struct {
-	log *testLog
+	log *natstest.Log
 
 	mu    sync.Mutex
 	texts []string
@@ -41,7 +41,7 @@ func (w *whatIsShown) add(v any) {
 
 // options have a broker show itself.
 func (w *whatIsShown) options() []broker.Option {
-	w.log = newLog()
+	w.log = natstest.NewLog()
 	return []broker.Option{broker.Logger(w.log), jsbroker.WithHooks(jsbroker.Hooks{
 		ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) { w.add(e) },
 		Published:         func(_ context.Context, e jsbroker.Published) { w.add(e) },
@@ -54,7 +54,7 @@ func (w *whatIsShown) mustNotContain(t *testing.T, secrets ...string) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	shown := strings.Join(append(w.log.all(), w.texts...), "\n")
+	shown := w.log.Text() + strings.Join(w.texts, "\n")
 	if !strings.Contains(shown, "jetstream: connected to ") {
 		t.Errorf("nothing was shown at all:\n%s", shown)
 	}
@@ -278,7 +278,7 @@ func TestCredentialsFile(t *testing.T) {
 func TestCredentialsFileIsReadAgainAtEachReconnect(t *testing.T) {
 	t.Parallel()
 	d := newDecentralised(t)
-	soon := time.Now().Add(2 * time.Second)
+	soon := time.Now().Add(5 * time.Second) // enough to connect before, also on a busy machine
 	file, _ := d.credentials(t, d.account, func(c *jwt.UserClaims) { c.Expires = soon.Unix() + 1 })
 	renewed, _ := d.credentials(t, d.account, func(*jwt.UserClaims) {})
 	states, onState := hookChan[jsbroker.ConnectionChanged]()
@@ -300,9 +300,7 @@ func TestCredentialsFileIsReadAgainAtEachReconnect(t *testing.T) {
 func TestSecureDoesNotReconnectInPlainText(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
-	o := &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, TLSConfig: ca.serverTLS(t), TLS: true, TLSTimeout: 5}
-	r := &runningServer{Server: runServer(t, o), opts: o}
-	o.Port = r.Addr().(*net.TCPAddr).Port
+	r := natstest.StartRestartable(t, func(o *server.Options) { o.TLSConfig, o.TLS, o.TLSTimeout = ca.serverTLS(t), true, patience.Seconds() })
 	states, onState := hookChan[jsbroker.ConnectionChanged]()
 	b, err := connectTo(t, broker.Addrs(r.Addr().String()), broker.Secure(true),
 		broker.TLSConfig(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: ca.pool}), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}),
@@ -310,10 +308,10 @@ func TestSecureDoesNotReconnectInPlainText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.stop()
-	secured := o.TLSConfig
-	o.TLSConfig, o.TLS = nil, false
-	r.start(t)
+	r.Stop()
+	secured := r.Options.TLSConfig
+	r.Options.TLSConfig, r.Options.TLS = nil, false
+	r.Start(t)
 	eventually(t, "the client has tried again", func() bool {
 		v, err := r.Varz(nil)
 		return err == nil && v.TotalConnections >= 3
@@ -323,9 +321,9 @@ func TestSecureDoesNotReconnectInPlainText(t *testing.T) {
 			t.Fatal("reconnected in plain text")
 		}
 	}
-	r.stop()
-	o.TLSConfig, o.TLS = secured, true
-	r.start(t)
+	r.Stop()
+	r.Options.TLSConfig, r.Options.TLS = secured, true
+	r.Start(t)
 	for receive(t, states).State != jsbroker.StateReconnected {
 	}
 	publish(t, b, "orders", "x", broker.PublishContext(testContext(t)))

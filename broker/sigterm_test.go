@@ -17,6 +17,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
+	"go-micro-jetstream/internal/natstest"
 )
 
 const serviceVariable = "BROKER_TEST_SERVICE"
@@ -112,7 +113,7 @@ func TestSIGTERMLosesNothingAndRepeatsNothing(t *testing.T) {
 
 	first := startServiceProcess(t, s.ClientURL())
 	running, _ := first.next("began")
-	eventually(t, "more has been fetched than runs", func() bool { return consumerInfo(t, js, "ORDERS", "workers").NumAckPending == fetched })
+	eventually(t, "more has been fetched than runs", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "workers").NumAckPending == fetched })
 	noErr(t, first.cmd.Process.Signal(syscall.SIGTERM))
 
 	// The next replica gets what the first has given back while that still works.

@@ -4,89 +4,51 @@ import (
 	"cmp"
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"go-micro.dev/v5/logger"
+
+	"go-micro-jetstream/broker/internal/goroutine"
 )
 
-// states tells the hooks of the states of a broker's connections, in the order in
-// which these came, on a goroutine that there is as long as there is something to
-// tell. A hook that is slow, or that calls the broker, holds up the next state, and
-// not the client: that has one goroutine for all that it calls back.
-type states struct {
-	mu      sync.Mutex
-	queue   []state
-	running bool
-	id      atomic.Uint64 // the goroutine; 0: there is none
-}
+// stateQueue tells hooks of the states of a broker's connections, in the order
+// of these states and on a goroutine of its own. A hook that is slow, or that
+// calls the broker, delays the next state. It does not delay the client, which
+// has one goroutine for all its callbacks.
+type stateQueue struct{ queue goroutine.Queue }
 
-type state struct {
+// stateChange is one state to tell hooks of.
+type stateChange struct {
 	hooks *dispatcher
 	event ConnectionChanged
-	told  chan struct{}
+	told  chan struct{} // closed when they have been told
+}
+
+// Run tells the hooks.
+func (c *stateChange) Run() {
+	defer close(c.told)
+	emit(c.hooks, c.hooks.connectionChanged, context.Background(), c.event)
 }
 
 // tell returns a channel that is closed when the hooks have been told.
-func (s *states) tell(d *dispatcher, e ConnectionChanged) (told <-chan struct{}) {
-	next := state{hooks: d, event: e, told: make(chan struct{})}
+func (q *stateQueue) tell(d *dispatcher, e ConnectionChanged) (told <-chan struct{}) {
+	c := &stateChange{hooks: d, event: e, told: make(chan struct{})}
 	if len(d.connectionChanged) == 0 {
-		close(next.told)
-		return next.told
+		close(c.told)
+		return c.told
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue = append(s.queue, next)
-	if !s.running {
-		s.running = true
-		go s.run()
-	}
-	return next.told
+	q.queue.Add(c)
+	return c.told
 }
 
-func (s *states) run() {
-	ended := false
-	defer func() {
-		if !ended { // a hook has ended the goroutine
-			go s.run()
-		}
-	}()
-	s.id.Store(goroutineID())
-	for {
-		next, ok := s.take()
-		if !ok {
-			ended = true
-			return
-		}
-		next.emit()
-	}
-}
+// runsOn reports whether the goroutine is the one on which hooks are told.
+func (q *stateQueue) runsOn(id uint64) bool { return q.queue.RunsOn(id) }
 
-func (s *states) take() (next state, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.queue) == 0 {
-		s.queue, s.running = nil, false
-		s.id.Store(0)
-		return state{}, false
-	}
-	next, s.queue = s.queue[0], s.queue[1:]
-	return next, true
-}
-
-func (next state) emit() {
-	defer close(next.told)
-	emit(next.hooks, next.hooks.connectionChanged, context.Background(), next.event)
-}
-
-// runsOn reports whether a hook that is being told runs on the goroutine.
-func (s *states) runsOn(id uint64) bool { return id != 0 && s.id.Load() == id }
-
-// await waits until hooks have been told, but not for ever, as one may hang, and not in
-// a hook. It reports whether they have been.
-func (s *states) await(told <-chan struct{}, bound time.Duration) bool {
-	if told == nil || s.runsOn(goroutineID()) {
+// await waits until hooks have been told, and reports whether they have been.
+// It waits no longer than the bound, because a hook may hang, and not at all in
+// a hook that is being told.
+func (q *stateQueue) await(told <-chan struct{}, bound time.Duration) bool {
+	if told == nil || q.runsOn(goroutine.ID()) {
 		return true
 	}
 	timer := time.NewTimer(bound)
@@ -99,81 +61,91 @@ func (s *states) await(told <-chan struct{}, bound time.Duration) bool {
 	}
 }
 
-// told is what hooks have been told of a connection.
-type told struct {
+// connectionReport is what hooks have been told of a connection.
+type connectionReport struct {
 	mu    sync.Mutex
-	begun bool // Connect has succeeded; before that they are told of nothing
-	ever  bool // that it is up
+	begun bool // Connect has succeeded; before that hooks are told nothing
+	up    bool // they have been told once that it is up
 	state ConnectionState
 	err   error
-	last  <-chan struct{} // closed when they have been told of the state
+	told  <-chan struct{} // closed when they have been told of the state
 }
 
-// toldLast returns a channel that is closed when hooks have been told of the latest
+// last returns a channel that is closed when hooks have been told of the latest
 // state, or nil if there is none.
-func (c *connection) toldLast() <-chan struct{} {
-	c.told.mu.Lock()
-	defer c.told.mu.Unlock()
-	return c.told.last
+func (r *connectionReport) last() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.told
 }
 
-// begin tells hooks of the state that the connection has when Connect succeeds. What
-// the client has called back about before is part of that.
-func (c *connection) begin() {
-	c.told.mu.Lock()
-	c.told.begun = true
-	s, url, err := StateDisconnected, "", cmp.Or(c.nc.LastError(), nats.ErrNoServers)
+// begin is next for the state at the end of a Connect. The states before that
+// one are not told.
+func (r *connectionReport) begin(s ConnectionState, err error, tell func(ConnectionState) <-chan struct{}) {
+	r.mu.Lock()
+	r.begun = true
+	r.mu.Unlock()
+	r.next(s, err, tell)
+}
+
+// next tells hooks of a state unless they know it. It reports whether the
+// connection is up for the first time. The states are queued in the order of
+// these calls; tell must not wait.
+func (r *connectionReport) next(s ConnectionState, err error, tell func(ConnectionState) <-chan struct{}) (first bool) {
+	isUp := func(s ConnectionState) bool { return s == StateConnected || s == StateReconnected }
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch {
-	case c.link.connected():
-		s, url, err = StateConnected, c.serverURL(), nil
-	case c.nc.IsClosed():
-		s, err = StateClosed, c.nc.LastError()
-	}
-	c.tellLocked(s, url, err)
-	c.told.mu.Unlock()
-	switch s {
-	case StateConnected:
-		c.logf(logger.InfoLevel, "connected to %s", url)
-	case StateDisconnected:
-		c.logf(logger.WarnLevel, "not connected yet, and connecting goes on")
-	}
-}
-
-// tell tells hooks of a state.
-func (c *connection) tell(s ConnectionState, url string, err error) {
-	c.told.mu.Lock()
-	first := c.tellLocked(s, url, err)
-	c.told.mu.Unlock()
-	if first {
-		c.logf(logger.InfoLevel, "connected to %s", url)
-	}
-}
-
-// tellLocked reports whether the connection is up for the first time. The caller holds
-// told.mu.
-func (c *connection) tellLocked(s ConnectionState, url string, err error) (first bool) {
-	up := func(s ConnectionState) bool { return s == StateConnected || s == StateReconnected }
-	t := &c.told
-	switch {
-	case !t.begun:
+	case !r.begun:
 		return false
-	case t.state == StateClosed && (s != StateClosed || t.err == nil || err != nil):
-		return false // nothing comes after the end, but Disconnect where the client has given up
-	case t.state == s, up(t.state) && up(s):
-		if s != StateClosed {
-			return false // the client calls back later than it is in another state
-		}
+	case r.state == StateClosed && (s != StateClosed || r.err == nil || err != nil):
+		return false // nothing comes after the end, except Disconnect where the client has given up
+	case s != StateClosed && (r.state == s || isUp(r.state) && isUp(s)):
+		return false // the client calls back later than it changes its state
 	}
-	if first = up(s) && !t.ever; first {
-		s, t.ever = StateConnected, true
+	if first = isUp(s) && !r.up; first {
+		s, r.up = StateConnected, true
 	}
-	t.state, t.err = s, err
-	t.last = c.broker.states.tell(c.hooks, ConnectionChanged{
-		BrokerID:   c.broker.id,
-		ClientName: c.name,
-		State:      s,
-		URL:        url,
-		Err:        err,
-	})
+	r.state, r.err = s, err
+	r.told = tell(s)
 	return first
+}
+
+// reportFirst tells hooks of the state that the connection has when Connect
+// succeeds. What the client has called back about before is part of that.
+func (s *session) reportFirst() {
+	state, url, err := StateDisconnected, "", cmp.Or(s.conn.NATS().LastError(), nats.ErrNoServers)
+	switch {
+	case s.conn.Up():
+		state, url, err = StateConnected, s.conn.URL(), nil
+	case s.conn.NATS().IsClosed():
+		state, err = StateClosed, s.conn.NATS().LastError()
+	}
+	s.reported.begin(state, err, s.teller(url, err))
+	switch state {
+	case StateConnected:
+		s.log.Info("connected to "+url, "server", s.conn.URL())
+	case StateDisconnected:
+		s.log.Warn("not connected yet, and connecting goes on", "server", s.conn.URL())
+	}
+}
+
+// report tells hooks of a state.
+func (s *session) report(state ConnectionState, url string, err error) {
+	if s.reported.next(state, err, s.teller(url, err)) {
+		s.log.Info("connected to "+url, "server", s.conn.URL())
+	}
+}
+
+// teller returns a function that queues a state for the hooks.
+func (s *session) teller(url string, err error) func(ConnectionState) <-chan struct{} {
+	return func(state ConnectionState) <-chan struct{} {
+		return s.broker.states.tell(s.hooks, ConnectionChanged{
+			BrokerID:   s.broker.id,
+			ClientName: s.conn.Name(),
+			State:      state,
+			URL:        url,
+			Err:        err,
+		})
+	}
 }

@@ -16,8 +16,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // soon makes failed deliveries come back quickly. BackOff is the AckWait, too, so
@@ -168,11 +170,12 @@ func TestDelayIsKeptWithABackOff(t *testing.T) {
 
 func TestSlowHandlerAndWhatWaitsBehindItAreNotDeliveredTwice(t *testing.T) {
 	t.Parallel()
+	const slow = 6 * time.Second // half of it must be enough to extend, also on a busy machine
 	s := startServer(t)
 	_, js := natsConn(t, s)
 	skipped, onSkipped := hookChan[jsbroker.Skipped]()
 	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped}),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 600 * time.Millisecond}))
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: slow / 2}))
 	const n = 5
 	for i := range n {
 		publish(t, b, "orders", fmt.Sprint(i))
@@ -183,7 +186,7 @@ func TestSlowHandlerAndWhatWaitsBehindItAreNotDeliveredTwice(t *testing.T) {
 		deliveries.Add(1)
 		if string(e.Message().Body) == "0" {
 			// Slower than AckWait, and what is being tested: a handler's time.
-			time.Sleep(2 * time.Second)
+			time.Sleep(slow)
 		}
 		done <- struct{}{}
 		return nil
@@ -192,7 +195,7 @@ func TestSlowHandlerAndWhatWaitsBehindItAreNotDeliveredTwice(t *testing.T) {
 		receive(t, done)
 	}
 	eventually(t, "all are acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
-	if info := consumerInfo(t, js, "ORDERS", "q"); deliveries.Load() != n || info.Delivered.Consumer != n {
+	if info := natstest.ConsumerInfo(t, js, "ORDERS", "q"); deliveries.Load() != n || info.Delivered.Consumer != n {
 		t.Fatalf("%d handled, %d delivered, want %d", deliveries.Load(), info.Delivered.Consumer, n)
 	}
 	if len(skipped) > 0 {
@@ -206,10 +209,10 @@ func TestWhatExpiredWhileItWaitedIsSkippedAfterAReconnect(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	nc, _ := natsConn(t, s)
-	p := startProxy(t, s)
-	cc := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})
+	p := natstest.StartProxy(t, s)
+	cc := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 3 * time.Second})
 	skipped, onSkipped := hookChan[jsbroker.Skipped]()
-	b := newBroker(t, s, broker.Addrs(p.url()), cc, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped}),
+	b := newBroker(t, s, broker.Addrs(p.URL()), cc, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkipped}),
 		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
 	started, release := make(chan string, 10), make(chan struct{})
 	extensions := func(sequence string) <-chan *nats.Msg {
@@ -232,14 +235,14 @@ func TestWhatExpiredWhileItWaitedIsSkippedAfterAReconnect(t *testing.T) {
 	}, broker.Queue("q"))
 	receive(t, started)
 	receive(t, waits)
-	p.stall() // so that it cannot come back yet
-	p.cut()
+	p.Stall() // so that it cannot come back yet
+	p.Cut()
 	h, got := collector()
 	subscribe(t, newBroker(t, s, cc), "orders", h, broker.Queue("q"))
 	receive(t, got)
 	receive(t, got)
 	runs := extensions("1")
-	p.resume()
+	p.Resume()
 	receive(t, runs) // the keeper has seen to all that is in hand
 	close(release)
 	if e := receive(t, skipped); e.StreamSequence != 2 {
@@ -253,7 +256,7 @@ func TestWhatExpiredWhileItWaitedIsSkippedAfterAReconnect(t *testing.T) {
 // Each delivery has the BackOff's entry of its own for a deadline, not the shortest.
 func TestLaterDeliveryMayWaitAsLongAsItsBackOffSays(t *testing.T) {
 	t.Parallel()
-	const short = time.Second
+	const short = 3 * time.Second // enough to handle the first deliveries, also on a busy machine
 	fetched, onFetched := hookChan[jsbroker.Fetched]()
 	skipped, onSkipped := hookChan[jsbroker.Skipped]()
 	b := newBroker(t, startServer(t), jsbroker.WithMaxAckExtension(0),
@@ -310,7 +313,7 @@ func TestLastDeliveryIsHandledAlsoAfterItsDeadline(t *testing.T) {
 	const ackWait = 300 * time.Millisecond
 	s := startServer(t)
 	nc, js := natsConn(t, s)
-	given := listen(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q")
+	given := natstest.Listen(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q")
 	b := newBroker(t, s, jsbroker.WithMaxAckExtension(0),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}))
 	publish(t, b, "orders", "slow")
@@ -427,7 +430,7 @@ func TestExhaustedMessageIsReportedAndKept(t *testing.T) {
 	s := startServer(t)
 	_, js := natsConn(t, s)
 	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
-	log := newLog()
+	log := natstest.NewLog()
 	b := newBroker(t, s, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
 	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.RetryAfter(0, errors.New("no")) }, broker.Queue("q"))
@@ -438,10 +441,10 @@ func TestExhaustedMessageIsReportedAndKept(t *testing.T) {
 	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 {
 		t.Fatalf("%d messages left, want 1", n)
 	}
-	if !slices.ContainsFunc(log.all(), func(l string) bool {
-		return strings.HasPrefix(l, "error ") && strings.Contains(l, "is not delivered again")
+	if !slices.ContainsFunc(log.Lines(), func(l natstest.Line) bool {
+		return l.Level == logger.ErrorLevel && strings.Contains(l.Text, "is not delivered again")
 	}) {
-		t.Fatalf("not logged: %v", log.all())
+		t.Fatalf("not logged: %v", log.Lines())
 	}
 }
 
@@ -509,7 +512,7 @@ func TestManualAckLeftOutOfTheLastDeliveryIsHeededLater(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	nc, js := natsConn(t, s)
-	given := listen(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q")
+	given := natstest.Listen(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.ORDERS.q")
 	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond, MaxDeliver: 1}))
@@ -746,9 +749,9 @@ func TestWhatIsAckedToADeletedConsumerIsNotHandledTwice(t *testing.T) {
 			t.Parallel()
 			s := startServer(t)
 			_, js := natsConn(t, s)
-			makeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: retention})
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: retention})
 			if retention == jetstream.InterestPolicy { // somebody else has still to handle them
-				makeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "other", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+				natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "other", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
 			}
 			skipped, onSkip := hookChan[jsbroker.Skipped]()
 			b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Skipped: onSkip}))
@@ -768,7 +771,7 @@ func TestWhatIsAckedToADeletedConsumerIsNotHandledTwice(t *testing.T) {
 			for i := range n {
 				publish(t, b, "orders", fmt.Sprint(i))
 			}
-			eventually(t, "all are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
+			eventually(t, "all are fetched", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
 			if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
 				t.Fatal(err)
 			}
@@ -783,7 +786,7 @@ func TestWhatIsAckedToADeletedConsumerIsNotHandledTwice(t *testing.T) {
 				receive(t, skipped)
 			}
 			eventually(t, "all are acked to the new consumer", func() bool {
-				info := consumerInfo(t, js, "ORDERS", "q")
+				info := natstest.ConsumerInfo(t, js, "ORDERS", "q")
 				return info.NumAckPending == 0 && info.NumPending == 0
 			})
 			if len(started) > 0 {
@@ -827,7 +830,7 @@ func TestRetriesOfWhatADeletedConsumerHadAcked(t *testing.T) {
 				}
 			}
 			receive(t, first)
-			eventually(t, "it is acked", func() bool { return consumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 1 })
+			eventually(t, "it is acked", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 1 })
 			replay.Store(true)
 			if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
 				t.Fatal(err)
@@ -861,11 +864,11 @@ func TestRetryOfWhatAConsumerThatWasReplacedHadAcked(t *testing.T) {
 	expect("1")
 	release <- nil
 	expect("2")
-	cc := consumerInfo(t, js, "ORDERS", "q").Config
+	cc := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config
 	if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
 		t.Fatal(err)
 	}
-	makeConsumer(t, js, "ORDERS", cc)
+	natstest.MakeConsumer(t, js, "ORDERS", cc)
 	release <- nil
 	expect("1")
 	release <- jsbroker.RetryAfter(0, errors.New("database is down"))
@@ -945,7 +948,7 @@ func TestRestartsDoNotUseUpTheDeliveries(t *testing.T) {
 			return jsbroker.RetryAfter(0, errors.New("restarting"))
 		}, broker.Queue("q"))
 		receive(t, started)
-		eventually(t, "both are fetched", func() bool { return consumerInfo(t, js, "ORDERS", "q").NumAckPending == 2 })
+		eventually(t, "both are fetched", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == 2 })
 		_ = sub.Unsubscribe()
 		if e := receive(t, returned); !e.Returned {
 			t.Fatalf("settled %+v", e)
@@ -1007,7 +1010,7 @@ func TestMessageThatNobodySettlesBecomesADeadLetter(t *testing.T) {
 
 func TestForbiddenFetchSaysSo(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, limited(noPublish("$JS.API.CONSUMER.MSG.NEXT.>")))
+	s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.API.CONSUMER.MSG.NEXT.>")))
 	failed, onFetchError := hookChan[jsbroker.FetchError]()
 	b := newBroker(t, s, jsbroker.WithNATSOptions(nats.UserInfo("limited", "pw")), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFetchError}))
 	subscribe(t, b, "orders", func(broker.Event) error { return nil }, broker.Queue("q"))
@@ -1020,7 +1023,7 @@ func TestForbiddenFetchSaysSo(t *testing.T) {
 // workers-orders_paid-...
 func TestForbiddenFetchIsNoFailureOfAQueueWhoseNameItBeginsWith(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, limited(server.Permissions{Publish: &server.SubjectPermission{Allow: []string{
+	s := startServer(t, natstest.Limited(server.Permissions{Publish: &server.SubjectPermission{Allow: []string{
 		"$JS.API.INFO", "$JS.API.STREAM.>", "$JS.API.CONSUMER.INFO.>", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.workers",
 	}}}))
 	failed, onFetchError := hookChan[jsbroker.FetchError]()

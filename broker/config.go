@@ -1,0 +1,124 @@
+package broker
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// config is what the options amount to.
+type config struct {
+	settings
+	servers      []string
+	log          *slog.Logger
+	errorHandler broker.Handler
+	opts         broker.Options
+	dispatch     *dispatcher
+}
+
+func newConfig(o broker.Options) (*config, error) {
+	c := &config{settings: settingsOf(&o), opts: o, errorHandler: o.ErrorHandler}
+	c.log = newLog(logger.LoggerOrDefault(o.Logger))
+	if c.clientName == "" {
+		c.clientName = defaultClientName()
+	}
+	var err error
+	if c.servers, err = serverURLs(o.Addrs, o.Secure); err != nil {
+		return nil, err
+	}
+	for _, e := range c.errs {
+		return nil, fmt.Errorf("jetstream: %w", e)
+	}
+	switch {
+	case c.rules.OthersStreams && c.rules.StreamTemplate != nil:
+		return nil, fmt.Errorf("jetstream: %w: WithStreamConfig is for streams that the broker creates, and WithExistingStreams has it create none: leave one of them out", ErrInvalidConfig)
+	case c.rules.OthersConsumers && c.rules.ConsumerTemplate != nil:
+		return nil, fmt.Errorf("jetstream: %w: WithConsumerConfig is for consumers that the broker creates, and WithExistingConsumers has it create none: leave one of them out", ErrInvalidConfig)
+	case c.rules.DeadLetter != "" && c.rules.ConsumerTemplate != nil && c.rules.ConsumerTemplate.HeadersOnly:
+		return nil, fmt.Errorf("jetstream: %w: WithDeadLetter keeps the bodies of messages, and with HeadersOnly in WithConsumerConfig there are none: leave one of them out", ErrInvalidConfig)
+	}
+	c.dispatch = newDispatcher(c.hooks, c.log)
+	return c, nil
+}
+
+func defaultClientName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		return "go-micro"
+	}
+	return "go-micro-" + host
+}
+
+// serverURLs normalises addresses: go-micro passes what users type, bare
+// host:port most of the time, and comma lists from the environment.
+func serverURLs(addrs []string, secure bool) ([]string, error) {
+	var urls []string
+	for _, list := range addrs {
+		for a := range strings.SplitSeq(list, ",") {
+			a = strings.TrimSpace(a)
+			if a == "" {
+				continue
+			}
+			scheme, _, ok := strings.Cut(a, "://")
+			switch {
+			case !ok && secure:
+				a = "tls://" + a
+			case !ok:
+				a = "nats://" + a
+			case secure && scheme == "ws":
+				return nil, fmt.Errorf("jetstream: %w: broker.Secure with the plain-text address %s: use wss://", ErrInvalidConfig, wire.WithoutCredentials(a))
+			case scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss":
+				return nil, fmt.Errorf("jetstream: %w: address %s: the scheme must be nats, tls, ws or wss", ErrInvalidConfig, wire.WithoutCredentials(a))
+			}
+			if _, err := url.Parse(a); err != nil {
+				// Its text would show the password, or a part of it.
+				return nil, fmt.Errorf("jetstream: %w: address %s is not a URL: special characters in user and password must be percent-encoded", ErrInvalidConfig, wire.WithoutCredentials(a))
+			}
+			urls = append(urls, a)
+		}
+	}
+	if len(urls) == 0 {
+		urls = []string{nats.DefaultURL}
+	}
+	return urls, nil
+}
+
+// connectionDiffers names what of the connection the other configuration would
+// change, or returns "".
+func (c *config) connectionDiffers(other *config) string {
+	switch {
+	case !slices.Equal(slices.Sorted(slices.Values(c.servers)), slices.Sorted(slices.Values(other.servers))):
+		return "broker.Addrs"
+	case c.opts.Secure != other.opts.Secure:
+		return "broker.Secure"
+	case c.opts.TLSConfig != other.opts.TLSConfig:
+		return "broker.TLSConfig"
+	case c.clientName != other.clientName:
+		return "WithClientName"
+	case len(c.natsOptions) != len(other.natsOptions): // they only ever grow
+		return "WithNATSOptions"
+	case len(c.hooks) != len(other.hooks):
+		return "WithHooks"
+	case c.window != other.window:
+		return "WithAsyncWindow"
+	case !sameLogger(c.opts.Logger, other.opts.Logger):
+		return "broker.Logger"
+	}
+	return ""
+}
+
+// sameLogger takes loggers that cannot be compared for the same.
+func sameLogger(a, b logger.Logger) bool {
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	return va.IsValid() && vb.IsValid() && va.Type() == vb.Type() && (!va.Comparable() || va.Equal(vb))
+}

@@ -1,0 +1,169 @@
+package broker
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/link"
+)
+
+// shutdown is a Disconnect under way.
+type shutdown struct {
+	session *session
+	ended   bool          // the client had closed before
+	id      atomic.Uint64 // the goroutine that it runs on, and some hooks with it
+	done    chan struct{}
+	err     error // valid once done is closed
+}
+
+// Disconnect stops all subscriptions, waits for running handlers and publishes
+// within [WithShutdownTimeout], flushes acknowledgements and closes the
+// connection. A second caller waits for the first and gets the same result.
+//
+// A handler, a hook that Disconnect waits for, and [Async]'s done may call it,
+// too. It then returns nil at once, and completes when they have returned.
+//
+// Past the bound it closes the connection all the same and returns
+// [ErrShutdownTimeout]. The error says how many handlers still run, whose
+// messages are delivered again after AckWait, how many publishes have no answer,
+// and which hook still runs. When the server does not answer, Disconnect takes
+// some seconds more than the bound at most.
+func (b *jetstreamBroker) Disconnect() error {
+	sd, dialing := b.beginClose(b.shutDown)
+	for dialing != nil {
+		<-dialing
+		sd, dialing = b.beginClose(b.shutDown)
+	}
+	if sd == nil || sd.calledFromWithin() {
+		return nil
+	}
+	<-sd.done
+	if sd.ended {
+		b.states.await(sd.session.reported.last(), link.CloseTimeout)
+	}
+	return sd.err
+}
+
+// shutDown begins to shut a session down.
+func (b *jetstreamBroker) shutDown(s *session) *shutdown {
+	sd := &shutdown{session: s, ended: s.conn.NATS().IsClosed(), done: make(chan struct{})}
+	go sd.run(b, b.cfg.Load().shutdownTimeout)
+	return sd
+}
+
+// calledFromWithin reports whether the calling goroutine is one that the
+// shutdown waits for: that of a handler, of a hook, or of [Async]'s done.
+func (sd *shutdown) calledFromWithin() bool {
+	id := goroutine.ID()
+	switch s := sd.session; {
+	case id != 0 && id == sd.id.Load(),
+		!sd.ended && s.broker.states.runsOn(id),
+		s.publisher.RunsOn(id):
+		return true
+	}
+	for _, sub := range sd.session.subs.all() {
+		if sub.runsOn(id) {
+			return true
+		}
+	}
+	return false
+}
+
+func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
+	s := sd.session
+	sd.id.Store(goroutine.ID())
+	until := time.Now().Add(bound)
+	timeout := time.NewTimer(bound)
+	defer timeout.Stop()
+
+	subs := s.subs.close()
+	stopAll(subs)
+	running, expired := awaitHandlers(subs, timeout.C)
+	// Handlers may have published until now.
+	for _, ended := range [...]<-chan struct{}{s.subscribes.Close(), s.publisher.Shutdown()} {
+		if expired {
+			break
+		}
+		select {
+		case <-ended:
+		case <-timeout.C:
+			expired = true
+		}
+	}
+	publishing := s.publisher.Inside()
+	b.endSession()
+	s.close()
+	// A client that has closed before may have a hook that deals with it in this
+	// very call.
+	hookHangs := !sd.ended && !b.states.await(s.reported.last(), max(time.Until(until), link.CloseTimeout))
+	sd.err = timeoutError(bound, hookHangs, running, publishing)
+	b.endClose()
+	close(sd.done)
+}
+
+// stopAll stops the subscriptions, all at a time: each may wait for a server
+// that does not answer.
+func stopAll(subs []*subscription) {
+	var stopping sync.WaitGroup
+	for _, s := range subs {
+		stopping.Go(func() {
+			if !s.core.Stop() { // another call is at it
+				s.core.AwaitReturned()
+			}
+		})
+	}
+	stopping.Wait()
+}
+
+// awaitHandlers waits until all handlers have returned, or until the timeout,
+// when it gives up those that still run. It returns their number.
+func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (running int, expired bool) {
+	for _, s := range subs {
+		if !expired {
+			select {
+			case <-s.core.Done():
+				continue
+			case <-timeout:
+				expired = true
+			}
+		}
+		select {
+		case <-s.core.Done():
+			continue
+		default:
+		}
+		s.core.Abandon()
+		running += s.core.Running()
+	}
+	return running, expired
+}
+
+// timeoutError says what was left behind, or returns nil if nothing was.
+func timeoutError(bound time.Duration, hookHangs bool, running, publishing int) error {
+	var left []string
+	if hookHangs {
+		left = append(left, "a hook of ConnectionChanged still running")
+	}
+	if running > 0 {
+		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", running))
+	}
+	if publishing > 0 {
+		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told, or whose done still runs", publishing))
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return fmt.Errorf("jetstream: disconnect: %w after %v: %s", ErrShutdownTimeout, bound, strings.Join(left, "; "))
+}
+
+// close flushes what is still to be sent and closes the connection.
+func (s *session) close() {
+	url := s.conn.URL()
+	s.conn.Close()
+	s.publisher.Close()
+	s.report(StateClosed, url, nil)
+}

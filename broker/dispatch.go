@@ -1,0 +1,115 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"runtime/debug"
+
+	"go-micro-jetstream/broker/internal/logging"
+)
+
+// dispatcher holds the installed hooks sorted by event, so that an event that
+// nobody listens to costs one length check.
+type dispatcher struct {
+	publishStart      []func(context.Context, PublishStart) context.Context
+	published         []func(context.Context, Published)
+	subscriptionStart []func(context.Context, SubscriptionStart) context.Context
+	subscriptionEnd   []func(context.Context, SubscriptionEnd)
+	subscribeFailed   []func(context.Context, SubscribeFailed)
+	fetched           []func(context.Context, Fetched)
+	fetchError        []func(context.Context, FetchError)
+	backoff           []func(context.Context, Backoff)
+	consumerState     []func(context.Context, ConsumerState)
+	handleStart       []func(context.Context, HandleStart) context.Context
+	panicked          []func(context.Context, Panicked)
+	settled           []func(context.Context, Settled)
+	deadLettered      []func(context.Context, DeadLettered)
+	exhausted         []func(context.Context, Exhausted)
+	skipped           []func(context.Context, Skipped)
+	handled           []func(context.Context, Handled)
+	connectionChanged []func(context.Context, ConnectionChanged)
+
+	log   *slog.Logger
+	lines logging.Limiter
+}
+
+func newDispatcher(hooks []Hooks, log *slog.Logger) *dispatcher {
+	d := &dispatcher{log: log}
+	for _, h := range hooks {
+		add(&d.publishStart, h.PublishStart, h.PublishStart != nil)
+		addFirst(&d.published, h.Published, h.Published != nil)
+		add(&d.subscriptionStart, h.SubscriptionStart, h.SubscriptionStart != nil)
+		addFirst(&d.subscriptionEnd, h.SubscriptionEnd, h.SubscriptionEnd != nil)
+		add(&d.subscribeFailed, h.SubscribeFailed, h.SubscribeFailed != nil)
+		add(&d.fetched, h.Fetched, h.Fetched != nil)
+		add(&d.fetchError, h.FetchError, h.FetchError != nil)
+		add(&d.backoff, h.Backoff, h.Backoff != nil)
+		add(&d.consumerState, h.ConsumerState, h.ConsumerState != nil)
+		add(&d.handleStart, h.HandleStart, h.HandleStart != nil)
+		add(&d.panicked, h.Panicked, h.Panicked != nil)
+		add(&d.settled, h.Settled, h.Settled != nil)
+		add(&d.deadLettered, h.DeadLettered, h.DeadLettered != nil)
+		add(&d.exhausted, h.Exhausted, h.Exhausted != nil)
+		add(&d.skipped, h.Skipped, h.Skipped != nil)
+		addFirst(&d.handled, h.Handled, h.Handled != nil)
+		add(&d.connectionChanged, h.ConnectionChanged, h.ConnectionChanged != nil)
+	}
+	return d
+}
+
+func add[F any](to *[]F, f F, set bool) {
+	if set {
+		*to = append(*to, f)
+	}
+}
+
+// addFirst keeps ends in the reverse order of their starts.
+func addFirst[F any](to *[]F, f F, set bool) {
+	if set {
+		*to = append([]F{f}, *to...)
+	}
+}
+
+// start runs start hooks, each with the context that the one before returned.
+func start[E any](d *dispatcher, hooks []func(context.Context, E) context.Context, ctx context.Context, e E) context.Context {
+	for _, h := range hooks {
+		ctx = startOne(d, h, ctx, e) //nolint:fatcontext // as many as there are hooks
+	}
+	return ctx
+}
+
+func startOne[E any](d *dispatcher, h func(context.Context, E) context.Context, ctx context.Context, e E) (next context.Context) {
+	next = ctx
+	defer recoverHook[E](d)
+	if c := h(ctx, e); c != nil {
+		next = c
+	}
+	return next
+}
+
+// emit runs the hooks of an event.
+func emit[E any](d *dispatcher, hooks []func(context.Context, E), ctx context.Context, e E) {
+	for _, h := range hooks {
+		emitOne(d, h, ctx, e)
+	}
+}
+
+func emitOne[E any](d *dispatcher, h func(context.Context, E), ctx context.Context, e E) {
+	defer recoverHook[E](d)
+	h(ctx, e)
+}
+
+// recoverHook keeps a hook's panic from going further, and logs it. A hook that
+// panics does so for every message, so not every panic is a line.
+func recoverHook[E any](d *dispatcher) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	event := reflect.TypeFor[E]().Name()
+	if more, ok := d.lines.Allow(event); ok {
+		d.log.Error(fmt.Sprintf("a hook panicked: %v\n%s%s", r, debug.Stack(), more), "event", event)
+	}
+}

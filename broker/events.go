@@ -1,0 +1,178 @@
+package broker
+
+import "time"
+
+// Subscription names one subscription and what serves it.
+type Subscription struct {
+	Topic    string // as passed to Subscribe, wildcards included
+	Queue    string // empty without broker.Queue
+	Stream   string // the JetStream stream
+	Consumer string // the JetStream consumer; one that is made again may have another name
+}
+
+// Delivery is one delivery of one message to one subscription.
+type Delivery struct {
+	Subscription
+	Subject          string    // the concrete subject; no wildcard
+	MessageID        string    // the publisher's Nats-Msg-Id; may be empty
+	StreamSequence   uint64    // position in the stream
+	ConsumerSequence uint64    // position in the consumer's deliveries
+	NumDelivered     uint64    // 1 for the first delivery
+	NumPending       uint64    // messages left in the stream for this consumer when it was fetched
+	StoredAt         time.Time // when the stream stored it, by the server's clock
+	Size             int       // bytes of the body
+}
+
+// PublishStart is the event of [Hooks.PublishStart].
+type PublishStart struct {
+	Topic     string
+	MessageID string            // the id that JetStream de-duplicates by; never empty
+	Header    map[string]string // never nil, owned by the broker; hooks may change it
+	Size      int               // bytes of the body
+}
+
+// Published is the event of [Hooks.Published].
+type Published struct {
+	Topic     string
+	MessageID string
+	Size      int           // bytes of the body
+	Stream    string        // empty when Err is set
+	Sequence  uint64        // position in the stream; 0 when Err is set
+	Duplicate bool          // the stream already had this MessageID: nothing new was stored
+	Duration  time.Duration // from the call until the outcome is known, look-ups and retries included
+	Err       error         // what Publish returns, or what the done of [Async] is called with
+	Reason    string        // [Reason] of Err; empty on success
+}
+
+// SubscriptionStart is the event of [Hooks.SubscriptionStart].
+type SubscriptionStart struct {
+	Subscription
+}
+
+// SubscriptionEnd is the event of [Hooks.SubscriptionEnd].
+type SubscriptionEnd struct {
+	Subscription
+}
+
+// SubscribeFailed is the event of [Hooks.SubscribeFailed].
+type SubscribeFailed struct {
+	Topic  string
+	Queue  string
+	Err    error  // what Subscribe returns
+	Reason string // [Reason] of Err
+}
+
+// Fetched is the event of [Hooks.Fetched].
+type Fetched struct {
+	Subscription
+	Messages   int    // at least 1
+	Bytes      int    // headers and bodies
+	NumPending uint64 // messages left in the stream for this consumer after the last of these
+}
+
+// FetchError is the event of [Hooks.FetchError].
+type FetchError struct {
+	Subscription
+	Err    error
+	Reason string // [Reason] of Err
+}
+
+// Backoff is the event of [Hooks.Backoff].
+type Backoff struct {
+	Subscription
+	Attempt int           // failures in a row; 0 when healthy again
+	Delay   time.Duration // pause before the next fetch; 0 when healthy again
+}
+
+// ConsumerState is the event of [Hooks.ConsumerState].
+type ConsumerState struct {
+	Subscription
+	Pending    uint64 // in the stream, not yet delivered to this consumer
+	AckPending int    // delivered to any subscriber of this consumer, not yet settled
+}
+
+// HandleStart is the event of [Hooks.HandleStart].
+type HandleStart struct {
+	Delivery
+	Header map[string]string // never nil, this delivery's own; hooks may change it
+	Lag    time.Duration     // stored in the stream until now, by two clocks; never negative
+}
+
+// Panicked is the event of [Hooks.Panicked].
+type Panicked struct {
+	Delivery
+	Err *PanicError // the value and the stack
+}
+
+// Result says how a delivery was settled.
+type Result string
+
+// The results of a delivery.
+const (
+	ResultAck  Result = "ack"  // done; a WorkQueue stream forgets the message
+	ResultNak  Result = "nak"  // to be delivered again
+	ResultTerm Result = "term" // never to be delivered again
+	ResultNone Result = "none" // left unsettled: it comes back after AckWait, unless the server permits no further delivery
+)
+
+// Settled is the event of [Hooks.Settled].
+type Settled struct {
+	Delivery
+	Result Result
+	Delay  time.Duration // before a redelivery; 0 means at once
+	// Returned says that the message was given back, because the subscription
+	// ended before its handler had started. It is not a failure.
+	Returned bool
+	Err      error // the acknowledgement could not be sent or was not confirmed
+}
+
+// DeadLettered is the event of [Hooks.DeadLettered].
+type DeadLettered struct {
+	Delivery
+	DeadLetterTopic string
+	Cause           error // why the message is a dead letter
+	Err             error // the publish failed, and the original is kept
+}
+
+// Exhausted is the event of [Hooks.Exhausted].
+type Exhausted struct {
+	Delivery
+	Cause error // what the last delivery failed with
+}
+
+// Skipped is the event of [Hooks.Skipped].
+type Skipped struct {
+	Delivery
+}
+
+// Handled is the event of [Hooks.Handled].
+type Handled struct {
+	Delivery
+	Result    Result
+	Delay     time.Duration // before a redelivery, when Result is [ResultNak]
+	Lag       time.Duration // the same as in [HandleStart]
+	Duration  time.Duration // the handler alone
+	Err       error         // what the handler returned, or a *[PanicError]
+	Panicked  bool          // the handler panicked: Err is, or wraps, a *[PanicError]
+	SettleErr error         // the acknowledgement could not be sent
+}
+
+// ConnectionState is a state of the broker's connection.
+type ConnectionState string
+
+// The states of a connection.
+const (
+	StateConnected    ConnectionState = "connected"    // Connect succeeded
+	StateDisconnected ConnectionState = "disconnected" // lost, or with nats.RetryOnFailedConnect not made yet; the client tries to get it
+	StateReconnected  ConnectionState = "reconnected"  // restored
+	StateClosed       ConnectionState = "closed"       // closed for good: by Disconnect, or with an error by the client
+)
+
+// ConnectionChanged is the event of [Hooks.ConnectionChanged].
+type ConnectionChanged struct {
+	BrokerID   string // unique to the broker value that the event comes from
+	ClientName string // the NATS connection name, see [WithClientName]
+	State      ConnectionState
+	URL        string // the server, without credentials; may be empty when not connected
+	Err        error  // why the connection was lost, if known
+}

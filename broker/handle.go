@@ -1,0 +1,102 @@
+package broker
+
+import (
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"go-micro.dev/v5/broker"
+
+	"go-micro-jetstream/broker/internal/consume"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// outcome is what became of a handler's run.
+type outcome struct {
+	lag      time.Duration // from the message's storing to its handler
+	began    time.Duration // since the message was received
+	err      error
+	panicked *PanicError
+	returned bool
+}
+
+// handle runs the user's handler on a message and settles it. The worker calls
+// it.
+func (s *subscription) handle(slot int, d *consume.Delivery) {
+	d.Context = s.base
+	header, traced := wire.IncomingHeader(d.Msg.Header)
+	e := &event{d: d, sub: s, message: broker.Message{Header: header, Body: d.Msg.Data}}
+	d.Header = header
+	s.keepBody(slot, e)
+	defer s.conclude(e) // also after a panic or Goexit
+	o := &e.outcome
+	o.began = d.Began
+	o.lag = max(time.Duration(d.Received.UnixNano()-d.Meta.StoredAt)+o.began, 0)
+	listened := len(s.hooks.handleStart) > 0
+	if listened {
+		d.Context = start(s.hooks, s.hooks.handleStart, d.Context, HandleStart{Delivery: s.delivery(d), Header: header, Lag: o.lag})
+		o.began = time.Since(d.Received) // the handler's time is its own
+	}
+	if traced || listened {
+		wire.SpellForGoMicro(header)
+	}
+	switch {
+	case s.usedUp(d):
+		o.err = errUsedUp
+	case s.session.broker.running.wanted.Load():
+		s.handleFindable(e)
+	default:
+		o.err = s.handler(e)
+	}
+	o.returned = true
+}
+
+// conclude is the second half of handle. It is deferred, so that it also runs
+// when the handler did not return.
+func (s *subscription) conclude(e *event) {
+	o := &e.outcome
+	if !o.returned {
+		value := recover()
+		o.panicked = &PanicError{Value: value, Stack: debug.Stack(), Goexit: value == nil}
+		o.err = o.panicked
+	}
+	h := Handled{Lag: o.lag, Err: o.err, Panicked: o.panicked != nil}
+	// Deferred, because the user's ErrorHandler may end the goroutine.
+	defer func() {
+		h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
+		if len(s.hooks.handled) > 0 {
+			h.Delivery = s.delivery(e.d)
+			emit(s.hooks, s.hooks.handled, e.d.Context, h)
+		}
+	}()
+	if len(s.hooks.handled) > 0 {
+		h.Duration = time.Since(e.d.Received) - o.began
+	}
+	if o.panicked != nil {
+		emit(s.hooks, s.hooks.panicked, e.d.Context, Panicked{Delivery: s.delivery(e.d), Err: o.panicked})
+	}
+	if o.err != nil {
+		s.reportFailure(e, o.err, o.panicked)
+	}
+}
+
+// reportFailure logs a handler's error and passes it to go-micro's
+// ErrorHandler.
+func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
+	if p != nil {
+		s.logSome(slog.LevelError, e.d, "%v\n%s", err, p.Stack)
+	} else {
+		s.logSome(slog.LevelError, e.d, "handler failed: %v", err)
+	}
+	if s.cfg.errorHandler == nil {
+		return
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			s.logSome(slog.LevelError, e.d, "the broker's ErrorHandler panicked: %v", r)
+		}
+	}()
+	if err := s.cfg.errorHandler(e); err != nil {
+		s.logSome(slog.LevelWarn, e.d, "the broker's ErrorHandler failed: %v", err)
+	}
+}

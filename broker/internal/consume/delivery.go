@@ -1,0 +1,145 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Result is how a delivery was settled.
+type Result string
+
+// The results. None is that of a delivery that was not settled.
+const (
+	Ack  Result = "ack"
+	Nak  Result = "nak"
+	Term Result = "term"
+	None Result = "none"
+)
+
+// Delivery is one delivery of one message. Its methods are safe for concurrent use.
+type Delivery struct {
+	Msg      *nats.Msg
+	Meta     wire.Metadata     // of a message that is no JetStream delivery: delivery 1, and zeros
+	Received time.Time         // when it was taken out of the inbox
+	Began    time.Duration     // how long after that a worker took it
+	Context  context.Context   // that of Begin, until Config.Handle sets another one
+	Header   map[string]string // what the handler gets; set by Config.Handle, for the log
+
+	sub     *Subscription
+	settled atomic.Bool   // an ack, nak or term was sent
+	skipped atomic.Uint64 // the number of the latest delivery that was skipped for this one; 0: none was
+
+	// These are guarded by the lock of inHand, as are changes of skipped.
+	extended time.Duration // how long after its arrival the server was last told to wait
+	failed   bool          // the message is going to be given back
+	owed     bool          // see ledger.owe
+}
+
+func newDelivery(s *Subscription, m *nats.Msg, received time.Time) *Delivery {
+	d := &Delivery{Msg: m, Received: received, Context: s.deliveryContext, sub: s}
+	var err error
+	if d.Meta, err = wire.ParseMetadata(m.Reply); err != nil {
+		d.Meta = wire.Metadata{NumDelivered: 1}
+	}
+	return d
+}
+
+// Settle sends an acknowledgement: Ack, Nak or Term. With Nak the message is delivered
+// again after the delay, or at once if that is 0. Settle does not wait for the server
+// to confirm. If the delivery is settled already, by the handler or by a goroutine that
+// it has left behind, Settle sends nothing and returns Ack. It returns an error if
+// the acknowledgement could not be sent. The delivery counts as settled all the same.
+func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration, error) {
+	if !d.settled.CompareAndSwap(false, true) {
+		return Ack, 0, nil
+	}
+	err := d.send(r, delay, false)
+	d.sub.hand.settled(d, r)
+	return r, delay, err
+}
+
+// Ack is Settle for the user's own call. It returns [fault.ErrAlreadySettled] if the
+// delivery is settled. An ack that could not be sent may be tried again.
+func (d *Delivery) Ack() error {
+	if !d.settled.CompareAndSwap(false, true) {
+		return fault.ErrAlreadySettled
+	}
+	if err := d.send(Ack, 0, false); err != nil {
+		d.settled.Store(false)
+		return err
+	}
+	d.sub.hand.settled(d, Ack)
+	return nil
+}
+
+// Settled reports whether the delivery is settled.
+func (d *Delivery) Settled() bool { return d.settled.Load() }
+
+// send sends an acknowledgement (ADR-15) and reports it. Like every client, it does not
+// wait for the server to confirm.
+func (d *Delivery) send(r Result, delay time.Duration, returned bool) error {
+	body := wire.AckBody
+	switch r {
+	case Nak:
+		body = d.sub.Consumer().NakBody(d.Deliveries(), delay)
+	case Term:
+		body = wire.TermBody
+	}
+	err := d.sub.cfg.Conn.NATS().Publish(d.Msg.Reply, body)
+	if err != nil {
+		err = fmt.Errorf("%s not sent, so the message is delivered again after AckWait: %w", r, err)
+	}
+	d.sub.cfg.Observer.Settled(d, r, delay, returned, err)
+	return err
+}
+
+// Deliveries returns how often the message has been delivered, as far as the
+// subscription knows. That is more than Meta says if later deliveries were skipped
+// while this one was being handled.
+func (d *Delivery) Deliveries() uint64 { return max(d.Meta.NumDelivered, d.skipped.Load()) }
+
+// Exhausted reports whether the message is given up after this delivery, and whether
+// the server counts the deliveries, so that it makes no more.
+func (d *Delivery) Exhausted() (exhausted, byServer bool) {
+	cs := d.sub.Consumer()
+	return cs.Limit > 0 && d.Deliveries() >= cs.Limit, cs.ByServer
+}
+
+// Fail says that the message is going to be given back. From now on a second delivery
+// of it is handled rather than skipped.
+func (d *Delivery) Fail() { d.sub.hand.fail(d) }
+
+// LearnLimit asks the server for the consumer's limit of deliveries, which an operator
+// may have changed: the server just stops delivering. It is for deliveries that have
+// failed. However many do, the server is asked twice a second at most. It waits up to
+// [link.LookUpTimeout] for the answer.
+func (d *Delivery) LearnLimit() { d.sub.limit.learn(d.sub) }
+
+// Attrs says in the log which message a line is about. The trace is that of the
+// handler, or the publisher's before there is a handler.
+func (d *Delivery) Attrs() []any {
+	attrs := []any{"subject", d.Msg.Subject, "sequence", d.Meta.StreamSequence, "deliveries", d.Meta.NumDelivered}
+	if id := d.Msg.Header.Get(nats.MsgIdHdr); id != "" {
+		attrs = append(attrs, "message_id", id)
+	}
+	header := d.Header
+	if header == nil {
+		header, _ = wire.IncomingHeader(d.Msg.Header)
+	}
+	if id := wire.TraceID(header); id != "" {
+		attrs = append(attrs, "trace_id", id)
+	}
+	return attrs
+}
+
+// errGivenBack is why a message is exhausted that no handler has seen on its last
+// delivery.
+var errGivenBack = errors.New("given back, as its subscription ended, on the last delivery that MaxDeliver permits")

@@ -1,0 +1,271 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/backoff"
+	"go-micro-jetstream/broker/internal/fault"
+)
+
+// mendTimeout bounds an attempt to put a consumer right.
+const mendTimeout = 10 * time.Second
+
+// fetcher fetches messages for all workers: a worker that finds none waiting takes the
+// token, fetches until some have come, and gives the token back.
+type fetcher struct {
+	s       *Subscription
+	token   chan struct{} // full while a worker fetches
+	refused chan error    // what the server refused the subscription
+
+	// Only the worker that holds the token uses these.
+	silent   *time.Timer // how long nothing may come
+	failures uint64      // in a row
+	setback  setback     // the latest failure, until the subscription has recovered
+	lastSaid string      // what the log has last warned of since fetching worked
+	looked   time.Time   // see lookAtFloor
+}
+
+// setback is a failed fetch that the subscription has not recovered from. Messages in
+// hand do not wait until it has, so it is kept from one fetch to the next.
+type setback struct {
+	err     error // nil: there is none
+	until   time.Time
+	changed <-chan struct{} // of the connection, since the failure
+	down    bool            // the connection was seen down
+}
+
+func newFetcher(s *Subscription) *fetcher {
+	f := &fetcher{s: s, token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour)}
+	f.silent.Stop()
+	return f
+}
+
+// fetch waits until messages have come. It returns false when the subscription is
+// stopped. The caller has put the token in; fetch takes it out.
+func (f *fetcher) fetch() bool {
+	defer func() { <-f.token }()
+	for {
+		if f.setback.err != nil && !f.recovered() {
+			return !f.s.Stopped()
+		}
+		f.lookAtFloor()
+		over, err := f.try()
+		if over {
+			return true
+		}
+		if f.s.Stopped() {
+			return false
+		}
+		if err != nil {
+			f.fail(err)
+		}
+	}
+}
+
+// try waits for messages once. It is over when messages wait to be handled, which
+// another worker may start.
+func (f *fetcher) try() (over bool, err error) {
+	changed := f.s.cfg.Conn.Changed() // before the look at its state
+	m, wanted := f.s.hand.look()
+	if wanted {
+		if err := f.down(); err != nil {
+			return false, err
+		}
+		silence, err := f.s.hand.ask()
+		if err != nil {
+			return false, err
+		}
+		m, err = f.await(changed, silence)
+		if m == nil {
+			return false, err
+		}
+	}
+	if m == nil {
+		return true, nil
+	}
+	a := f.s.hand.collect(m)
+	if a.err == nil && a.alive {
+		f.healthy()
+	}
+	return false, a.err
+}
+
+// down returns why no request can be sent, or nil.
+func (f *fetcher) down() error {
+	switch {
+	case f.s.cfg.Conn.Up():
+		return nil
+	case f.s.cfg.Conn.NATS().IsClosed():
+		return nats.ErrConnectionClosed
+	}
+	return fault.ErrConnectionLost
+}
+
+// await waits for a message. It returns none when the connection has changed or the
+// subscription is stopped.
+func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.Msg, error) {
+	f.silent.Reset(silence)
+	defer f.silent.Stop()
+	select {
+	case m := <-f.s.hand.pull.Messages():
+		return m, nil
+	case <-changed:
+		return nil, nil // the request may have died with the connection
+	case <-f.silent.C:
+		return nil, jetstream.ErrNoHeartbeat
+	case err := <-f.refused:
+		return nil, err
+	case <-f.s.life.Done():
+		return nil, nil
+	}
+}
+
+// floorInterval is how old the ack floor of a shared consumer may become: what was
+// acked since then comes again if the consumer is lost.
+const floorInterval = 5 * time.Second
+
+// lookAtFloor asks now and then how far the consumer is, if it is for new messages and
+// others may be served with it, too. If it is lost, the next one begins there.
+func (f *fetcher) lookAtFloor() {
+	cs := f.s.Consumer()
+	if cs.Ephemeral || !cs.Ours || !cs.GoesOn() || time.Since(f.looked) < floorInterval || !f.s.cfg.Conn.Up() {
+		return
+	}
+	f.looked = time.Now()
+	f.s.refresh()
+}
+
+// healthy ends a series of failures: messages have come, or the server has said that
+// there are none.
+func (f *fetcher) healthy() {
+	if f.failures == 0 {
+		return
+	}
+	level := slog.LevelInfo
+	if f.lastSaid == "" { // nobody has heard of them
+		level = slog.LevelDebug
+	}
+	f.log(level, fmt.Sprintf("fetching again after %d failures", f.failures))
+	f.failures, f.lastSaid = 0, ""
+	f.s.cfg.Observer.Recovered()
+}
+
+// fail reports a failed fetch. The next one waits for recovered.
+func (f *fetcher) fail(err error) {
+	f.s.hand.abandon()
+	f.failures++
+	delay := backoff.Delay(f.failures)
+	f.logFailure(err, delay)
+	f.setback = setback{
+		err:     err,
+		until:   time.Now().Add(delay),
+		changed: f.s.cfg.Conn.Changed(),
+		down:    errors.Is(err, fault.ErrConnectionLost), // and may be back already
+	}
+	f.s.cfg.Observer.FetchFailed(err, int(f.failures), delay)
+}
+
+// logFailure warns of each kind of failure once in a series.
+func (f *fetcher) logFailure(err error, delay time.Duration) {
+	const text = "fetch failed, next try in %v: %v%s"
+	level, more := slog.LevelDebug, ""
+	if !quietly(err) && err.Error() != f.lastSaid {
+		if m, ok := f.s.lines.Allow(text); ok { // otherwise the next failure tells
+			level, more, f.lastSaid = slog.LevelWarn, m, err.Error()
+		}
+	}
+	f.log(level, fmt.Sprintf(text, delay, err, more))
+}
+
+func (f *fetcher) log(level slog.Level, text string) {
+	f.s.log.Log(context.Background(), level, text)
+}
+
+// quietly tells failures that belong to the ordinary life of a cluster.
+func quietly(err error) bool {
+	return errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
+}
+
+// recovered pauses after a failed fetch, and puts right what it may. It returns false
+// when the subscription is stopped, and when there are messages to handle first: their
+// ack deadlines do not wait for the end of the pause. The next call goes on with it.
+func (f *fetcher) recovered() bool {
+	for f.setback.err != nil {
+		if !f.pauseOrCollect() {
+			return false
+		}
+		select {
+		case more := <-f.refused: // about what has failed: the next request is another one
+			f.log(slog.LevelDebug, fmt.Sprintf("refused meanwhile: %v", more))
+		default:
+		}
+		cause := f.setback.err
+		f.setback = setback{}
+		err := f.mend(cause)
+		if f.s.Stopped() {
+			return false
+		}
+		if err != nil {
+			f.fail(err)
+		}
+	}
+	return true
+}
+
+// pauseOrCollect is the pause after a failed fetch. It returns false when the
+// subscription is stopped, and when messages wait or have come. These are of requests
+// from before the failure.
+func (f *fetcher) pauseOrCollect() bool {
+	if !f.s.hand.pausing() {
+		return false
+	}
+	for {
+		p := pause{length: time.Until(f.setback.until), changed: f.setback.changed, down: f.setback.down}
+		m, goOn := f.s.pause(p, f.s.hand.pull.Messages())
+		if m == nil {
+			return goOn
+		}
+		if f.s.hand.collect(m).messages > 0 { // an error would be of no request that counts
+			return false
+		}
+	}
+}
+
+// mend puts right what a failed fetch may have been about: it makes the consumer again,
+// and its stream, if they were made by this module and are gone. It returns what stands
+// in the way of fetching.
+func (f *fetcher) mend(cause error) error {
+	if !f.s.cfg.Conn.Up() {
+		return nil // the next fetch tells
+	}
+	if quietly(cause) || errors.Is(cause, fault.ErrConnectionLost) {
+		return nil // it passes by itself
+	}
+	ctx, cancel := context.WithTimeout(f.s.life, mendTimeout)
+	defer cancel()
+	former := f.s.Consumer()
+	m, err := f.s.cfg.Consumers.Mend(ctx, f.s.cfg.Rules, former, f.s.cfg.Topic, f.s.cfg.Queue, f.s.hand.resumeAt)
+	if m.Consumer != nil {
+		f.s.hand.mended(m)
+	}
+	switch {
+	case err != nil:
+		return err
+	case m.Info != nil:
+		f.s.learned(m.Info)
+	case m.Remade:
+		renamed := ""
+		if m.Consumer.Name != former.Name {
+			renamed = ", as " + m.Consumer.Name
+		}
+		f.log(slog.LevelWarn, fmt.Sprintf("consumer %s of stream %s was deleted and has been made again%s", former.Name, former.Stream.Name, renamed))
+	}
+	return nil
+}

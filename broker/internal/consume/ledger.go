@@ -1,0 +1,144 @@
+package consume
+
+import (
+	"slices"
+
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// remembered is how many messages a subscription remembers that it has settled for
+// good. An outage of the connection cannot lose the acks of more, and a batch cannot
+// hold back more.
+const remembered = 1024
+
+// recent are the messages that something has happened to last.
+type recent struct {
+	ring []wire.Identity
+	next int
+}
+
+func (r *recent) add(id wire.Identity) {
+	if len(r.ring) < remembered {
+		r.ring = append(r.ring, id)
+		return
+	}
+	r.ring[r.next] = id
+	r.next = (r.next + 1) % remembered
+}
+
+func (r *recent) has(id wire.Identity) bool { return slices.Contains(r.ring, id) }
+
+// forget leaves a gap in the place of a message.
+func (r *recent) forget(id wire.Identity) {
+	for i := range r.ring {
+		if r.ring[i] == id {
+			r.ring[i] = wire.Identity{}
+		}
+	}
+}
+
+// ledger knows what has become of messages. It recognises second deliveries, and knows
+// where a consumer for new messages begins when it is made again. It has no lock.
+type ledger struct {
+	acked, terminated recent
+	last              uint64              // the highest stream sequence that a handler got, or the one before the first
+	copies            uint64              // first deliveries below this stream sequence may be second ones, too
+	owed              map[uint64]struct{} // stream sequences; see owe
+	owedFrom          uint64              // the lowest that owed had no room for; 0: none
+}
+
+// settle notes an acknowledgement of the consumer's delivery.
+func (l *ledger) settle(cs *consumers.Consumer, d *Delivery, r Result) {
+	switch r {
+	case Ack:
+		l.acked.add(d.Meta.Identity())
+	case Term:
+		l.terminated.add(d.Meta.Identity())
+	default:
+		l.owe(cs, d)
+		return
+	}
+	if d.owed || l.mayRepeat(d) {
+		delete(l.owed, d.Meta.StreamSequence)
+	}
+}
+
+// owe notes that a message is to be delivered again: its handler has failed or acks
+// later, or it was skipped. If the subscription loses its own consumer for new
+// messages, the next one begins there. If the message was settled before, it was
+// delivered again because an operator wants that, so the settlement counts no more.
+func (l *ledger) owe(cs *consumers.Consumer, d *Delivery) {
+	id := d.Meta.Identity()
+	l.acked.forget(id)
+	l.terminated.forget(id)
+	if !cs.Ephemeral || !cs.GoesOn() || d.Meta.StreamSequence == 0 {
+		return // the stream, or the server, knows what is left
+	}
+	if cs.IsLast(d.Deliveries()) {
+		return // it is never delivered again
+	}
+	if len(l.owed) >= remembered {
+		// Some may have left the stream, and will never be settled.
+		l.owedFrom = l.lowestOwed(l.last + 1)
+		clear(l.owed)
+	}
+	if l.owed == nil {
+		l.owed = map[uint64]struct{}{}
+	}
+	l.owed[d.Meta.StreamSequence] = struct{}{}
+	d.owed = true
+}
+
+// lowestOwed returns the lowest stream sequence that is to be delivered again, or n if
+// there is none below it.
+func (l *ledger) lowestOwed(n uint64) uint64 {
+	if l.owedFrom > 0 {
+		n = min(n, l.owedFrom)
+	}
+	for sequence := range l.owed {
+		n = min(n, sequence)
+	}
+	return n
+}
+
+// started notes that a handler gets a delivery.
+func (l *ledger) started(d *Delivery) { l.last = max(l.last, d.Meta.StreamSequence) }
+
+// mayRepeat reports whether a delivery may be the second one of its message. A consumer
+// that was made again counts from 1.
+func (l *ledger) mayRepeat(d *Delivery) bool {
+	return d.Meta.NumDelivered > 1 || d.Meta.StreamSequence < l.copies && d.Meta.StreamSequence > 0
+}
+
+// repeated returns why a delivery of a message that was settled for good is not
+// handled, or nil.
+func (l *ledger) repeated(d *Delivery) error {
+	switch id := d.Meta.Identity(); {
+	case l.acked.has(id):
+		return errHandled
+	case l.terminated.has(id):
+		return errTerminated
+	}
+	return nil
+}
+
+// expectCopies prepares for the first deliveries of a consumer that was made again.
+// What was acked to the former one in vain is among them.
+func (l *ledger) expectCopies(cs *consumers.Consumer, waiting []*Delivery) {
+	if cs.Replays() { // the copies are wanted, and so are their retries
+		l.acked, l.terminated = recent{}, recent{}
+		return
+	}
+	l.copies = l.last + 1
+	for _, d := range waiting { // of the former consumer
+		l.copies = max(l.copies, d.Meta.StreamSequence+1)
+	}
+}
+
+// startAnew forgets everything that is about another stream, where sequences begin
+// again with 1.
+func (l *ledger) startAnew() {
+	l.last, l.copies, l.owedFrom = 0, 0, 0
+	clear(l.owed)
+}

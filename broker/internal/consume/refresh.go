@@ -1,0 +1,85 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/backoff"
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/link"
+)
+
+// RefreshIfOlder asks the server for the consumer's state if the number of pending
+// messages was learned longer ago than that, and tells the observer. Deliveries tell
+// it, too. It waits up to [link.APITimeout] for the answer.
+func (s *Subscription) RefreshIfOlder(age time.Duration) {
+	if s.cfg.Conn.Up() && !s.Stopped() && s.hand.knownFor() >= age {
+		s.refresh()
+	}
+}
+
+// refresh asks the server for the consumer's state.
+func (s *Subscription) refresh() {
+	ctx, cancel := context.WithTimeout(s.base, link.APITimeout)
+	defer cancel()
+	cs := s.Consumer()
+	if info, err := s.cfg.Consumers.Info(ctx, cs); err == nil && !s.Stopped() {
+		s.adopt(cs, info)
+		s.learned(info)
+	}
+}
+
+// learned tells the observer how many messages wait in the stream.
+func (s *Subscription) learned(info *jetstream.ConsumerInfo) {
+	s.hand.learned()
+	s.cfg.Observer.Learned(info.NumPending, info.NumAckPending)
+}
+
+// adopt takes over what an operator has changed of the consumer, and how far it is, if
+// that is still the one in use.
+func (s *Subscription) adopt(cs *consumers.Consumer, info *jetstream.ConsumerInfo) {
+	told := cs.Told(info)
+	if !s.hand.replace(cs, told) {
+		return
+	}
+	if told.ByServer && (!cs.ByServer || told.Limit < cs.Limit) {
+		s.log.Warn(fmt.Sprintf("MaxDeliver of consumer %s of stream %s is %d now: what has failed as often already stays in the stream and is not delivered again", cs.Name, cs.Stream.Name, told.Limit))
+	}
+}
+
+const (
+	// limitAge is how old the known limit of deliveries may be when a message has
+	// failed. It is shorter than the shortest delay of a redelivery, so that a message
+	// whose first failure came after a change of the limit does not slip through.
+	limitAge = backoff.Min / 2
+	// limitPause is how long the server is left alone after it has not answered.
+	limitPause = 15 * time.Second
+)
+
+// limitWatch keeps the known limit of deliveries up to date; see [Delivery.LearnLimit].
+type limitWatch struct {
+	mu   sync.Mutex // held while the server is asked, so that others wait for the answer
+	next time.Time  // when it is asked again
+}
+
+func (l *limitWatch) learn(s *Subscription) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Now().Before(l.next) || !s.cfg.Conn.Up() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.base, link.LookUpTimeout)
+	defer cancel()
+	cs := s.Consumer()
+	info, err := s.cfg.Consumers.Info(ctx, cs)
+	if err != nil {
+		l.next = time.Now().Add(limitPause)
+		return
+	}
+	l.next = time.Now().Add(limitAge)
+	s.adopt(cs, info)
+}

@@ -1,0 +1,357 @@
+// Package consume fetches the messages of a subscription, hands them to its workers in
+// order, extends their ack deadlines while they are in hand, and sends their
+// acknowledgements.
+package consume
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/logging"
+	"go-micro-jetstream/broker/internal/pull"
+	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Config is what a subscription is made of. All fields are needed, except Queue,
+// Limits and MaxAckExtension.
+type Config struct {
+	Conn            *link.Conn
+	Consumers       *consumers.Consumers
+	Rules           *streams.Rules
+	Topic           string // may have wildcards
+	Queue           string // empty: a consumer of its own, which ends with the subscription
+	Concurrency     int    // workers, at least 1; with more than one there is no order
+	Limits          pull.Limits
+	MaxAckExtension time.Duration   // how long after its arrival a message's ack deadline is extended
+	Parent          context.Context // its values are those of [Subscription.Context], its end is not
+
+	// Handle handles a delivery and settles it. The slot is the number of the worker,
+	// from 0: each has one delivery at a time. Handle may panic or call
+	// runtime.Goexit, and the subscription goes on. A delivery that is not settled when
+	// Handle returns stays unsettled until somebody calls [Delivery.Ack].
+	Handle   func(slot int, d *Delivery)
+	Observer Observer
+	Log      *slog.Logger // lines get topic, queue, stream and consumer
+}
+
+// Observer is told what happens. It is called by the goroutine that does the work,
+// several at a time, and never with a lock held: it may call the subscription, and
+// what it does holds up the work. It must not panic.
+type Observer interface {
+	// Fetched tells that messages have come, and how many are left in the stream.
+	Fetched(messages, bytes int, pending uint64)
+	// FetchFailed tells of a failed fetch, the attempt-th in a row, and of the pause
+	// after it.
+	FetchFailed(err error, attempt int, delay time.Duration)
+	// Recovered tells that fetching works again after failures.
+	Recovered()
+	// Learned tells how many messages wait in the stream, and how many are delivered
+	// and not settled, as the server has said without a delivery.
+	Learned(pending uint64, ackPending int)
+	// Skipped tells that a fetched message is not handled. The log has a line about it.
+	Skipped(d *Delivery)
+	// Settled tells of an acknowledgement that was sent, or could not be sent, which
+	// err says. A message that was returned has not been handled.
+	Settled(d *Delivery, r Result, delay time.Duration, returned bool, err error)
+	// Exhausted tells that a message was given back on the last delivery that the
+	// server makes.
+	Exhausted(d *Delivery, cause error)
+	// Ended tells of the end, just before Done is closed.
+	Ended()
+}
+
+// Subscription is a consumer, the workers that serve it, and what they have in hand.
+// It is safe for concurrent use.
+type Subscription struct {
+	cfg   Config
+	log   *slog.Logger
+	lines logging.Limiter
+
+	base   context.Context    // the parent of all contexts that handlers get
+	giveUp context.CancelFunc // cancels it
+	life   context.Context    // ends with Stop
+	end    context.CancelFunc // ends it
+
+	deliveryContext context.Context // of deliveries that are not handed on yet; written by Begin
+
+	stopping atomic.Bool
+	stopper  atomic.Uint64   // the goroutine that gives back in Stop, while it does; otherwise 0
+	returned chan struct{}   // closed when Stop has given back what was not started
+	done     chan struct{}   // closed when the last worker has ended
+	workers  atomic.Int64    // that have not ended
+	ids      []atomic.Uint64 // goroutines of the workers; before Begin, the one that has called Open
+
+	hand    *inHand
+	fetcher *fetcher
+	limit   limitWatch
+}
+
+// Open finds or creates the consumer and opens the inbox. It fetches nothing yet. The
+// context bounds it. On an error it leaves nothing behind. Otherwise the caller calls
+// Begin or Discard. Errors: those of [consumers.Consumers.Bind].
+func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerInfo, error) {
+	cs, info, err := cfg.Consumers.Bind(ctx, cfg.Rules, cfg.Topic, cfg.Queue)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &Subscription{
+		cfg:      cfg,
+		returned: make(chan struct{}),
+		done:     make(chan struct{}),
+		ids:      make([]atomic.Uint64, cfg.Concurrency),
+	}
+	s.hand = newInHand(s, cs, info)
+	s.log = cfg.Log.With("topic", cfg.Topic, "queue", cfg.Queue, "stream", cs.Stream.Name, "consumer", consumerName{s})
+	if s.hand.pull, err = pull.Open(cfg.Conn, cs, cfg.Limits); err != nil {
+		s.deleteConsumer()
+		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
+	}
+	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(cfg.Parent))
+	s.life, s.end = context.WithCancel(context.Background())
+	s.fetcher = newFetcher(s)
+	s.workers.Store(int64(cfg.Concurrency))
+	s.ids[0].Store(goroutine.ID())
+	return s, info, nil
+}
+
+// consumerName is the name of the consumer at the time when a log line is written: one
+// that is made again may have another name.
+type consumerName struct{ s *Subscription }
+
+func (n consumerName) LogValue() slog.Value { return slog.StringValue(n.s.Consumer().Name) }
+
+// Discard ends a subscription that has not begun: it closes the inbox and deletes an
+// ephemeral consumer.
+func (s *Subscription) Discard() {
+	s.end()
+	s.giveUp()
+	s.hand.pull.Close()
+	s.deleteConsumer()
+}
+
+// Begin starts the workers. They wait for the delay before the first fetch. The context
+// is a child of [Subscription.Context], and the context of all deliveries until
+// Config.Handle sets another one. Begin is called once, also after a Stop: the workers
+// then end at once, and with them the subscription.
+func (s *Subscription) Begin(ctx context.Context, delay time.Duration) {
+	s.deliveryContext = ctx
+	s.log.Info(fmt.Sprintf("subscribed to %s (%s)", s.cfg.Topic, s.describe()))
+	s.ids[0].Store(0)
+	for slot := range s.cfg.Concurrency {
+		go func() {
+			if delay > 0 {
+				s.pause(pause{length: delay}, nil)
+			}
+			s.work(slot)
+		}()
+	}
+}
+
+func (s *Subscription) describe() string {
+	kind := "queue " + s.cfg.Queue + ", "
+	if s.cfg.Queue == "" {
+		kind = ""
+	}
+	cs := s.Consumer()
+	return fmt.Sprintf("%sstream %s, consumer %s", kind, cs.Stream.Name, cs.Name)
+}
+
+// Context is the base of all contexts that handlers get. It has the values of
+// Config.Parent, and is cancelled by Abandon and at the end of the subscription.
+func (s *Subscription) Context() context.Context { return s.base }
+
+// Log returns a logger whose lines have topic, queue, stream and consumer.
+func (s *Subscription) Log() *slog.Logger { return s.log }
+
+// Consumer returns what is known of the consumer now. It takes no lock.
+func (s *Subscription) Consumer() *consumers.Consumer { return s.hand.consumer.Load() }
+
+// Done is closed when the last worker has ended.
+func (s *Subscription) Done() <-chan struct{} { return s.done }
+
+// Stopped reports whether Stop was called.
+func (s *Subscription) Stopped() bool { return s.life.Err() != nil }
+
+// Running returns how many deliveries are being handled.
+func (s *Subscription) Running() int { return s.hand.handling() }
+
+// RunsOn reports whether the goroutine with that [goroutine.ID] is one that the end of
+// the subscription waits for: a worker's, or the one that gives back in Stop. Until
+// Begin it is the one that has called Open. It is false for 0.
+func (s *Subscription) RunsOn(id uint64) bool {
+	if id == 0 {
+		return false
+	}
+	if s.stopper.Load() == id {
+		return true
+	}
+	for i := range s.ids {
+		if s.ids[i].Load() == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Abandon cancels the contexts of the handlers that run, and lets their ack deadlines
+// pass: nobody waits for them any more.
+func (s *Subscription) Abandon() { s.giveUp() }
+
+// Stop ends the fetching and gives back what was not started. It does not wait for
+// handlers. It reports whether this was the first call; other calls return at once,
+// as they may come from what the observer does in the first one.
+func (s *Subscription) Stop() (first bool) {
+	if !s.stopping.CompareAndSwap(false, true) {
+		return false
+	}
+	s.stopper.Store(goroutine.ID())
+	defer s.stopper.Store(0)
+	defer close(s.returned)
+	s.end()
+	s.drain()
+	s.hand.pull.Close()
+	s.giveBack()
+	return true
+}
+
+// AwaitReturned waits until a Stop under way has given back what was not started, but
+// at most 2.5 seconds: the observer may hold it up.
+func (s *Subscription) AwaitReturned() {
+	timer := time.NewTimer(drainTimeout + link.CloseTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.returned:
+	case <-timer.C:
+	}
+}
+
+const (
+	// drainTimeout bounds drain.
+	drainTimeout = 500 * time.Millisecond
+	// drainSilence is how long a backlog delivers nothing before it counts as
+	// delivered, on top of the time to the consumer's leader and back.
+	drainSilence = 100 * time.Millisecond
+)
+
+// drain takes in what the requests under way still deliver. In a cluster that may be
+// on its way from the consumer's leader to the client's server, and what finds no
+// inbox there is lost until AckWait. With a backlog the requests soon end. Without
+// one little is on its way, and nothing tells when that is over: drain waits as long
+// as it takes to ask the leader.
+func (s *Subscription) drain() {
+	more := s.hand.takeRest()
+	s.hand.sending.Wait() // so that no request follows the end of the inbox
+	if !more || s.cfg.Conn.NATS().ConnectedClusterName() == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	began := time.Now()
+	info, err := s.cfg.Consumers.Info(ctx, s.Consumer())
+	silence := time.Since(began)
+	if err != nil || info.NumPending > 0 {
+		silence += drainSilence
+	}
+	for s.hand.takeRest() {
+		timer := time.NewTimer(silence)
+		select {
+		case m := <-s.hand.pull.Messages():
+			s.hand.collect(m)
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// giveBack naks what was fetched and not started, so that another subscriber of the
+// consumer gets it now rather than after AckWait.
+func (s *Subscription) giveBack() {
+	s.hand.takeRest()
+	for d := s.hand.unstarted(); d != nil; d = s.hand.unstarted() {
+		_ = d.send(Nak, 0, true)
+		if exhausted, byServer := d.Exhausted(); exhausted && byServer {
+			s.cfg.Observer.Exhausted(d, errGivenBack)
+		}
+	}
+}
+
+// finish is the end of the last worker.
+func (s *Subscription) finish() {
+	s.hand.stopKeepAlive()
+	s.deleteConsumer()
+	s.giveUp()
+	s.cfg.Observer.Ended()
+	s.log.Info(fmt.Sprintf("unsubscribed from %s (%s)", s.cfg.Topic, s.describe()))
+	close(s.done)
+}
+
+// deleteConsumer deletes an ephemeral consumer, so that the next subscriber can have
+// its own at once.
+func (s *Subscription) deleteConsumer() {
+	if err := s.cfg.Consumers.Delete(context.Background(), s.Consumer()); err != nil {
+		s.log.Warn(fmt.Sprintf("%v; the server removes it in %v", err, consumers.InactiveThreshold))
+	}
+}
+
+// Refuse tells the subscription of a permission violation. If it is about the
+// subscription's requests, or about the answers to them, the fetch fails.
+func (s *Subscription) Refuse(violation error) {
+	subject, _ := wire.RefusedSubject(violation, wire.PublishViolation)
+	if subject != s.Consumer().NextSubject() && !strings.Contains(violation.Error(), s.hand.pull.Inbox()) {
+		return
+	}
+	select {
+	case s.fetcher.refused <- fault.Permission(violation):
+	default: // one is enough
+	}
+}
+
+// Pause waits for d, or until the connection is back after a loss. It returns false if
+// the subscription was stopped meanwhile.
+func (s *Subscription) Pause(d time.Duration) (goOn bool) {
+	_, goOn = s.pause(pause{length: d, changed: s.cfg.Conn.Changed()}, nil)
+	return goOn
+}
+
+// pause is a wait that ends early when the connection is back.
+type pause struct {
+	length  time.Duration
+	changed <-chan struct{} // of the connection, since the pause was called for; nil: it does not matter
+	down    bool            // the connection was seen down since
+}
+
+// pause also ends when a message comes in the inbox, which it returns.
+func (s *Subscription) pause(p pause, inbox <-chan *nats.Msg) (m *nats.Msg, goOn bool) {
+	timer := time.NewTimer(p.length)
+	defer timer.Stop()
+	for {
+		if p.down && s.cfg.Conn.Up() {
+			return nil, !s.Stopped()
+		}
+		select {
+		case <-timer.C:
+			return nil, true
+		case <-s.life.Done():
+			return nil, false
+		case <-p.changed:
+			p.changed, p.down = s.cfg.Conn.Changed(), true
+		case m := <-inbox:
+			return m, false
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package consume
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// work is the life of one worker: take a delivery, hand it on, and repeat until the
+// subscription is stopped.
+func (s *Subscription) work(slot int) {
+	ended := false
+	defer func() {
+		if ended {
+			s.leave()
+			return
+		}
+		// A panic, or a handler that has ended its goroutine. The subscription lives on.
+		if r := recover(); r != nil {
+			const text = "worker panicked, restarting it: %v\n%s"
+			if more, ok := s.lines.Allow(text); ok {
+				s.log.Error(fmt.Sprintf(text+"%s", r, debug.Stack(), more))
+			}
+		}
+		go s.work(slot)
+	}()
+	s.ids[slot].Store(goroutine.ID())
+	for {
+		d := s.next(slot)
+		if d == nil {
+			ended = true
+			return
+		}
+		s.handle(slot, d)
+	}
+}
+
+func (s *Subscription) handle(slot int, d *Delivery) {
+	defer s.hand.finish(slot, d) // also after a panic or Goexit
+	if d.Meta.StreamSequence == 0 {
+		const text = "delivery with the reply subject %q: %v"
+		if more, ok := s.lines.Allow(text); ok {
+			s.log.Warn(fmt.Sprintf(text+"%s", wire.Shorten(d.Msg.Reply), wire.ErrNotAckSubject, more), d.Attrs()...)
+		}
+	}
+	s.cfg.Handle(slot, d)
+}
+
+// leave is the end of a worker. What it took out of the inbox while the subscription
+// was being stopped may have come too late for Stop to give back.
+func (s *Subscription) leave() {
+	<-s.returned
+	s.giveBack()
+	if s.workers.Add(-1) == 0 {
+		s.finish()
+	}
+}
+
+// next returns the next delivery in order. It fetches if there is none, and returns
+// nil when the subscription is stopped.
+func (s *Subscription) next(slot int) *Delivery {
+	for {
+		d, refused := s.hand.take(slot)
+		switch {
+		case d != nil && refused == nil:
+			return d
+		case d != nil:
+			s.skip(d, refused)
+			continue
+		}
+		select {
+		case s.fetcher.token <- struct{}{}:
+		case <-s.life.Done():
+			return nil
+		}
+		if !s.fetcher.fetch() {
+			return nil
+		}
+	}
+}
+
+// Why a message that was fetched is not handled.
+var (
+	errExpired      = errors.New("its ack deadline passed while it waited, so it is delivered again")
+	errBeingHandled = errors.New("it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed")
+	errHandled      = errors.New("it is a second delivery of one that was handled: its ack was lost, came too late, or went to a consumer that is gone")
+	errTerminated   = errors.New("it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late")
+)
+
+// skip is the end of a message that is not handled.
+func (s *Subscription) skip(d *Delivery, why error) {
+	switch {
+	case errors.Is(why, errHandled):
+		_ = d.send(Ack, 0, false)
+	case errors.Is(why, errTerminated):
+		_ = d.send(Term, 0, false)
+	}
+	s.cfg.Observer.Skipped(d)
+	if more, ok := s.lines.Allow(why.Error()); ok {
+		s.log.Warn(fmt.Sprintf("skipped a message: %v%s", why, more), d.Attrs()...)
+		if !errors.Is(why, errExpired) {
+			s.refresh() // AckWait may have been shortened
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package consumers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/streams"
+)
+
+// binding is what a consumer is wanted for.
+type binding struct {
+	rules  *streams.Rules
+	stream *streams.Stream
+	topic  string
+	queue  string // empty: a subscriber without a queue
+}
+
+// Bind finds or creates the consumer of a subscription, and its stream. Without a
+// queue the consumer is always a new one, which Delete removes. It returns what
+// the server says of the consumer as well. If it fails, it leaves no consumer
+// behind. The context bounds it.
+//
+// Errors: those of Streams.Stream, ErrConsumerConflict, ErrConsumerNotFound,
+// ErrWorkQueueConflict.
+func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
+	s, err := cs.streams.ForConsumer(ctx, rules, topic)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, info, err := cs.bindOn(ctx, binding{rules, s, topic, queue})
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return c, info, err
+	}
+	// The stream was deleted since it was seen. Look once more.
+	if err := cs.streams.Forget(ctx, s); err != nil {
+		return nil, nil, err
+	}
+	if s, err = cs.streams.ForConsumer(ctx, rules, topic); err != nil {
+		return nil, nil, err
+	}
+	return cs.bindOn(ctx, binding{rules, s, topic, queue})
+}
+
+func (cs *Consumers) bindOn(ctx context.Context, b binding) (*Consumer, *jetstream.ConsumerInfo, error) {
+	if b.queue == "" {
+		return cs.create(ctx, b, b.ephemeralConfig())
+	}
+	return cs.bindDurable(ctx, b, ConsumerConfig(b.rules, b.topic))
+}
+
+// ephemeralConfig configures a new consumer for a subscriber without a queue.
+func (b binding) ephemeralConfig() jetstream.ConsumerConfig {
+	cc := ConsumerConfig(b.rules, b.topic)
+	cc.Name = ephemeralName(b.topic)
+	if cc.InactiveThreshold == 0 {
+		cc.InactiveThreshold = InactiveThreshold
+	}
+	if b.rules.ConsumerTemplate == nil && b.stream.Retention != jetstream.WorkQueuePolicy {
+		// As with core NATS, everybody gets what is published from now on. A
+		// WorkQueue stream only permits consumers of all messages.
+		cc.DeliverPolicy = jetstream.DeliverNewPolicy
+	}
+	return cc
+}
+
+// bindAttempts is how often bindDurable tries. Each race that it loses to another
+// replica costs one try.
+const bindAttempts = 5
+
+// bindDurable finds or creates a queue's consumer of the topic. The queue's own
+// name belongs to the first topic that was subscribed with it. Each further topic
+// of the same stream has a consumer of its own, named after queue and topic.
+// Later subscribers find them by their filters, whatever their order. If there is
+// none, it is created with the configuration cc and the name that is free.
+func (cs *Consumers) bindDurable(ctx context.Context, b binding, cc jetstream.ConsumerConfig) (*Consumer, *jetstream.ConsumerInfo, error) {
+	var err error
+	for range bindAttempts {
+		found, info, free, findErr := cs.findDurable(ctx, b)
+		if found != nil || findErr != nil {
+			return found, info, findErr
+		}
+		cc.Name, cc.Durable = free, free
+		var made *Consumer
+		if made, info, err = cs.create(ctx, b, cc); err == nil {
+			return made, info, nil
+		}
+		if !cs.lostRace(ctx, b, err) {
+			break
+		}
+	}
+	return nil, nil, err
+}
+
+// findDurable returns the queue's consumer of the topic, or a name that is free
+// for it.
+func (cs *Consumers) findDurable(ctx context.Context, b binding) (found *Consumer, info *jetstream.ConsumerInfo, free string, err error) {
+	var taken error // why a consumer of others is in the way
+	for _, name := range durableNames(b.queue, b.topic) {
+		info, err := cs.info(ctx, b.stream.Name, name)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			if free == "" {
+				free = name
+			}
+			continue
+		}
+		if err != nil {
+			return nil, nil, "", err
+		}
+		c := consumerOf(info, b.stream)
+		if filters(info.Config, b.stream, b.topic) {
+			if err := usable(info, b.rules, b.topic); err != nil {
+				return nil, nil, "", err
+			}
+			cs.reportDifferences(b, c)
+			return c, info, "", nil
+		}
+		if !c.Ours && taken == nil {
+			taken = fmt.Errorf("%w: consumer %s of stream %s was not made by this broker and has the filter %s: choose another queue, or delete it",
+				fault.ErrConsumerConflict, name, b.stream.Name, describeFilter(info.Config))
+		}
+	}
+	switch {
+	case b.rules.OthersConsumers && free != "":
+		return nil, nil, "", fmt.Errorf("%w, and with WithExistingConsumers the broker creates none: create the pull consumer %s on stream %s, with the filter %s and explicit acknowledgement",
+			fault.ErrConsumerNotFound, free, b.stream.Name, b.topic)
+	case taken != nil:
+		return nil, nil, "", taken
+	case free == "":
+		return nil, nil, "", fmt.Errorf("%w: consumers %s and %s of stream %s serve other topics: choose another queue",
+			fault.ErrConsumerConflict, b.queue, durableName(b.queue, b.topic), b.stream.Name)
+	}
+	return nil, nil, free, nil
+}
+
+// lostRace reports whether another replica has made the consumer, or the queue's
+// other one for the same topic, since findDurable looked.
+func (cs *Consumers) lostRace(ctx context.Context, b binding, err error) bool {
+	if !errors.Is(err, fault.ErrWorkQueueConflict) {
+		return errors.Is(err, jetstream.ErrConsumerExists)
+	}
+	for _, name := range durableNames(b.queue, b.topic) {
+		info, err := cs.info(ctx, b.stream.Name, name)
+		if err == nil && filters(info.Config, b.stream, b.topic) {
+			return true
+		}
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return false
+		}
+	}
+	return false
+}

@@ -1,0 +1,135 @@
+package consumers
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/backoff"
+	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Consumer is what is known of a consumer that a subscription is bound to. It
+// must not be changed and is safe for concurrent use.
+type Consumer struct {
+	Name      string
+	Stream    *streams.Stream
+	Ephemeral bool                     // of a subscriber without a queue; it ends with that
+	Ours      bool                     // made by this module
+	Created   time.Time                // tells it from another consumer of the same name
+	Config    jetstream.ConsumerConfig // as the server has it
+	Floor     uint64                   // the stream sequence up to which all was settled when the server said so
+
+	// Limit is after how many deliveries a message is given up; 0 is never. With
+	// ByServer, the server counts and just stops delivering. Without, this module
+	// counts, for the dead letters.
+	Limit    uint64
+	ByServer bool
+}
+
+func consumerOf(info *jetstream.ConsumerInfo, s *streams.Stream) *Consumer {
+	_, ours := info.Config.Metadata[streams.OwnerKey]
+	c := Consumer{
+		Name:      info.Name,
+		Stream:    s,
+		Ephemeral: info.Config.Durable == "",
+		Ours:      ours,
+		Created:   info.Created,
+	}
+	return c.Told(info)
+}
+
+// Told returns a copy of the consumer with what the server has said since.
+func (c *Consumer) Told(info *jetstream.ConsumerInfo) *Consumer {
+	told := *c
+	told.Config, told.Floor = info.Config, info.AckFloor.Stream
+	if told.ByServer = info.Config.MaxDeliver > 0; told.ByServer {
+		told.Limit = uint64(info.Config.MaxDeliver)
+	} else {
+		told.Limit, _ = wire.ParseUint(info.Config.Metadata[limitKey])
+	}
+	return &told
+}
+
+// IsLast reports whether the server never delivers a message again after its n-th
+// delivery.
+func (c *Consumer) IsLast(n uint64) bool {
+	return c.ByServer && n >= c.Limit
+}
+
+// GoesOn reports whether the consumer has to begin where it was when it is made
+// again. That is so if it began with new messages, with the last ones, or at a
+// sequence because it was made again before: created as it was, it would now miss
+// some. A consumer that began with the first message or at a time begins there
+// again, and misses nothing.
+func (c *Consumer) GoesOn() bool {
+	switch c.Config.DeliverPolicy {
+	case jetstream.DeliverNewPolicy, jetstream.DeliverByStartSequencePolicy, jetstream.DeliverLastPolicy, jetstream.DeliverLastPerSubjectPolicy:
+		return true
+	}
+	return false
+}
+
+// Replays reports whether all messages are to be handled again when the consumer
+// is made again. A stream with Limits retention keeps what was acked, and to
+// replay it may be why somebody deleted the consumer. Elsewhere an acked message
+// is only delivered again by mistake.
+func (c *Consumer) Replays() bool {
+	return c.Stream.Retention == jetstream.LimitsPolicy && !c.GoesOn()
+}
+
+// AckWait returns the shortest time after which the server may deliver an
+// unsettled message again, but at least MinAckWait: nobody could extend a shorter
+// deadline in time.
+func (c *Consumer) AckWait() time.Duration {
+	wait := c.Config.AckWait
+	if wait <= 0 {
+		wait = DefaultAckWait
+	}
+	for _, d := range c.Config.BackOff { // each entry replaces AckWait for one delivery
+		if d > 0 {
+			wait = min(wait, d)
+		}
+	}
+	return max(wait, MinAckWait)
+}
+
+// Expired reports whether the ack deadline of a message's n-th delivery has
+// passed once the server has waited that long. A deadline of 0 or less counts as
+// none: otherwise every delivery would pass for expired, and none were handled.
+func (c *Consumer) Expired(n uint64, waited time.Duration) bool {
+	deadline := c.Config.AckWait
+	if len(c.Config.BackOff) > 0 {
+		deadline = backoff.Entry(n, c.Config.BackOff)
+	}
+	return deadline > 0 && waited > deadline
+}
+
+// NakBody returns the body of a nak that makes the server deliver a message again
+// after the delay, or at once if the delay is 0 or less. n is the number of the
+// delivery that failed.
+//
+// With BackOff the server does not count the delay from now (processNak and
+// checkPending in server/consumer.go of nats-server 2.7.1, which brought BackOff,
+// to 2.15.2). It pretends that the message was delivered one AckWait before the
+// delay's end. Then it waits until BackOff's entry for this delivery has passed.
+// AckWait is BackOff's first entry, so with a longer entry the message would come
+// too late by the difference. NakBody subtracts the difference. The result may be
+// 0 or less. That is not the same as a nak without a delay, for which the server
+// does not wait at all.
+func (c *Consumer) NakBody(n uint64, delay time.Duration) []byte {
+	if delay <= 0 {
+		return wire.NakBody
+	}
+	if len(c.Config.BackOff) > 0 {
+		delay -= backoff.Entry(n, c.Config.BackOff) - c.Config.AckWait
+	}
+	return wire.DelayedNak(delay)
+}
+
+// NextSubject returns the subject that pull requests for the consumer are sent
+// to.
+func (c *Consumer) NextSubject() string {
+	return "$JS.API.CONSUMER.MSG.NEXT." + c.Stream.Name + "." + c.Name
+}

@@ -1,0 +1,53 @@
+// Package consumers finds, creates, compares, mends and deletes the consumers that
+// subscriptions need, and says what is known of them.
+package consumers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/streams"
+)
+
+// Consumers finds and makes consumers on one connection. It is safe for concurrent
+// use.
+type Consumers struct {
+	conn    *link.Conn
+	streams *streams.Streams
+}
+
+// New returns the consumers of the connection. The streams must be of the same
+// connection. New sends nothing.
+func New(conn *link.Conn, ss *streams.Streams) *Consumers {
+	return &Consumers{conn: conn, streams: ss}
+}
+
+// Info asks the server for the state of a consumer. It returns
+// jetstream.ErrConsumerNotFound or jetstream.ErrStreamNotFound if that is gone,
+// and ErrConsumerConflict for a push consumer.
+func (cs *Consumers) Info(ctx context.Context, c *Consumer) (*jetstream.ConsumerInfo, error) {
+	return cs.info(ctx, c.Stream.Name, c.Name)
+}
+
+func (cs *Consumers) info(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
+	var info *jetstream.ConsumerInfo
+	err := cs.conn.Ask(ctx, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) error {
+		c, err := cs.conn.JetStream().Consumer(ctx, stream, name)
+		if err == nil {
+			info = c.CachedInfo()
+		}
+		return err
+	})
+	if errors.Is(err, jetstream.ErrNotPullConsumer) {
+		return nil, fmt.Errorf("%w: consumer %s of stream %s is a push consumer; the broker needs a pull consumer", fault.ErrConsumerConflict, name, stream)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up consumer %s of stream %s: %w", name, stream, err)
+	}
+	return info, nil
+}

@@ -1,0 +1,93 @@
+package consumers
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/backoff"
+	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+const (
+	// DefaultAckWait is the AckWait of consumers whose template names none.
+	DefaultAckWait = 30 * time.Second
+	// MinAckWait is the shortest AckWait that a template may have. Whoever asks
+	// for less has forgotten the unit.
+	MinAckWait = 10 * time.Millisecond
+	// InactiveThreshold is after how long without a pull request the server
+	// removes the consumer of a subscriber without a queue that has crashed. It is
+	// longer than the longest pause between two fetches. It is short because on a
+	// WorkQueue stream the consumer is in the way of the next one until then.
+	InactiveThreshold = 2 * backoff.Max
+	// SpareDeliveries is how often a message may be delivered beyond the limit
+	// that the broker counts itself. A delivery is also lost when a message is
+	// given back on a restart, or when the process dies. That must not use up the
+	// handler's chances.
+	SpareDeliveries = 10
+)
+
+// limitKey holds, in a consumer's metadata, after how many deliveries a message
+// becomes a dead letter.
+const limitKey = streams.OwnerKey + "-max-deliver"
+
+// CheckConsumerTemplate reports why consumers cannot be created from a template.
+// The error names the option WithConsumerConfig.
+func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {
+	switch {
+	case cfg.Name != "" || cfg.Durable != "":
+		return fmt.Errorf("WithConsumerConfig: Name and Durable come from broker.Queue")
+	case cfg.FilterSubject != "" || len(cfg.FilterSubjects) > 0:
+		return fmt.Errorf("WithConsumerConfig: the filter comes from the topic")
+	case cfg.AckPolicy != jetstream.AckExplicitPolicy:
+		return fmt.Errorf("WithConsumerConfig: AckPolicy must be explicit: the broker settles each message")
+	case cfg.DeliverSubject != "" || cfg.DeliverGroup != "":
+		return fmt.Errorf("WithConsumerConfig: the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
+	case len(cfg.PriorityGroups) > 0:
+		return fmt.Errorf("WithConsumerConfig: priority groups are not supported")
+	case cfg.ReplayPolicy != jetstream.ReplayInstantPolicy:
+		// A server that waits for the time of a message sends no heartbeats.
+		return fmt.Errorf("WithConsumerConfig: ReplayPolicy must be instant: a server that replays slowly cannot be told from one that has died")
+	}
+	return checkDeadlines(cfg)
+}
+
+// checkDeadlines is the part of CheckConsumerTemplate about redeliveries.
+func checkDeadlines(cfg jetstream.ConsumerConfig) error {
+	switch {
+	case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
+		return fmt.Errorf("WithConsumerConfig: BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
+	case cfg.AckWait != 0 && cfg.AckWait < MinAckWait:
+		return fmt.Errorf("WithConsumerConfig: AckWait is %v, want at least %v: no handler could be in time", cfg.AckWait, MinAckWait)
+	case slices.ContainsFunc(cfg.BackOff, func(d time.Duration) bool { return d < MinAckWait }):
+		return fmt.Errorf("WithConsumerConfig: BackOff is %v, want at least %v each: they replace AckWait, and no handler could be in time", cfg.BackOff, MinAckWait)
+	}
+	return nil
+}
+
+// ConsumerConfig fills in the consumer template for a topic. The name is left
+// empty.
+//
+// With dead letters the broker counts the deliveries itself, and the server is
+// told of no limit: it would merely stop delivering.
+func ConsumerConfig(r *streams.Rules, topic string) jetstream.ConsumerConfig {
+	var cc jetstream.ConsumerConfig
+	if r.ConsumerTemplate != nil {
+		cc = *r.ConsumerTemplate
+	}
+	cc.AckPolicy = jetstream.AckExplicitPolicy
+	if cc.AckWait == 0 && len(cc.BackOff) == 0 { // with BackOff the server derives it
+		cc.AckWait = DefaultAckWait
+	}
+	cc.FilterSubject = topic
+	cc.Metadata = streams.Owned(cc.Metadata)
+	if r.DeadLetter != "" && cc.MaxDeliver > 0 && !wire.Covers(topic, r.DeadLetter) {
+		cc.Metadata[limitKey] = strconv.Itoa(cc.MaxDeliver)
+		cc.MaxDeliver = -1
+	}
+	return cc
+}

@@ -1,0 +1,144 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// The client calls these one after the other, on one goroutine. They get its connection
+// as an argument, as the first may come before Dial has it.
+
+// onConnect comes once. With nats.RetryOnFailedConnect it comes after Dial, and wakes
+// those that wait since then. No answer is lost: there was no connection before.
+func (c *Conn) onConnect(nc *nats.Conn) {
+	c.arrivedAt(nc)
+	c.changes.wake()
+	c.events.Up(c.URL())
+}
+
+func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
+	c.adopt(nc)
+	if c.expected.Load() || nc.IsClosed() {
+		return // onClose follows
+	}
+	// A disconnect without an error is that of regain, and this is its reason.
+	if reason := c.inbox.listen(); err == nil {
+		err = reason
+	}
+	c.signal()
+	// Where the connection comes and goes many times a second, one line stands for many
+	// losses. A loss without a line gets none about its end either.
+	more, ok := c.lines.Allow("lost")
+	if c.lossSaid = ok; ok {
+		c.line(slog.LevelWarn, fmt.Sprintf("connection lost, reconnecting: %v%s", err, more))
+	}
+	c.events.Down(err)
+}
+
+func (c *Conn) onReconnect(nc *nats.Conn) {
+	c.arrivedAt(nc)
+	url := c.URL()
+	c.signal()
+	if c.lossSaid {
+		c.line(slog.LevelInfo, "reconnected to "+url)
+	}
+	c.events.Up(url)
+}
+
+func (c *Conn) onClose(nc *nats.Conn) {
+	c.adopt(nc)
+	c.signal()
+	close(c.closed) // before the event: who hears of it may connect again
+	if c.expected.Load() {
+		return
+	}
+	err := nc.LastError()
+	c.line(slog.LevelError, fmt.Sprintf("connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err))
+	c.events.Closed(err)
+}
+
+// onAsyncError passes on permission violations. Without that they look like timeouts to
+// whoever waits for an answer.
+func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
+	c.adopt(nc)
+	if c.expected.Load() {
+		return
+	}
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		about := c.AboutInbox(err)
+		if about {
+			c.inbox.refuse(err)
+			c.events.Lost()
+			c.regain(nc)
+		}
+		c.calls.refuse(err, about)
+		c.events.Refused(err)
+	}
+	if more, ok := c.lines.Allow("async"); ok {
+		var attrs []any
+		if sub != nil {
+			attrs = append(attrs, "subject", sub.Subject)
+		}
+		c.line(slog.LevelWarn, fmt.Sprintf("%v%s", err, more), attrs...)
+	}
+}
+
+// adopt makes the client's connection known to those that are told of an event.
+func (c *Conn) adopt(nc *nats.Conn) {
+	if c.nc.Load() == nil {
+		c.nc.Store(nc)
+	}
+}
+
+// arrivedAt remembers the server and how much it accepts. After a loss the client does
+// not say any more which server that was.
+func (c *Conn) arrivedAt(nc *nats.Conn) {
+	c.adopt(nc)
+	c.maxPayload.Store(nc.MaxPayload())
+	if url := nc.ConnectedUrl(); url != "" {
+		url = wire.WithoutCredentials(url)
+		c.server.Store(&url)
+	}
+}
+
+// signal wakes all that wait, and then says that answers are lost: who sends again
+// looks at the connection first.
+func (c *Conn) signal() {
+	c.changes.wake()
+	c.events.Lost()
+}
+
+// regain makes the client ask again for its inbox. The server does not say when it
+// permits it again, and the client subscribes again only on a new connection. So there
+// is a new one, after pauses that grow.
+func (c *Conn) regain(nc *nats.Conn) {
+	if !c.options.AllowReconnect { // the user wants none
+		return
+	}
+	if pause, ok := c.inbox.begin(time.Now()); ok {
+		go c.reconnectIn(nc, pause)
+	}
+}
+
+// reconnectIn reconnects after a pause, or ends with the connection.
+func (c *Conn) reconnectIn(nc *nats.Conn, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.closed:
+		return
+	}
+	// What the server has not read yet is lost with the connection: acks, for example.
+	_ = nc.FlushTimeout(CloseTimeout)
+	c.inbox.end(time.Now())
+	if !c.expected.Load() && nc.IsConnected() { // else there is a new one soon
+		_ = nc.ForceReconnect()
+	}
+}

@@ -1,0 +1,89 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Dial connects to the server and checks that it can be used. It is called once. After
+// an error the connection is closed.
+//
+// Errors: fault.ErrInvalidConfig for bad options, those of [Conn.CheckVersion],
+// fault.ErrJetStreamUnavailable, fault.ErrPermission for a user without an inbox, or the
+// client's own for servers that cannot be reached or refuse the credentials. With
+// nats.RetryOnFailedConnect it returns nil before the client is connected, and the
+// server is not checked.
+func (c *Conn) Dial() error {
+	if c.invalid != nil {
+		return fmt.Errorf("%w: %w", fault.ErrInvalidConfig, c.invalid)
+	}
+	nc, err := c.options.Connect()
+	if err != nil {
+		return err
+	}
+	c.arrivedAt(nc)
+	if err := c.check(); err != nil {
+		c.expected.Store(true)
+		nc.Close()
+		return err
+	}
+	return nil
+}
+
+// check sets up JetStream and checks the server.
+func (c *Conn) check() error {
+	var err error
+	if c.js, err = jetstream.New(c.NATS(), jetstream.WithDefaultTimeout(APITimeout)); err != nil {
+		return err
+	}
+	if !c.Up() { // it may come later, with nats.RetryOnFailedConnect
+		return nil
+	}
+	if err := c.CheckVersion(); err != nil {
+		return err
+	}
+	return c.checkJetStream()
+}
+
+// CheckVersion refuses servers before 2.10. They forget the metadata of streams and
+// consumers (ADR-33), and the broker recognises its own by that. It takes from there,
+// too, after how many deliveries to give up. A server that is not connected, or that
+// does not say a version, passes.
+func (c *Conn) CheckVersion() error {
+	version := c.NATS().ConnectedServerVersion()
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 || major > 2 || major == 2 && minor >= 10 {
+		return nil
+	}
+	return fmt.Errorf("the nats-server at %s is of version %s, which forgets the metadata of streams and consumers: use 2.10 or later", c.URL(), version)
+}
+
+// checkJetStream fails for a server without JetStream and for a user without an inbox.
+// Another error is no reason to fail, and is logged: the user may lack permission for
+// this one request, or the cluster elects a leader just now. The first use will tell.
+func (c *Conn) checkJetStream() error {
+	ctx, cancel := context.WithTimeout(context.Background(), APITimeout)
+	defer cancel()
+	err := c.Do(ctx, "INFO", func(ctx context.Context) error {
+		_, err := c.js.AccountInfo(ctx)
+		return err
+	})
+	if errors.Is(err, fault.ErrJetStreamUnavailable) {
+		return err
+	}
+	if errors.Is(err, fault.ErrPermission) && strings.Contains(err.Error(), wire.SubscriptionViolation) {
+		return fmt.Errorf("no answer would ever arrive: allow the user to subscribe to its inbox, or choose another with nats.CustomInboxPrefix: %w", err)
+	}
+	if err != nil {
+		c.line(slog.LevelWarn, fmt.Sprintf("could not verify that JetStream is enabled: %v", err))
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+package link
+
+import (
+	"testing"
+	"time"
+
+	"go-micro-jetstream/broker/internal/backoff"
+)
+
+// The pauses before reconnects grow with the refusals in a row.
+func TestPausesBeforeTheInboxIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	var i inbox
+	now := time.Now()
+	refused := func(want time.Duration) {
+		t.Helper()
+		pause, ok := i.begin(now)
+		if !ok || pause != want {
+			t.Errorf("pause %v, %v; want %v", pause, ok, want)
+		}
+		if _, ok := i.begin(now); ok {
+			t.Error("another reconnect while one is to come")
+		}
+		now = now.Add(pause)
+		i.end(now)
+	}
+	for n := range uint64(7) {
+		refused(backoff.Delay(n + 1))
+	}
+	now = now.Add(2*backoff.Max + 1)
+	refused(backoff.Min)
+}
+
+func TestCallKnowsItsSubject(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, subject string
+		want          bool
+	}{
+		{"STREAM.INFO.A", "$JS.API.STREAM.INFO.A", true},
+		{"CONSUMER.CREATE.A", "$JS.API.CONSUMER.CREATE.A.consumer.filter", true},
+		{"STREAM.INFO.A", "$JS.API.STREAM.INFO.AB", false},
+		{"STREAM.INFO.A", "$JS.API.STREAM.INFO", false},
+		{"INFO", "INFO", false},
+		{"INFO", "", false},
+	} {
+		if got := (&call{name: tt.name}).sentTo(tt.subject); got != tt.want {
+			t.Errorf("%s may be sent to %q: %v", tt.name, tt.subject, got)
+		}
+	}
+}

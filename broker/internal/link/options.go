@@ -1,0 +1,80 @@
+package link
+
+import (
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+)
+
+// natsOptions builds the client's options: ours, then the user's. The user's callbacks
+// are called after ours.
+func (c *Conn) natsOptions(cfg *Config) (nats.Options, error) {
+	o := nats.GetDefaultOptions()
+	o.Servers = cfg.Servers
+	o.Name = cfg.Name
+	o.MaxReconnect = -1 // endless: a client that gives up turns an outage into another one
+	// Otherwise the client gives up after two refusals, while credentials rotate.
+	o.IgnoreAuthErrorAbort = true
+	o.RetryOnFailedConnect = false
+	o.FlusherTimeout = WriteTimeout
+	// What could not be written is gone. It may have been a request for messages or a
+	// subscription, and a new connection begins with all of those.
+	o.ReconnectOnFlusherError = true
+	if cfg.TLS != nil {
+		o.TLSConfig, o.Secure = cfg.TLS, true
+	}
+	if cfg.Secure {
+		o.Secure = true
+	}
+	for _, opt := range cfg.Options {
+		if opt == nil {
+			continue
+		}
+		if err := opt(&o); err != nil {
+			return o, fmt.Errorf("WithNATSOptions: %w", err)
+		}
+	}
+	c.setCallbacks(&o)
+	return o, nil
+}
+
+// setCallbacks puts our callbacks before those that the user has set.
+func (c *Conn) setCallbacks(o *nats.Options) {
+	user := *o
+	o.NoCallbacksAfterClientClose = false // Close waits for the last one
+	silent := func() bool { return user.NoCallbacksAfterClientClose && c.expected.Load() }
+	o.ConnectedCB = func(nc *nats.Conn) {
+		c.onConnect(nc)
+		if user.ConnectedCB != nil {
+			user.ConnectedCB(nc)
+		}
+	}
+	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
+		c.onDisconnect(nc, err)
+		switch { // the client calls only one of the two as well
+		case silent():
+		case user.DisconnectedErrCB != nil:
+			user.DisconnectedErrCB(nc, err)
+		case user.DisconnectedCB != nil:
+			user.DisconnectedCB(nc)
+		}
+	}
+	o.ReconnectedCB = func(nc *nats.Conn) {
+		c.onReconnect(nc)
+		if user.ReconnectedCB != nil {
+			user.ReconnectedCB(nc)
+		}
+	}
+	o.ClosedCB = func(nc *nats.Conn) {
+		c.onClose(nc)
+		if user.ClosedCB != nil && !silent() {
+			user.ClosedCB(nc)
+		}
+	}
+	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		c.onAsyncError(nc, sub, err)
+		if user.AsyncErrorCB != nil {
+			user.AsyncErrorCB(nc, sub, err)
+		}
+	}
+}

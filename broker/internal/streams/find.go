@@ -1,0 +1,136 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Stream returns the stream that captures the topic. If the server has none, it
+// creates one, unless OthersStreams leaves that to others. It does not replace a
+// stream of others that is gone either, as its owner will make it again as it
+// was. Concurrent calls look a stream up once. The context bounds the wait; each
+// request is also bounded by link.APITimeout.
+//
+// Errors: ErrStreamNotFound, ErrStreamMismatch, ErrInvalidTopic, ErrInvalidConfig,
+// those of link.Conn.Do, or the server's.
+func (ss *Streams) Stream(ctx context.Context, rules *Rules, topic string) (*Stream, error) {
+	var forbidden string
+	if rules.OthersStreams {
+		forbidden = "WithExistingStreams"
+	}
+	return ss.find(ctx, rules, topic, forbidden)
+}
+
+// ForConsumer is Stream for a subscriber. It looks again at a stream that is known.
+// With OthersConsumers it creates none, as a new stream would not have the consumer
+// that others are to make.
+func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) (s *Stream, err error) {
+	if err := ss.verify(ctx, topic); err != nil {
+		return nil, err
+	}
+	if rules.OthersConsumers {
+		s, err = ss.find(ctx, rules, topic, "WithExistingConsumers")
+	} else {
+		s, err = ss.Stream(ctx, rules, topic)
+	}
+	if err == nil {
+		err = s.checkTransform(topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Again returns the stream that a consumer is to be made again on. It makes the
+// stream again as well if that is gone and was made by this module. The errors are
+// those of Stream.
+func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topic string) (*Stream, error) {
+	s, err := ss.Info(ctx, former.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if rules.OthersStreams {
+			return nil, fmt.Errorf("%w: stream %s is gone, and with WithExistingStreams the broker creates none: create it again", fault.ErrStreamNotFound, former.Name)
+		}
+		if !former.Ours {
+			return nil, fmt.Errorf("%w: stream %s is gone and was not made by this broker: create it again", fault.ErrStreamNotFound, former.Name)
+		}
+		if err := ss.Forget(ctx, former); err != nil {
+			return nil, err
+		}
+		s, err = ss.Stream(ctx, rules, topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !wire.CoversAny(s.Subjects, topic) || s.Name != former.Name {
+		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", fault.ErrStreamMismatch, s.Name)
+	}
+	return s, nil
+}
+
+// find returns the stream that captures the topic. If there is none, it creates one,
+// unless an option forbids that.
+func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden string) (*Stream, error) {
+	if s := ss.Known(topic); s != nil {
+		return s, nil
+	}
+	if err := ss.ensuring.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer ss.ensuring.release()
+	if s := ss.Known(topic); s != nil { // another goroutine was quicker
+		return s, nil
+	}
+	s, err := ss.lookUp(ctx, topic)
+	if errors.Is(err, fault.ErrStreamNotFound) {
+		if forbidden != "" {
+			return nil, ss.missing(ctx, rules, topic, forbidden)
+		}
+		s, err = ss.create(ctx, rules, topic)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ss.cache.add(s)
+	return s, nil
+}
+
+// missing is the error for a topic without a stream where an option forbids to
+// create one. The caller holds ss.ensuring.
+func (ss *Streams) missing(ctx context.Context, rules *Rules, topic, option string) error {
+	if err := ss.checkLost(ctx, []string{topic}); err != nil {
+		return err
+	}
+	token := wire.FirstToken(topic)
+	return fmt.Errorf("%w, and with %s the broker creates none: create one that does, such as %s with the subjects %s and %s.>",
+		fault.ErrStreamNotFound, option, rules.nameOf(topic), token, token)
+}
+
+// lookUp asks the server for a stream that covers the topic.
+func (ss *Streams) lookUp(ctx context.Context, topic string) (*Stream, error) {
+	names, err := ss.names(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		s, err := ss.Info(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound): // deleted meanwhile
+		case err != nil:
+			return nil, err
+		case wire.CoversAny(s.Subjects, topic):
+			return s, nil
+		}
+	}
+	if len(names) > 0 {
+		return nil, fmt.Errorf("%w: stream %s captures a part of it only; subscribe to what it captures, or add the topic to its subjects", fault.ErrStreamMismatch, strings.Join(names, ", "))
+	}
+	return nil, fault.ErrStreamNotFound
+}

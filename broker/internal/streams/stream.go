@@ -1,0 +1,88 @@
+package streams
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Stream is what is known of a stream. It must not be changed and is safe for
+// concurrent use.
+type Stream struct {
+	Name       string
+	Subjects   []string
+	Retention  jetstream.RetentionPolicy
+	Duplicates time.Duration // the window of de-duplication
+	Created    time.Time     // tells it from another stream of the same name
+	Ours       bool          // made by this module
+
+	transform jetstream.SubjectTransformConfig // zero: none
+	seen      atomic.Int64                     // when the server last said all this, in nanoseconds since 1970
+}
+
+// streamOf takes over what the server says of a stream. It refuses a stream that
+// does not acknowledge.
+func streamOf(info *jetstream.StreamInfo) (*Stream, error) {
+	if info.Config.NoAck {
+		return nil, fmt.Errorf("%w: stream %s has NoAck set and does not acknowledge what it stores", fault.ErrInvalidConfig, info.Config.Name)
+	}
+	_, ours := info.Config.Metadata[OwnerKey]
+	s := &Stream{
+		Name:       info.Config.Name,
+		Subjects:   info.Config.Subjects,
+		Retention:  info.Config.Retention,
+		Duplicates: info.Config.Duplicates,
+		Created:    info.Created,
+		Ours:       ours,
+	}
+	if t := info.Config.SubjectTransform; t != nil {
+		s.transform = *t
+	}
+	s.seen.Store(time.Now().UnixNano())
+	return s, nil
+}
+
+// same reports whether now is the same stream as s, as far as it matters to a
+// topic.
+func (s *Stream) same(now *Stream, topic string) bool {
+	return now.Created.Equal(s.Created) &&
+		wire.CoversAny(now.Subjects, topic) &&
+		now.Duplicates == s.Duplicates &&
+		now.transform == s.transform
+}
+
+// checkTransform refuses a stream that stores all messages of the topic under
+// other subjects: a consumer of the topic would never receive anything. Publishing
+// to such a stream is fine, as the message is stored where the stream's owner
+// wants it.
+func (s *Stream) checkTransform(topic string) error {
+	source, destination := cmp.Or(s.transform.Source, ">"), s.transform.Destination
+	if destination == "" || !wire.Covers(source, topic) || wire.Overlaps(transformed(destination), topic) {
+		return nil
+	}
+	return fmt.Errorf("%w: the subject transform of stream %s, from %s to %s, leaves nothing to subscribers of it: take it off, or give it a destination within what they subscribe to",
+		fault.ErrStreamMismatch, s.Name, source, destination)
+}
+
+// transformed returns a pattern that covers all subjects that a transform with
+// that destination makes. The pattern may cover more: $1 and {{partition(3,1)}}
+// count as any token, and {{split(1,-)}} as any number of tokens.
+func transformed(destination string) string {
+	tokens := strings.Split(destination, ".")
+	for i, token := range tokens {
+		switch function := strings.ToLower(token); {
+		case strings.Contains(function, "split"), strings.Contains(function, "slice"):
+			return strings.Join(append(tokens[:i], ">"), ".")
+		case strings.HasPrefix(token, "$"), strings.Contains(token, "{{"):
+			tokens[i] = "*"
+		}
+	}
+	return strings.Join(tokens, ".")
+}

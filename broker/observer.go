@@ -1,0 +1,99 @@
+package broker
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/consume"
+)
+
+var _ consume.Observer = observer{}
+
+// observer turns what package consume tells of a subscription into hook events.
+type observer struct{ s *subscription }
+
+// Fetched tells hooks of messages that have arrived.
+func (o observer) Fetched(messages, bytes int, pending uint64) {
+	if s := o.s; len(s.hooks.fetched) > 0 {
+		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.identity(), Messages: messages, Bytes: bytes, NumPending: pending})
+	}
+}
+
+// FetchFailed tells hooks of a failed fetch and of the pause that follows.
+func (o observer) FetchFailed(err error, attempt int, delay time.Duration) {
+	s := o.s
+	emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: attempt, Delay: delay})
+}
+
+// Recovered tells hooks that fetching works again.
+func (o observer) Recovered() {
+	emit(o.s.hooks, o.s.hooks.backoff, o.s.base, Backoff{Subscription: o.s.identity()})
+}
+
+// Learned tells hooks how many messages wait.
+func (o observer) Learned(pending uint64, ackPending int) {
+	emit(o.s.hooks, o.s.hooks.consumerState, o.s.base, ConsumerState{Subscription: o.s.identity(), Pending: pending, AckPending: ackPending})
+}
+
+// Skipped tells hooks of a message that is not handled.
+func (o observer) Skipped(d *consume.Delivery) {
+	emit(o.s.hooks, o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d)})
+}
+
+// Settled tells hooks of an acknowledgement that was sent, or was not.
+func (o observer) Settled(d *consume.Delivery, r consume.Result, delay time.Duration, returned bool, err error) {
+	s := o.s
+	if err != nil {
+		s.logSome(slog.LevelWarn, d, "%v", err)
+	}
+	if len(s.hooks.settled) > 0 {
+		emit(s.hooks, s.hooks.settled, d.Context, Settled{Delivery: s.delivery(d), Result: Result(r), Delay: delay, Returned: returned, Err: err})
+	}
+}
+
+// Exhausted tells hooks of a message that the server does not deliver again.
+func (o observer) Exhausted(d *consume.Delivery, cause error) {
+	s := o.s
+	s.logSome(slog.LevelError, d, "the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", d.Deliveries(), cause)
+	emit(s.hooks, s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
+}
+
+// Ended tells hooks that the last worker has ended.
+func (o observer) Ended() {
+	s := o.s
+	if s.unwatch != nil {
+		s.unwatch()
+	}
+	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
+	s.session.subs.remove(s)
+}
+
+// delivery tells hooks about a message.
+func (s *subscription) delivery(d *consume.Delivery) Delivery {
+	return Delivery{
+		Subscription:     s.identity(),
+		Subject:          d.Msg.Subject,
+		MessageID:        d.Msg.Header.Get(nats.MsgIdHdr),
+		StreamSequence:   d.Meta.StreamSequence,
+		ConsumerSequence: d.Meta.ConsumerSequence,
+		NumDelivered:     d.Meta.NumDelivered,
+		NumPending:       d.Meta.Pending,
+		StoredAt:         time.Unix(0, d.Meta.StoredAt),
+		Size:             len(d.Msg.Data),
+	}
+}
+
+// logSome writes a line about a message. It is for lines that each message of a
+// flood would repeat: of those with one format, one in a second is written, and
+// says how many were not.
+func (s *subscription) logSome(level slog.Level, d *consume.Delivery, format string, args ...any) {
+	more, ok := s.lines.Allow(format)
+	if !ok {
+		return
+	}
+	s.log.Log(d.Context, level, fmt.Sprintf(format, args...)+more, d.Attrs()...)
+}

@@ -1,0 +1,124 @@
+package broker
+
+import (
+	"log/slog"
+	"sync"
+
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/produce"
+	"go-micro-jetstream/broker/internal/streams"
+)
+
+// session is one connection of a broker, from Connect to Disconnect, and
+// everything that ends with it.
+type session struct {
+	broker *jetstreamBroker
+	cfg    *config // as it was at Connect
+	hooks  *dispatcher
+	log    *slog.Logger
+
+	conn      *link.Conn
+	consumers *consumers.Consumers
+	publisher *produce.Publisher
+
+	reported   connectionReport // what hooks have been told of the connection
+	subs       registry
+	subscribes goroutine.Gate // Subscribe calls under way
+}
+
+// openSession connects to the server. The session is ready to publish and to
+// subscribe when it returns without an error.
+func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
+	s := &session{broker: b, cfg: cfg, hooks: cfg.dispatch}
+	s.conn = link.New(link.Config{
+		Servers: cfg.servers,
+		Name:    cfg.clientName,
+		TLS:     cfg.opts.TLSConfig,
+		Secure:  cfg.opts.Secure,
+		Options: cfg.natsOptions,
+		Log:     cfg.log,
+		Events: link.Events{
+			Up:      func(url string) { s.report(StateReconnected, url, nil) },
+			Down:    func(err error) { s.report(StateDisconnected, "", err) },
+			Closed:  s.closedByClient,
+			Lost:    func() { s.publisher.Interrupt() },
+			Refused: s.refused,
+		},
+	})
+	ss := streams.New(s.conn)
+	s.consumers = consumers.New(s.conn, ss)
+	s.publisher = produce.New(s.conn, ss, cfg.window)
+	if err := s.conn.Dial(); err != nil {
+		return nil, err
+	}
+	s.log = s.conn.Log()
+	if err := s.publisher.Open(); err != nil {
+		s.conn.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// closedByClient is for a client that has given up, because of a limit that
+// the user has set. The subscriptions end: nothing can arrive any more.
+func (s *session) closedByClient(err error) {
+	s.report(StateClosed, "", err)
+	for _, sub := range s.subs.all() {
+		go func() { _ = sub.Unsubscribe() }()
+	}
+}
+
+// refused passes a permission violation on to whom it may be about.
+func (s *session) refused(violation error) {
+	s.publisher.Refuse(violation)
+	for _, sub := range s.subs.all() {
+		sub.core.Refuse(violation)
+	}
+}
+
+// registry holds the subscriptions of a session.
+type registry struct {
+	mu     sync.Mutex
+	subs   map[*subscription]struct{}
+	closed bool
+}
+
+// add reports false once the registry is closed.
+func (r *registry) add(s *subscription) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	if r.subs == nil {
+		r.subs = make(map[*subscription]struct{})
+	}
+	r.subs[s] = struct{}{}
+	return true
+}
+
+func (r *registry) remove(s *subscription) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.subs, s)
+}
+
+func (r *registry) all() []*subscription {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	subs := make([]*subscription, 0, len(r.subs))
+	for s := range r.subs {
+		subs = append(subs, s)
+	}
+	return subs
+}
+
+// close lets no further subscription in and returns those that there are.
+func (r *registry) close() []*subscription {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	return r.all()
+}

@@ -1,0 +1,230 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"runtime"
+	"strings"
+	"time"
+
+	"go-micro.dev/v5/broker"
+
+	"go-micro-jetstream/broker/internal/consume"
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/logging"
+	"go-micro-jetstream/broker/internal/pull"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+const (
+	// subscribeTimeout bounds Subscribe: go-micro calls it with the mutex of its
+	// server held.
+	subscribeTimeout = 10 * time.Second
+	// unsubscribeTimeout bounds the wait of Unsubscribe for the last worker, where
+	// no handler runs.
+	unsubscribeTimeout = 5 * time.Second
+)
+
+var _ broker.Subscriber = (*subscription)(nil)
+
+// subscription is one Subscribe: the user's handler and the hooks around what
+// package consume fetches.
+type subscription struct {
+	session *session
+	cfg     *config
+	hooks   *dispatcher
+	log     *slog.Logger // with topic, queue, stream and consumer
+	lines   logging.Limiter
+
+	topic   string
+	queue   string
+	opts    broker.SubscribeOptions
+	handler broker.Handler
+
+	core    *consume.Subscription
+	base    context.Context // the parent of the handlers' contexts, with what hooks have put there
+	bodies  [][]byte        // by worker, and only that worker's; see keepBody
+	unwatch func() bool     // of the SubscribeContext
+}
+
+// Subscribe starts a subscription: with broker.Queue on a durable consumer of
+// that name, without it on a consumer of its own, which ends with it. See the
+// package documentation for what the handler's return means, and the README for
+// how topics, streams and consumers relate. Subscribe answers within 10
+// seconds, leaves nothing behind when it fails, and can be tried again. When
+// the context of broker.SubscribeContext is cancelled, the subscription ends as
+// with Unsubscribe.
+//
+// Errors: [ErrNotConnected], [ErrInvalidTopic], [ErrInvalidQueue],
+// [ErrInvalidHandler], [ErrInvalidConfig], [ErrWorkQueueConflict],
+// [ErrConsumerConflict], [ErrConsumerNotFound], [ErrStreamMismatch],
+// [ErrStreamNotFound], [ErrJetStreamUnavailable], [ErrPermission].
+func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts ...broker.SubscribeOption) (broker.Subscriber, error) {
+	request := subscribeOptionsOf(opts)
+	cfg := b.cfg.Load()
+	s, err := subscribe(b.session.Load(), cfg, topic, handler, request)
+	if err == nil {
+		return s, nil
+	}
+	queue := request.Queue
+	if queue != "" {
+		err = fmt.Errorf("jetstream: subscribe to %q with queue %q: %w", wire.Shorten(topic), wire.Shorten(queue), err)
+	} else {
+		err = fmt.Errorf("jetstream: subscribe to %q: %w", wire.Shorten(topic), err)
+	}
+	if cfg != nil {
+		emit(cfg.dispatch, cfg.dispatch.subscribeFailed, request.Context, SubscribeFailed{Topic: topic, Queue: queue, Err: err, Reason: Reason(err)})
+	}
+	return nil, err
+}
+
+func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, request subscribeOptions) (*subscription, error) {
+	if err := checkSubscribe(ses, cfg, topic, handler, request); err != nil {
+		return nil, err
+	}
+	s, pending, err := ses.newSubscription(cfg, topic, handler, request)
+	if err != nil {
+		return nil, err
+	}
+	s.base = start(s.hooks, s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity()})
+	observer{s}.Learned(pending.messages, pending.acks)
+	s.unwatch = context.AfterFunc(request.Context, func() { _ = s.Unsubscribe() })
+	s.core.Begin(s.base, headStart(handler))
+	return s, nil
+}
+
+// checkSubscribe checks what can be checked without the server.
+func checkSubscribe(ses *session, cfg *config, topic string, handler broker.Handler, request subscribeOptions) error {
+	if err := wire.CheckSubscribeTopic(topic); err != nil {
+		return err
+	}
+	if request.Queue != "" {
+		if err := wire.CheckQueue(request.Queue); err != nil {
+			return err
+		}
+	}
+	switch {
+	case handler == nil:
+		return fmt.Errorf("%w: it is nil", ErrInvalidHandler)
+	case request.concurrencySet && request.concurrency < 1:
+		return fmt.Errorf("%w: Concurrency(%d): want at least 1", ErrInvalidConfig, request.concurrency)
+	case request.Context.Err() != nil:
+		return fmt.Errorf("the context of broker.SubscribeContext has ended: %w", request.Context.Err())
+	case ses == nil:
+		return fault.ErrNoConnection
+	case request.Queue == "" && cfg.rules.OthersConsumers:
+		return fmt.Errorf("%w: a subscriber without a queue has a consumer of its own, and with WithExistingConsumers the broker creates none: name a queue", ErrInvalidConfig)
+	}
+	return nil
+}
+
+// pendingCounts are what the server knew of a consumer when it was bound.
+type pendingCounts struct {
+	messages uint64
+	acks     int
+}
+
+// newSubscription makes all that a subscription needs, and registers it. A
+// Disconnect waits for it, so that nothing that was made here is left behind.
+func (ses *session) newSubscription(cfg *config, topic string, handler broker.Handler, request subscribeOptions) (*subscription, pendingCounts, error) {
+	var pending pendingCounts
+	if !ses.subscribes.Enter() {
+		return nil, pending, fault.ErrShuttingDown
+	}
+	defer ses.subscribes.Leave()
+	ctx, cancel := context.WithTimeout(request.Context, subscribeTimeout)
+	defer cancel()
+	concurrency := cfg.concurrency
+	if request.concurrencySet {
+		concurrency = request.concurrency
+	}
+	s := &subscription{
+		session: ses,
+		cfg:     cfg,
+		hooks:   ses.hooks,
+		topic:   topic,
+		queue:   request.Queue,
+		opts:    request.SubscribeOptions,
+		handler: handler,
+		bodies:  make([][]byte, concurrency),
+	}
+	core, info, err := consume.Open(ctx, consume.Config{
+		Conn:            ses.conn,
+		Consumers:       ses.consumers,
+		Rules:           &cfg.rules,
+		Topic:           topic,
+		Queue:           request.Queue,
+		Concurrency:     concurrency,
+		Limits:          pull.Limits{Batch: cfg.batchSize, Bytes: cfg.fetchBytes, Wait: cfg.fetchWait},
+		MaxAckExtension: cfg.maxAckExtension,
+		Parent:          request.Context,
+		Handle:          s.handle,
+		Observer:        observer{s},
+		Log:             ses.log,
+	})
+	if err != nil {
+		return nil, pending, err
+	}
+	s.core, s.base, s.log = core, core.Context(), core.Log()
+	if !ses.subs.add(s) {
+		core.Discard()
+		return nil, pending, fault.ErrShuttingDown
+	}
+	return s, pendingCounts{info.NumPending, info.NumAckPending}, nil
+}
+
+// serverHeadStart is how long the worker of a go-micro server's subscription
+// waits before its first fetch. The server registers the user's handler only
+// after Subscribe has returned. It tells us that it has handled what comes
+// before: the message would be acknowledged and lost. It needs microseconds,
+// but a busy machine may not give it these at once.
+const serverHeadStart = 100 * time.Millisecond
+
+// headStart recognises the handlers of go-micro's server.
+func headStart(handler broker.Handler) time.Duration {
+	if f := runtime.FuncForPC(reflect.ValueOf(handler).Pointer()); f != nil && strings.HasPrefix(f.Name(), "go-micro.dev/v5/server.") {
+		return serverHeadStart
+	}
+	return 0
+}
+
+// Options returns the options of the Subscribe.
+func (s *subscription) Options() broker.SubscribeOptions { return s.opts }
+
+// Topic returns what was subscribed to, wildcards included.
+func (s *subscription) Topic() string { return s.topic }
+
+// Unsubscribe ends the subscription. It stops pulling and gives back at once
+// what was fetched and not started. It does not wait for handlers that run,
+// because go-micro calls it with the mutex of its server held. They still settle
+// their messages. If none runs, everything is over when it returns. In a cluster
+// it waits up to half a second for messages on their way.
+//
+// A durable consumer stays. The consumer of a queue-less subscription is
+// deleted. Further calls do nothing. It always returns nil.
+func (s *subscription) Unsubscribe() error {
+	if !s.core.Stop() || s.core.Running() > 0 || s.runsOn(goroutine.ID()) {
+		return nil
+	}
+	bound := time.NewTimer(unsubscribeTimeout)
+	defer bound.Stop()
+	select {
+	case <-s.core.Done():
+	case <-bound.C:
+	}
+	return nil
+}
+
+// runsOn reports whether the goroutine is one of those that the end of the
+// subscription waits for.
+func (s *subscription) runsOn(id uint64) bool { return s.core.RunsOn(id) }
+
+// identity is the subscription as it is now: a consumer that was made again may
+// have another name.
+func (s *subscription) identity() Subscription {
+	cs := s.core.Consumer()
+	return Subscription{Topic: s.topic, Queue: s.queue, Stream: cs.Stream.Name, Consumer: cs.Name}
+}

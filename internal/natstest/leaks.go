@@ -1,0 +1,74 @@
+package natstest
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Main runs the tests of a package and returns the exit code for TestMain. If
+// all have passed it waits until nothing is left in Goroutines, and fails the
+// run if that does not happen.
+func Main(m *testing.M) (code int) {
+	if code = m.Run(); code != 0 {
+		return code
+	}
+	for deadline := time.Now().Add(Patience); ; time.Sleep(10 * time.Millisecond) {
+		left := Goroutines()
+		if len(left) == 0 {
+			return 0
+		}
+		if time.Now().After(deadline) {
+			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", strings.Join(left, "\n\n"))
+			return 1
+		}
+	}
+}
+
+// Goroutines returns the stacks of the goroutines that run, or were started by,
+// code of the NATS client or of this module. Code of its tests and of this
+// package does not count, nor does the embedded server, which ends its
+// goroutines whenever it pleases.
+func Goroutines() (stacks []string) {
+	buf := make([]byte, 1<<20)
+	n := runtime.Stack(buf, true)
+	for n == len(buf) { // there was more
+		buf = make([]byte, 2*len(buf))
+		n = runtime.Stack(buf, true)
+	}
+	for stack := range strings.SplitSeq(strings.TrimSpace(string(buf[:n])), "\n\n") {
+		if counts(stack) {
+			stacks = append(stacks, stack)
+		}
+	}
+	return stacks
+}
+
+// counts says whether a stack counts for Goroutines. A function has two lines in
+// it: its name with its arguments, and then, indented, its place.
+func counts(stack string) bool {
+	lines := strings.Split(stack, "\n")
+	for i, place := range lines {
+		if i == 0 || !strings.HasPrefix(place, "\t") {
+			continue
+		}
+		function := strings.TrimPrefix(lines[i-1], "created by ")
+		ours := strings.HasPrefix(function, module) && !strings.HasPrefix(function, here) && !strings.Contains(place, "_test.go:")
+		if ours || strings.HasPrefix(function, client) || strings.HasPrefix(function, clientPackages) {
+			return true
+		}
+	}
+	return false
+}
+
+// What the names of functions begin with. The runtime escapes a dot in the last
+// element of a package's path.
+const (
+	client         = "github.com/nats-io/nats%2ego."
+	clientPackages = "github.com/nats-io/nats.go/"
+	module         = "go-micro-jetstream/"
+	here           = module + "internal/natstest."
+)
