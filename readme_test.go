@@ -365,8 +365,26 @@ func declarations(t *testing.T, dir string) []ast.Decl {
 	return all
 }
 
-func TestEveryExportedFunctionIsMentioned(t *testing.T) {
+// shelf returns README.md and the pages of docs/.
+func shelf(t *testing.T) string {
+	t.Helper()
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	text := readme(t)
+	for _, page := range pages {
+		content, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += "\n" + string(content)
+	}
+	return text
+}
+
+func TestEveryExportedFunctionIsMentioned(t *testing.T) {
+	text := shelf(t)
 	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}, {"broker/wrapper", "wrapper."}} {
 		found := 0
 		for _, decl := range declarations(t, pkg.dir) {
@@ -376,7 +394,7 @@ func TestEveryExportedFunctionIsMentioned(t *testing.T) {
 			}
 			found++
 			if !strings.Contains(text, "`"+pkg.prefix+f.Name.Name+"(") && !strings.Contains(text, "`jsbroker."+f.Name.Name+"(") && !strings.Contains(text, "`jsbroker."+f.Name.Name+"`") {
-				t.Errorf("README.md does not mention %s.%s", pkg.dir, f.Name.Name)
+				t.Errorf("neither README.md nor docs/ mentions %s.%s", pkg.dir, f.Name.Name)
 			}
 		}
 		if found == 0 {
@@ -391,7 +409,7 @@ func rows(t *testing.T, header string) map[string][]string {
 	t.Helper()
 	table := map[string][]string{}
 	in := false
-	for line := range strings.SplitSeq(readme(t), "\n") {
+	for line := range strings.SplitSeq(shelf(t), "\n") {
 		switch {
 		case strings.HasPrefix(line, header):
 			in = true
@@ -555,7 +573,7 @@ func TestTheSpans(t *testing.T) {
 }
 
 func TestTheDeadLetterHeaders(t *testing.T) {
-	src, err := os.ReadFile("broker/settle.go")
+	src, err := os.ReadFile("broker/deadletter.go")
 	if err != nil {
 		t.Fatal(err)
 	}
