@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"go-micro.dev/v5/logger"
 )
@@ -39,7 +40,7 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 
 // WithAttrs returns a handler that adds these to each line.
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &logHandler{to: h.to, attrs: append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)}
+	return &logHandler{to: h.to, attrs: append(slices.Clip(h.attrs), attrs...)}
 }
 
 // WithGroup returns the handler itself: go-micro's fields are flat.

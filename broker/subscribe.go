@@ -129,22 +129,22 @@ type pendingCounts struct {
 
 // newSubscription makes all that a subscription needs, and registers it. A
 // Disconnect waits for it, so that nothing that was made here is left behind.
-func (ses *session) newSubscription(cfg *config, topic string, handler broker.Handler, request subscribeOptions) (*subscription, pendingCounts, error) {
+func (s *session) newSubscription(cfg *config, topic string, handler broker.Handler, request subscribeOptions) (*subscription, pendingCounts, error) {
 	var pending pendingCounts
-	if !ses.subscribes.Enter() {
+	if !s.subscribes.Enter() {
 		return nil, pending, fault.ErrShuttingDown
 	}
-	defer ses.subscribes.Leave()
+	defer s.subscribes.Leave()
 	ctx, cancel := context.WithTimeout(request.Context, subscribeTimeout)
 	defer cancel()
 	concurrency := cfg.concurrency
 	if request.concurrencySet {
 		concurrency = request.concurrency
 	}
-	s := &subscription{
-		session: ses,
+	sub := &subscription{
+		session: s,
 		cfg:     cfg,
-		hooks:   ses.hooks,
+		hooks:   s.hooks,
 		topic:   topic,
 		queue:   request.Queue,
 		opts:    request.SubscribeOptions,
@@ -152,8 +152,8 @@ func (ses *session) newSubscription(cfg *config, topic string, handler broker.Ha
 		bodies:  make([][]byte, concurrency),
 	}
 	core, info, err := consume.Open(ctx, consume.Config{
-		Conn:            ses.conn,
-		Consumers:       ses.consumers,
+		Conn:            s.conn,
+		Consumers:       s.consumers,
 		Rules:           &cfg.rules,
 		Topic:           topic,
 		Queue:           request.Queue,
@@ -161,19 +161,19 @@ func (ses *session) newSubscription(cfg *config, topic string, handler broker.Ha
 		Limits:          pull.Limits{Batch: cfg.batchSize, Bytes: cfg.fetchBytes, Wait: cfg.fetchWait},
 		MaxAckExtension: cfg.maxAckExtension,
 		Parent:          request.Context,
-		Handle:          s.handle,
-		Observer:        observer{s},
-		Log:             ses.log,
+		Handle:          sub.handle,
+		Observer:        observer{sub},
+		Log:             s.log,
 	})
 	if err != nil {
 		return nil, pending, err
 	}
-	s.core, s.base, s.log = core, core.Context(), core.Log()
-	if !ses.subs.add(s) {
+	sub.core, sub.base, sub.log = core, core.Context(), core.Log()
+	if !s.subs.add(sub) {
 		core.Discard()
 		return nil, pending, fault.ErrShuttingDown
 	}
-	return s, pendingCounts{info.NumPending, info.NumAckPending}, nil
+	return sub, pendingCounts{info.NumPending, info.NumAckPending}, nil
 }
 
 // serverHeadStart is how long the worker of a go-micro server's subscription
