@@ -83,7 +83,9 @@
 //
 // When the last subscription of a topic and queue ends, its gauges
 // (active_subscriptions, in_flight, pending, backoff_seconds) end too. Its counters
-// and histograms stay.
+// and histograms stay, until 1000 other topics and queues have ended since. So a
+// service that restarts a subscription continues its counters, and one that
+// subscribes to ever new topics does not add series for ever.
 //
 // Subscriptions with the same topic and queue share their series, in one broker or
 // in several on one registry. in_flight is then the sum, backoff_seconds the longest

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -499,4 +500,47 @@ func histogram(t *testing.T, reg prometheus.Gatherer, name string) *dto.Histogra
 	}
 	t.Fatalf("no histogram %s with one series", name)
 	return nil
+}
+
+// A service that subscribes to ever new topics does not add series for ever, and what
+// ended lately is continued.
+func TestSeriesOfEndedSubscriptionsAreBounded(t *testing.T) {
+	h, reg := newHooks(t)
+	run := func(topic string) {
+		s := jsbroker.Subscription{Topic: topic, Queue: "q", Stream: "S", Consumer: "q"}
+		ctx := subscribe(h, s)
+		h.Fetched(ctx, jsbroker.Fetched{Subscription: s, Messages: 1})
+		h.FetchError(ctx, jsbroker.FetchError{Subscription: s, Reason: "rare"})
+		h.SubscriptionEnd(ctx, jsbroker.SubscriptionEnd{Subscription: s})
+	}
+	fetched := func() map[string]float64 {
+		all := map[string]float64{}
+		for name, v := range values(t, reg) {
+			if strings.HasPrefix(name, "micro_broker_fetched_total") {
+				all[name] = v
+			}
+		}
+		return all
+	}
+	const kept = 1000
+	run("first")
+	for i := range 2 * kept {
+		run(fmt.Sprintf("topic.%d", i))
+		if i == kept/2 {
+			run("first") // which is no longer the oldest now
+		}
+	}
+	run(fmt.Sprintf("topic.%d", 2*kept-1))
+	got := fetched()
+	if len(got) != kept {
+		t.Errorf("%d topics have series, want %d", len(got), kept)
+	}
+	if n := got[fmt.Sprintf(`micro_broker_fetched_total{queue="q",topic="topic.%d"}`, 2*kept-1)]; n != 2 {
+		t.Errorf("the latest topic has counted %v, want 2", n)
+	}
+	for name := range values(t, reg) {
+		if strings.Contains(name, `"topic.0"`) {
+			t.Errorf("%s is left of a topic that ended long ago", name)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,9 +21,16 @@ type subscriptions struct {
 	pending  *prometheus.Desc
 	backoff  *prometheus.Desc
 
-	mu   sync.Mutex
-	live map[labels]*series // those with an active subscription
+	mu    sync.Mutex
+	live  map[labels]*series // those with an active subscription
+	ended []labels           // those whose counters are kept without one; the oldest first
 }
+
+// maxEnded is how many topics and queues keep their counters after their last
+// subscription has ended. A service that restarts its subscriptions continues its
+// counters. A service that subscribes to ever new topics would otherwise add some
+// thirty series with each of them, for ever.
+const maxEnded = 1000
 
 // subscription is one subscription and the series that it shares with all others
 // of the same topic and queue.
@@ -58,6 +66,9 @@ func (s *subscriptions) start(of jsbroker.Subscription, outer *subscription) *su
 	defer s.mu.Unlock()
 	shared := s.live[l]
 	if shared == nil {
+		if i := slices.Index(s.ended, l); i >= 0 {
+			s.ended = slices.Delete(s.ended, i, i+1)
+		}
 		shared = newSeries(s.vectors, l)
 		s.live[l] = shared
 	}
@@ -67,8 +78,8 @@ func (s *subscriptions) start(of jsbroker.Subscription, outer *subscription) *su
 }
 
 // end removes a subscription. The last one of its topic and queue takes their
-// gauges with it. The counters stay in the vectors, and a later start continues
-// them.
+// gauges with it. The counters stay, and a later start continues them, until
+// [maxEnded] others have ended since.
 //
 // A broker that has these hooks twice calls end twice, both times with the
 // subscription that started last. The second call ends the outer one.
@@ -83,6 +94,11 @@ func (s *subscriptions) end(sub *subscription) {
 	// A needless second end must not remove series that have started since.
 	if len(sub.subscriptions) == 0 && s.live[sub.labels] == sub.series {
 		delete(s.live, sub.labels)
+		s.ended = append(s.ended, sub.labels)
+		if len(s.ended) > maxEnded {
+			s.vectors.remove(s.ended[0])
+			s.ended = slices.Delete(s.ended, 0, 1)
+		}
 	}
 }
 

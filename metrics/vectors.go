@@ -136,3 +136,17 @@ func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors
 		settleErrors:     vs.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result"),
 	}
 }
+
+// remove deletes the series of a topic and queue.
+func (v *subscriptionVectors) remove(l labels) {
+	for _, vec := range []*prometheus.MetricVec{
+		v.fetched.MetricVec, v.fetches.MetricVec, v.backoffs.MetricVec,
+		v.handlerErrors.MetricVec, v.handlerPanics.MetricVec, v.handlerDuration.MetricVec, v.deliveryLag.MetricVec, v.redelivered.MetricVec,
+		v.deadLettered.MetricVec, v.deadLetterErrors.MetricVec, v.exhausted.MetricVec, v.skipped.MetricVec, v.returned.MetricVec,
+	} {
+		vec.DeleteLabelValues(l.topic, l.queue)
+	}
+	for _, vec := range []*prometheus.MetricVec{v.fetchErrors.MetricVec, v.handled.MetricVec, v.settleErrors.MetricVec} {
+		vec.DeletePartialMatch(prometheus.Labels{"topic": l.topic, "queue": l.queue})
+	}
+}
