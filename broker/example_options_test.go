@@ -165,6 +165,25 @@ func ExampleWithConsumerConfig() {
 	// Output: after 3 deliveries: no such customer
 }
 
+// One topic whose handler calls a slow partner, in a service whose others are quick.
+func ExampleConsumerConfig() {
+	b, done := connect(jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 10 * time.Second}))
+	defer done()
+
+	handled := make(chan string)
+	_, err := b.Subscribe("invoices.due", func(e broker.Event) error {
+		handled <- string(e.Message().Body)
+		return nil
+	}, broker.Queue("billing"), jsbroker.ConsumerConfig(jetstream.ConsumerConfig{
+		AckWait:    5 * time.Minute,
+		MaxDeliver: 20,
+	}))
+	must(err)
+	must(b.Publish("invoices.due", message("4711")))
+	fmt.Println("billed", <-handled)
+	// Output: billed 4711
+}
+
 // What is given up goes to a topic of its own, with the reason in its headers.
 func ExampleWithDeadLetter() {
 	b, done := connect(

@@ -198,7 +198,7 @@ func WithStreamName(name func(topic string) string) broker.Option {
 func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 	return option(func(s *settings) error {
 		if err := consumers.CheckConsumerTemplate(cfg); err != nil {
-			return err
+			return fmt.Errorf("WithConsumerConfig: %w", err)
 		}
 		s.rules.ConsumerTemplate = &cfg
 		return nil

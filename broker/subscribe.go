@@ -118,7 +118,7 @@ func checkSubscribe(ses *session, cfg *config, topic string, handler broker.Hand
 	case request.Queue == "" && cfg.rules.OthersConsumers:
 		return fmt.Errorf("%w: a subscriber without a queue has a consumer of its own, and with WithExistingConsumers the broker creates none: name a queue", ErrInvalidConfig)
 	}
-	return nil
+	return request.checkTemplate(&cfg.rules)
 }
 
 // pendingCounts are what the server knew of a consumer when it was bound.
@@ -154,7 +154,7 @@ func (s *session) newSubscription(cfg *config, topic string, handler broker.Hand
 	core, info, err := consume.Open(ctx, consume.Config{
 		Conn:            s.conn,
 		Consumers:       s.consumers,
-		Rules:           &cfg.rules,
+		Rules:           request.rules(&cfg.rules),
 		Topic:           topic,
 		Queue:           request.Queue,
 		Concurrency:     concurrency,

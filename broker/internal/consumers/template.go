@@ -36,22 +36,22 @@ const (
 const limitKey = streams.OwnerKey + "-max-deliver"
 
 // CheckConsumerTemplate reports why consumers cannot be created from a template.
-// The error names the option WithConsumerConfig.
+// The error names the field, not the option.
 func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {
 	switch {
 	case cfg.Name != "" || cfg.Durable != "":
-		return fmt.Errorf("WithConsumerConfig: Name and Durable come from broker.Queue")
+		return fmt.Errorf("Name and Durable come from broker.Queue")
 	case cfg.FilterSubject != "" || len(cfg.FilterSubjects) > 0:
-		return fmt.Errorf("WithConsumerConfig: the filter comes from the topic")
+		return fmt.Errorf("the filter comes from the topic")
 	case cfg.AckPolicy != jetstream.AckExplicitPolicy:
-		return fmt.Errorf("WithConsumerConfig: AckPolicy must be explicit: the broker settles each message")
+		return fmt.Errorf("AckPolicy must be explicit: the broker settles each message")
 	case cfg.DeliverSubject != "" || cfg.DeliverGroup != "":
-		return fmt.Errorf("WithConsumerConfig: the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
+		return fmt.Errorf("the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
 	case len(cfg.PriorityGroups) > 0:
-		return fmt.Errorf("WithConsumerConfig: priority groups are not supported")
+		return fmt.Errorf("priority groups are not supported")
 	case cfg.ReplayPolicy != jetstream.ReplayInstantPolicy:
 		// A server that waits for the time of a message sends no heartbeats.
-		return fmt.Errorf("WithConsumerConfig: ReplayPolicy must be instant: a server that replays slowly cannot be told from one that has died")
+		return fmt.Errorf("ReplayPolicy must be instant: a server that replays slowly cannot be told from one that has died")
 	}
 	return checkDeadlines(cfg)
 }
@@ -60,11 +60,11 @@ func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {
 func checkDeadlines(cfg jetstream.ConsumerConfig) error {
 	switch {
 	case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
-		return fmt.Errorf("WithConsumerConfig: BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
+		return fmt.Errorf("BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
 	case cfg.AckWait != 0 && cfg.AckWait < MinAckWait:
-		return fmt.Errorf("WithConsumerConfig: AckWait is %v, want at least %v: no handler could be in time", cfg.AckWait, MinAckWait)
+		return fmt.Errorf("AckWait is %v, want at least %v: no handler could be in time", cfg.AckWait, MinAckWait)
 	case slices.ContainsFunc(cfg.BackOff, func(d time.Duration) bool { return d < MinAckWait }):
-		return fmt.Errorf("WithConsumerConfig: BackOff is %v, want at least %v each: they replace AckWait, and no handler could be in time", cfg.BackOff, MinAckWait)
+		return fmt.Errorf("BackOff is %v, want at least %v each: they replace AckWait, and no handler could be in time", cfg.BackOff, MinAckWait)
 	}
 	return nil
 }
