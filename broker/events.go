@@ -140,9 +140,23 @@ type Exhausted struct {
 	Cause error // what the last delivery failed with
 }
 
+// SkipReason says why a message that was fetched is not handled.
+type SkipReason string
+
+// The reasons. What is skipped as handled is acknowledged once more, and what is
+// skipped as discarded is terminated once more.
+const (
+	SkipExpired   SkipReason = "expired"   // its ack deadline passed while it waited: it is delivered again
+	SkipRunning   SkipReason = "running"   // a second delivery of a message whose handler runs
+	SkipHandled   SkipReason = "handled"   // a second delivery of a message that was acknowledged
+	SkipDiscarded SkipReason = "discarded" // a second delivery of a message that was terminated
+	SkipMarker    SkipReason = "marker"    // a delete marker of the stream, which nobody has published: acknowledged
+)
+
 // Skipped is the event of [Hooks.Skipped].
 type Skipped struct {
 	Delivery
+	Reason SkipReason
 }
 
 // Handled is the event of [Hooks.Handled].

@@ -74,9 +74,11 @@ type Hooks struct {
 	// server does not deliver it again. It does not fire for a message that the
 	// handler left unsettled under broker.DisableAutoAck: that may still be acked.
 	Exhausted func(ctx context.Context, e Exhausted)
-	// Skipped fires when a fetched message is not handled. Either its ack deadline
-	// passed while it waited, so that the server delivers it again, or it is the
-	// second delivery of a message that was handled or is being handled.
+	// Skipped fires when a fetched message is not handled; [SkipReason] says why.
+	// Its ack deadline passed while it waited, so that the server delivers it
+	// again. Or it is the second delivery of a message that was handled or is being
+	// handled. Or it is a delete marker: a stream with SubjectDeleteMarkerTTL
+	// stores one when the last message of a subject has expired.
 	Skipped func(ctx context.Context, e Skipped)
 	// Handled ends HandleStart: once per delivery, after the settlement.
 	Handled func(ctx context.Context, e Handled)

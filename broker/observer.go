@@ -40,8 +40,8 @@ func (o observer) Learned(pending uint64, ackPending int) {
 }
 
 // Skipped tells hooks of a message that is not handled.
-func (o observer) Skipped(d *consume.Delivery) {
-	emit(o.s.hooks, o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d)})
+func (o observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
+	emit(o.s.hooks, o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d), Reason: SkipReason(why)})
 }
 
 // Settled tells hooks of an acknowledgement that was sent, or was not.

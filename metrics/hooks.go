@@ -178,8 +178,13 @@ func (o *observer) exhausted(ctx context.Context, _ jsbroker.Exhausted) {
 	}
 }
 
-func (o *observer) skipped(ctx context.Context, _ jsbroker.Skipped) {
-	if sub := o.subscription(ctx); sub != nil {
+func (o *observer) skipped(ctx context.Context, e jsbroker.Skipped) {
+	sub := o.subscription(ctx)
+	switch {
+	case sub == nil:
+	case e.Reason == jsbroker.SkipMarker:
+		sub.markers.Inc()
+	default:
 		sub.skipped.Inc()
 	}
 }

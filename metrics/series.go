@@ -54,11 +54,7 @@ type series struct {
 	deliveryLag     *histogram
 	redelivered     prometheus.Counter
 
-	deadLettered     prometheus.Counter
-	deadLetterErrors prometheus.Counter
-	exhausted        prometheus.Counter
-	skipped          prometheus.Counter
-	returned         prometheus.Counter
+	fates
 
 	inFlight atomic.Int64
 	pending  atomic.Uint64 // the latest value, whichever subscription learned it
@@ -68,6 +64,11 @@ type series struct {
 
 // results are the counters of handled_total.
 type results struct{ ack, nak, term, none prometheus.Counter }
+
+// fates are what else becomes of a message than being handled.
+type fates struct {
+	deadLettered, deadLetterErrors, exhausted, skipped, markers, returned prometheus.Counter
+}
 
 func newSeries(v *subscriptionVectors, l labels) *series {
 	s := &series{
@@ -83,17 +84,20 @@ func newSeries(v *subscriptionVectors, l labels) *series {
 			term: l.counter(v.handled, string(jsbroker.ResultTerm)),
 			none: l.counter(v.handled, string(jsbroker.ResultNone)),
 		},
-		handlerErrors:    l.counter(v.handlerErrors),
-		handlerPanics:    l.counter(v.handlerPanics),
-		handlerDuration:  v.handlerDuration.child(l.topic, l.queue),
-		deliveryLag:      v.deliveryLag.child(l.topic, l.queue),
-		redelivered:      l.counter(v.redelivered),
-		deadLettered:     l.counter(v.deadLettered),
-		deadLetterErrors: l.counter(v.deadLetterErrors),
-		exhausted:        l.counter(v.exhausted),
-		skipped:          l.counter(v.skipped),
-		returned:         l.counter(v.returned),
-		subscriptions:    make(map[*subscription]struct{}),
+		handlerErrors:   l.counter(v.handlerErrors),
+		handlerPanics:   l.counter(v.handlerPanics),
+		handlerDuration: v.handlerDuration.child(l.topic, l.queue),
+		deliveryLag:     v.deliveryLag.child(l.topic, l.queue),
+		redelivered:     l.counter(v.redelivered),
+		fates: fates{
+			deadLettered:     l.counter(v.deadLettered),
+			deadLetterErrors: l.counter(v.deadLetterErrors),
+			exhausted:        l.counter(v.exhausted),
+			skipped:          l.counter(v.skipped),
+			markers:          l.counter(v.markers),
+			returned:         l.counter(v.returned),
+		},
+		subscriptions: make(map[*subscription]struct{}),
 	}
 	for _, reason := range fetchReasons {
 		s.fetchErrors[reason] = l.counter(v.fetchErrors, reason)

@@ -27,7 +27,7 @@ var zeroSeries = func() map[string]float64 {
 		"handler_duration_seconds_count", "handler_duration_seconds_sum",
 		"delivery_lag_seconds_count", "delivery_lag_seconds_sum",
 		"dead_lettered_total", "dead_letter_errors_total", "exhausted_total",
-		"skipped_total", "returned_total", "in_flight", "pending",
+		"skipped_total", "markers_total", "returned_total", "in_flight", "pending",
 	} {
 		m["micro_broker_"+name+ordersLabels] = 0
 	}
@@ -351,6 +351,8 @@ func TestFatesOfMessages(t *testing.T) {
 	h.DeadLettered(ctx, jsbroker.DeadLettered{Delivery: d, DeadLetterTopic: "dead", Err: errBoom})
 	h.Exhausted(ctx, jsbroker.Exhausted{Delivery: d, Cause: errBoom})
 	h.Skipped(ctx, jsbroker.Skipped{Delivery: d})
+	h.Skipped(ctx, jsbroker.Skipped{Delivery: d, Reason: jsbroker.SkipExpired})
+	h.Skipped(ctx, jsbroker.Skipped{Delivery: d, Reason: jsbroker.SkipMarker})
 	h.Settled(ctx, jsbroker.Settled{Delivery: d, Result: jsbroker.ResultNak, Returned: true})
 	h.Settled(ctx, jsbroker.Settled{Delivery: d, Result: jsbroker.ResultNak, Returned: true, Err: errBoom}) // not given back
 	h.Settled(ctx, jsbroker.Settled{Delivery: d, Result: jsbroker.ResultTerm, Err: errBoom})
@@ -358,7 +360,8 @@ func TestFatesOfMessages(t *testing.T) {
 		"micro_broker_dead_lettered_total" + ordersLabels:                                  1,
 		"micro_broker_dead_letter_errors_total" + ordersLabels:                             2,
 		"micro_broker_exhausted_total" + ordersLabels:                                      1,
-		"micro_broker_skipped_total" + ordersLabels:                                        1,
+		"micro_broker_skipped_total" + ordersLabels:                                        2,
+		"micro_broker_markers_total" + ordersLabels:                                        1,
 		"micro_broker_returned_total" + ordersLabels:                                       1,
 		`micro_broker_settle_errors_total{queue="billing",result="ack",topic="orders.*"}`:  0,
 		`micro_broker_settle_errors_total{queue="billing",result="nak",topic="orders.*"}`:  1,

@@ -176,8 +176,8 @@ func TestSecondDeliveryIsSkipped(t *testing.T) {
 		}
 	}
 	nak()
-	if d := receive(t, o.skipped); d.Meta.NumDelivered != 2 || first.Deliveries() != 2 {
-		t.Errorf("skipped delivery %d; the first one counts %d", d.Meta.NumDelivered, first.Deliveries())
+	if d := receive(t, o.skipped); d.Meta.NumDelivered != 2 || first.Deliveries() != 2 || d.why != consume.SkipRunning {
+		t.Errorf("skipped delivery %d as %s; the first one counts %d", d.Meta.NumDelivered, d.why, first.Deliveries())
 	}
 	// Once it has failed, the next delivery is one to be handled.
 	first.Fail()

@@ -51,7 +51,7 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 
 // take starts the first of the waiting messages for a worker, or says why it is not to
 // be handled. It returns nothing if none waits, or the subscription is stopped.
-func (h *inHand) take(slot int) (d *Delivery, refused error) {
+func (h *inHand) take(slot int) (d *Delivery, refused *refusal) {
 	d, request, wanted, refused := h.start(slot)
 	if wanted {
 		_ = h.send(request) // what goes wrong comes again with the next request
@@ -61,7 +61,7 @@ func (h *inHand) take(slot int) (d *Delivery, refused error) {
 
 // start is take as far as it needs the lock: it returns the request to send, if one is
 // wanted.
-func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused error) {
+func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused *refusal) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.waiting) == 0 || h.s.Stopped() {
@@ -90,10 +90,13 @@ func (h *inHand) pop() *Delivery {
 }
 
 // refusal returns why a message is not to be handled, or nil. The caller holds the lock.
-func (h *inHand) refusal(d *Delivery) error {
+func (h *inHand) refusal(d *Delivery) *refusal {
+	if wire.IsDeleteMarker(d.Msg) {
+		return marker
+	}
 	if h.ledger.mayRepeat(d) {
-		if err := h.repeated(d); err != nil {
-			return err
+		if why := h.repeated(d); why != nil {
+			return why
 		}
 	}
 	// The server is delivering it to somebody else, unless this was the last delivery.
@@ -101,7 +104,7 @@ func (h *inHand) refusal(d *Delivery) error {
 	cs := h.consumer.Load()
 	if cs.Expired(d.Meta.NumDelivered, d.Began-d.extended) && !cs.IsLast(d.Meta.NumDelivered) {
 		h.ledger.owe(cs, d)
-		return errExpired
+		return expired
 	}
 	return nil
 }
@@ -110,16 +113,16 @@ func (h *inHand) refusal(d *Delivery) error {
 // be handled, or nil. Second deliveries come when an ack was lost with a connection,
 // or when an operator has shortened the consumer's AckWait, so that the server does
 // not wait as long as this side believes. The caller holds the lock.
-func (h *inHand) repeated(d *Delivery) error {
-	if err := h.ledger.repeated(d); err != nil {
-		return err
+func (h *inHand) repeated(d *Delivery) *refusal {
+	if why := h.ledger.repeated(d); why != nil {
+		return why
 	}
 	id := d.Meta.Identity()
 	for _, r := range h.running {
 		// When its deadline is no longer extended, a handler counts as hanging.
 		if r != nil && !r.failed && r.Meta.Identity() == id && time.Since(r.Received) < h.s.cfg.MaxAckExtension {
 			r.skipped.Store(max(r.skipped.Load(), d.Meta.NumDelivered))
-			return errBeingHandled
+			return beingHandled
 		}
 	}
 	return nil

@@ -113,12 +113,12 @@ func (l *ledger) mayRepeat(d *Delivery) bool {
 
 // repeated returns why a delivery of a message that was settled for good is not
 // handled, or nil.
-func (l *ledger) repeated(d *Delivery) error {
+func (l *ledger) repeated(d *Delivery) *refusal {
 	switch id := d.Meta.Identity(); {
 	case l.acked.has(id):
-		return errHandled
+		return handled
 	case l.terminated.has(id):
-		return errTerminated
+		return terminated
 	}
 	return nil
 }

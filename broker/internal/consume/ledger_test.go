@@ -80,15 +80,15 @@ func TestSettledMessagesAreRecognised(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		d    *Delivery
-		want error
+		want *refusal
 	}{
-		{"acked", delivery(1, 2, 100), errHandled},
-		{"terminated", delivery(2, 2, 200), errTerminated},
+		{"acked", delivery(1, 2, 100), handled},
+		{"terminated", delivery(2, 2, 200), terminated},
 		{"of another stream", delivery(1, 2, 101), nil},
 		{"not settled", delivery(3, 2, 300), nil},
 	} {
-		if err := l.repeated(tt.d); err != tt.want { //nolint:errorlint // these are not wrapped
-			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		if why := l.repeated(tt.d); why != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, why, tt.want)
 		}
 	}
 	if l.mayRepeat(delivery(1, 1, 100)) {

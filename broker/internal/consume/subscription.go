@@ -61,7 +61,7 @@ type Observer interface {
 	// and not settled, as the server has said without a delivery.
 	Learned(pending uint64, ackPending int)
 	// Skipped tells that a fetched message is not handled. The log has a line about it.
-	Skipped(d *Delivery)
+	Skipped(d *Delivery, why SkipReason)
 	// Settled tells of an acknowledgement that was sent, or could not be sent, which
 	// err says. A message that was returned has not been handled.
 	Settled(d *Delivery, r Result, delay time.Duration, returned bool, err error)

@@ -105,7 +105,7 @@ type observer struct {
 	failed   chan error
 	back     chan struct{}
 	learned  chan uint64
-	skipped  chan *consume.Delivery
+	skipped  chan skipped
 	settled  chan settled
 	spent    chan error
 	ended    chan struct{}
@@ -120,11 +120,16 @@ type settled struct {
 	err      error
 }
 
+type skipped struct {
+	*consume.Delivery
+	why consume.SkipReason
+}
+
 func newObserver() *observer {
 	const room = 10000
 	return &observer{
 		handled: make(chan string, room), fetched: make(chan int, room), failed: make(chan error, room),
-		back: make(chan struct{}, room), learned: make(chan uint64, room), skipped: make(chan *consume.Delivery, room),
+		back: make(chan struct{}, room), learned: make(chan uint64, room), skipped: make(chan skipped, room),
 		settled: make(chan settled, room), spent: make(chan error, room), ended: make(chan struct{}, room),
 	}
 }
@@ -139,9 +144,12 @@ func (o *observer) Fetched(messages, _ int, _ uint64)             { o.fetched <-
 func (o *observer) FetchFailed(err error, _ int, _ time.Duration) { o.failed <- err }
 func (o *observer) Recovered()                                    { o.back <- struct{}{} }
 func (o *observer) Learned(pending uint64, _ int)                 { o.learned <- pending }
-func (o *observer) Skipped(d *consume.Delivery)                   { o.skipped <- d }
-func (o *observer) Exhausted(_ *consume.Delivery, cause error)    { o.spent <- cause }
-func (o *observer) Ended()                                        { o.ended <- struct{}{} }
+func (o *observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
+	o.skipped <- skipped{d, why}
+}
+
+func (o *observer) Exhausted(_ *consume.Delivery, cause error) { o.spent <- cause }
+func (o *observer) Ended()                                     { o.ended <- struct{}{} }
 
 func (o *observer) Settled(d *consume.Delivery, r consume.Result, delay time.Duration, returned bool, err error) {
 	s := settled{d, r, delay, returned, err}

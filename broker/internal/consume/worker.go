@@ -1,7 +1,7 @@
 package consume
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"runtime/debug"
 
@@ -65,11 +65,11 @@ func (s *Subscription) next(slot int) *Delivery {
 	for {
 		d, refused := s.hand.take(slot)
 		switch {
-		case d != nil && refused == nil:
-			return d
-		case d != nil:
+		case refused != nil:
 			s.skip(d, refused)
 			continue
+		case d != nil:
+			return d
 		}
 		select {
 		case s.fetcher.token <- struct{}{}:
@@ -82,27 +82,18 @@ func (s *Subscription) next(slot int) *Delivery {
 	}
 }
 
-// Why a message that was fetched is not handled.
-var (
-	errExpired      = errors.New("its ack deadline passed while it waited, so it is delivered again")
-	errBeingHandled = errors.New("it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed")
-	errHandled      = errors.New("it is a second delivery of one that was handled: its ack was lost, came too late, or went to a consumer that is gone")
-	errTerminated   = errors.New("it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late")
-)
-
 // skip is the end of a message that is not handled.
-func (s *Subscription) skip(d *Delivery, why error) {
-	switch {
-	case errors.Is(why, errHandled):
-		_ = d.send(Ack, 0, false)
-	case errors.Is(why, errTerminated):
-		_ = d.send(Term, 0, false)
+func (s *Subscription) skip(d *Delivery, why *refusal) {
+	if why.settle != None {
+		_ = d.send(why.settle, 0, false)
 	}
-	s.cfg.Observer.Skipped(d)
-	if more, ok := s.lines.Allow(why.Error()); ok {
-		s.log.Warn(fmt.Sprintf("skipped a message: %v%s", why, more), d.Attrs()...)
-		if !errors.Is(why, errExpired) {
-			s.refresh() // AckWait may have been shortened
-		}
+	s.cfg.Observer.Skipped(d, why.reason)
+	more, ok := s.lines.Allow(why.text)
+	if !ok {
+		return
+	}
+	s.log.Log(context.Background(), why.level, fmt.Sprintf("skipped a message: %s%s", why.text, more), d.Attrs()...)
+	if why.repeated {
+		s.refresh() // AckWait may have been shortened
 	}
 }
