@@ -1,0 +1,299 @@
+package live_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/dashboards/live"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// state is what the tests read of the page's JSON.
+type state struct {
+	Connections   []struct{ State, Server string }
+	Subscriptions []struct {
+		Topic, Queue, Stream string
+		Running              int
+		Pending              uint64
+		Handled              map[string]uint64
+		Failures             uint64
+		BackoffAttempt       int
+		Ended                *time.Time
+	}
+	InFlight, Retries, Found []item
+	Failures                 []struct {
+		What, Error, Result string
+		Message             item
+	}
+	Topics []struct {
+		Topic       string
+		Published   int64
+		Failures    int64
+		Outstanding int64
+		LastReason  string
+	}
+}
+
+type item struct {
+	Subject, MessageID, TraceID, State string
+	Sequence, Delivery                 uint64
+	Seconds                            float64
+}
+
+func get(t *testing.T, h http.Handler, query string) (s state) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/?format=json&q="+query, nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("status %d: %s", w.Code, w.Body)
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+// world is a broker with a page, one message in its handler, one that failed, one that
+// became a dead letter and a hostile one.
+func world(t *testing.T) (page *live.Page, release func()) {
+	t.Helper()
+	page = live.New()
+	s := natstest.Start(t)
+	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), broker.Logger(natstest.Quiet()),
+		jsbroker.WithHooks(page.Hooks()), jsbroker.WithDeadLetter("dead.orders"))
+	if err := b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Disconnect() })
+	hangs, released := make(chan struct{}), make(chan struct{})
+	_, err := b.Subscribe("orders.>", func(e broker.Event) error {
+		switch string(e.Message().Body) {
+		case "hang":
+			close(hangs)
+			<-released
+		case "fail":
+			return jsbroker.RetryAfter(time.Hour, errors.New("<script>alert('error')</script>"))
+		case "discard":
+			return jsbroker.Discard(errors.New("malformed"))
+		}
+		return nil
+	}, broker.Queue("billing"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"ok", "fail", "discard", "hang"} {
+		m := &broker.Message{Header: map[string]string{"traceparent": "00-" + trace + "-00f067aa0ba902b7-01"}, Body: []byte(body)}
+		if err := b.Publish("orders."+body, m, jsbroker.MessageID("id-"+body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = b.Publish("orders..x", &broker.Message{})
+	natstest.Receive(t, hangs)
+	return page, func() { close(released) }
+}
+
+func TestThePageShowsWhatGoesOn(t *testing.T) {
+	page, release := world(t)
+	s := get(t, page, "")
+	if len(s.Connections) != 1 || s.Connections[0].State != "connected" || s.Connections[0].Server == "" {
+		t.Errorf("connections %+v", s.Connections)
+	}
+	sub := s.Subscriptions[0]
+	if sub.Topic != "orders.>" || sub.Queue != "billing" || sub.Stream != "ORDERS" || sub.Running != 1 || sub.Failures != 2 ||
+		sub.Handled["ack"] != 1 || sub.Handled["nak"] != 1 || sub.Handled["term"] != 1 {
+		t.Errorf("subscription %+v", sub)
+	}
+	if len(s.InFlight) != 1 || s.InFlight[0].Subject != "orders.hang" || s.InFlight[0].MessageID != "id-hang" || s.InFlight[0].TraceID != trace {
+		t.Errorf("in flight %+v", s.InFlight)
+	}
+	if len(s.Retries) != 1 || s.Retries[0].Subject != "orders.fail" {
+		t.Errorf("retries %+v", s.Retries)
+	}
+	var what []string
+	for _, f := range s.Failures {
+		what = append(what, f.What)
+		if f.Message.TraceID != trace {
+			t.Errorf("%s has no trace: %+v", f.What, f)
+		}
+	}
+	if got := strings.Join(what, ", "); got != "failed, dead letter in dead.orders, failed" {
+		t.Errorf("failures: %s", got)
+	}
+	if n := len(s.Topics); n != 6 { // one is the dead-letter topic
+		t.Errorf("%d topics: %+v", n, s.Topics)
+	}
+	for _, topic := range s.Topics {
+		if topic.Topic == "orders..x" && (topic.Failures != 1 || topic.LastReason != "invalid_topic") || topic.Outstanding != 0 {
+			t.Errorf("topic %+v", topic)
+		}
+	}
+	release()
+	natstest.Eventually(t, "the handler has returned", func() bool { return get(t, page, "").Subscriptions[0].Handled["ack"] == 2 })
+}
+
+func TestMessagesAreFound(t *testing.T) {
+	page, release := world(t)
+	defer release()
+	for query, want := range map[string][]string{
+		"id-ok":   {"ack"},
+		"id-hang": {"running"},
+		"2":       {"nak", "waits for its retry", "failed"},
+		trace:     {"running", "term", "nak", "ack", "waits for its retry", "failed", "dead letter in dead.orders", "failed"},
+		"nothing": nil,
+	} {
+		var got []string
+		for _, m := range get(t, page, query).Found {
+			got = append(got, m.State)
+		}
+		if strings.Join(got, ", ") != strings.Join(want, ", ") {
+			t.Errorf("%s: found %q, want %q", query, got, want)
+		}
+	}
+}
+
+func TestThePageIsReadOnlyAndLoadsNothing(t *testing.T) {
+	page := live.New()
+	w := httptest.NewRecorder()
+	page.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", nil))
+	if w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST: status %d", w.Code)
+	}
+	w = httptest.NewRecorder()
+	page.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	if csp := w.Header().Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "unsafe") {
+		t.Errorf("policy %q", csp)
+	}
+	for _, outside := range []string{"http://", "https://", "src=\"", "@import", "innerHTML"} {
+		if strings.Contains(w.Body.String(), outside) {
+			t.Errorf("the page contains %q", outside)
+		}
+	}
+}
+
+// Whatever clients publish, the page keeps its bounds.
+func TestHostileInputIsBounded(t *testing.T) {
+	page := live.New()
+	h := page.Hooks()
+	name := strings.Repeat("<script>\xff\n\"", 1000)
+	sub := jsbroker.Subscription{Topic: name, Queue: name, Stream: name, Consumer: name}
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
+	for i := range 10_000 {
+		d := jsbroker.Delivery{Subscription: sub, Subject: name, MessageID: name, StreamSequence: uint64(i), ConsumerSequence: uint64(i), NumDelivered: 1}
+		h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d, Header: map[string]string{"traceparent": name}})
+		h.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultNak, Err: errors.New(name)})
+		topic := fmt.Sprint(name, i)
+		h.PublishStart(ctx, jsbroker.PublishStart{Topic: topic})
+		h.Published(ctx, jsbroker.Published{Topic: topic, Err: errors.New(name)})
+	}
+	w := httptest.NewRecorder()
+	page.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/?format=json", nil))
+	if n := w.Body.Len(); n > 4<<20 {
+		t.Errorf("the page has %d bytes", n)
+	}
+	if !json.Valid(w.Body.Bytes()) {
+		t.Error("the page is not valid JSON")
+	}
+}
+
+func TestTwoPagesAndTwoBrokers(t *testing.T) {
+	one, two := live.New(), live.New()
+	s := natstest.Start(t)
+	for _, topic := range []string{"a", "b"} {
+		b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), broker.Logger(natstest.Quiet()), jsbroker.WithHooks(one.Hooks(), two.Hooks()))
+		if err := b.Connect(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = b.Disconnect() })
+		done := make(chan struct{})
+		if _, err := b.Subscribe(topic, func(broker.Event) error { close(done); return nil }, broker.Queue("q")); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Publish(topic, &broker.Message{Body: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+		natstest.Receive(t, done)
+	}
+	for _, page := range []*live.Page{one, two} {
+		natstest.Eventually(t, "both messages are counted", func() bool {
+			acked := uint64(0)
+			for _, sub := range get(t, page, "").Subscriptions {
+				acked += sub.Handled["ack"]
+			}
+			return acked == 2
+		})
+		if n := len(get(t, page, "").Connections); n != 2 {
+			t.Errorf("%d connections", n)
+		}
+	}
+}
+
+func TestEndedSubscriptionsAreShown(t *testing.T) {
+	page := live.New()
+	h := page.Hooks()
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: jsbroker.Subscription{Topic: "orders"}})
+	h.SubscriptionEnd(ctx, jsbroker.SubscriptionEnd{})
+	if s := get(t, page, "").Subscriptions; len(s) != 1 || s[0].Ended == nil {
+		t.Errorf("subscriptions %+v", s)
+	}
+}
+
+// The page in a real browser: it fills itself, and shows markup of clients as text.
+func TestThePageInABrowser(t *testing.T) {
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		if os.Getenv("REQUIRE_CHROMIUM") != "" {
+			t.Fatal("REQUIRE_CHROMIUM is set, and there is no chromium")
+		}
+		t.Skip("there is no chromium")
+	}
+	page, release := world(t)
+	defer release()
+	server := httptest.NewServer(page)
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(),
+		"--virtual-time-budget=3000", "--dump-dom", server.URL).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dom := string(out)
+	for _, want := range []string{"orders.hang", "id-hang", trace, "billing", "dead letter in dead.orders", "&lt;script&gt;alert"} {
+		if !strings.Contains(dom, want) {
+			t.Errorf("the page does not show %s", want)
+		}
+	}
+	if strings.Contains(dom, "<script>alert") {
+		t.Error("an error text became markup")
+	}
+}
+
+func BenchmarkDelivery(b *testing.B) {
+	page := live.New()
+	h := page.Hooks()
+	sub := jsbroker.Subscription{Topic: "orders", Queue: "q", Stream: "ORDERS", Consumer: "q"}
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
+	header := map[string]string{"traceparent": "00-" + trace + "-00f067aa0ba902b7-01", "Content-Type": "application/json"}
+	d := jsbroker.Delivery{Subscription: sub, Subject: "orders", MessageID: "id", NumDelivered: 1, StoredAt: time.Now()}
+	b.ReportAllocs()
+	for b.Loop() {
+		d.ConsumerSequence++
+		h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d, Header: header, Lag: time.Millisecond})
+		h.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultAck})
+	}
+}
