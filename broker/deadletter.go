@@ -54,6 +54,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 			publishOptions{ctx: ctx, messageID: s.deadLetterID(e.d), original: e.d.Msg.Header})
 		emit(s.hooks, s.hooks.deadLettered, e.d.Context, DeadLettered{Delivery: s.delivery(e.d), DeadLetterTopic: topic, Cause: cause, Err: err})
 		if err == nil {
+			s.logDeadLetter(e, cause)
 			return true
 		}
 		s.logSome(slog.LevelError, e.d, "dead letter not stored, the message is kept: %v", err)
@@ -64,6 +65,14 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bo
 			return false
 		}
 	}
+}
+
+// logDeadLetter writes a line for each dead letter, also in a flood: each has cost
+// a message, and the line is what a person looks for.
+func (s *subscription) logDeadLetter(e *event, cause error) {
+	topic, reason := s.cfg.rules.DeadLetter, headerText(fmt.Sprint(cause))
+	s.log.Log(e.d.Context, slog.LevelWarn, fmt.Sprintf("dead letter stored in %s: %s", topic, reason),
+		append(e.d.Attrs(), "dead_letter_topic", topic, "reason", reason)...)
 }
 
 // maxKept is the largest array, in bytes, that a worker keeps for the next body.

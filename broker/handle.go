@@ -76,18 +76,12 @@ func (s *subscription) conclude(e *event) {
 		emit(s.hooks, s.hooks.panicked, e.d.Context, Panicked{Delivery: s.delivery(e.d), Err: o.panicked})
 	}
 	if o.err != nil {
-		s.reportFailure(e, o.err, o.panicked)
+		s.reportFailure(e)
 	}
 }
 
-// reportFailure logs a handler's error and passes it to go-micro's
-// ErrorHandler.
-func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
-	if p != nil {
-		s.logSome(slog.LevelError, e.d, "%v\n%s", err, p.Stack)
-	} else {
-		s.logSome(slog.LevelError, e.d, "handler failed: %v", err)
-	}
+// reportFailure passes a handler's error to go-micro's ErrorHandler.
+func (s *subscription) reportFailure(e *event) {
 	if s.cfg.errorHandler == nil {
 		return
 	}
@@ -99,4 +93,13 @@ func (s *subscription) reportFailure(e *event, err error, p *PanicError) {
 	if err := s.cfg.errorHandler(e); err != nil {
 		s.logSome(slog.LevelWarn, e.d, "the broker's ErrorHandler failed: %v", err)
 	}
+}
+
+// logFailure logs a handler's error, and what comes next.
+func (s *subscription) logFailure(e *event, next string) {
+	if p := e.outcome.panicked; p != nil {
+		s.logSome(slog.LevelError, e.d, "%v%s\n%s", p, next, p.Stack)
+		return
+	}
+	s.logSome(slog.LevelError, e.d, "handler failed: %v%s", e.outcome.err, next)
 }

@@ -13,35 +13,66 @@ import (
 // error naks with a growing delay, [Discard] terminates, and a message that has
 // had all its deliveries becomes a dead letter.
 func (s *subscription) settle(e *event, err error) (Result, time.Duration, error) {
-	d := e.d
-	if d.Settled() { // by the handler
-		return ResultAck, 0, nil
-	}
-	if err == nil {
-		if !s.opts.AutoAck {
-			return ResultNone, 0, nil
+	switch {
+	case e.d.Settled(): // by the handler
+		if err != nil {
+			s.logFailure(e, "; the message was acknowledged before")
 		}
-		return settled(d.Settle(consume.Ack, 0))
+		return ResultAck, 0, nil
+	case err != nil:
+		return s.settleFailure(e, err)
+	case !s.opts.AutoAck:
+		return ResultNone, 0, nil
 	}
+	return settled(e.d.Settle(consume.Ack, 0))
+}
+
+// settleFailure settles a message whose handler has failed. The log says what
+// comes next before it is done, because publishing a dead letter may take long.
+func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration, error) {
+	d := e.d
 	d.LearnLimit()
 	discarded := findError[*discardError](err) != nil
-	if exhausted, byServer := d.Exhausted(); (discarded || exhausted) && s.deadLetters(d) {
+	exhausted, byServer := d.Exhausted()
+	delay := s.retryDelay(d, err)
+	switch {
+	case (discarded || exhausted) && s.deadLetters(d):
+		s.logFailure(e, "; next: dead letter")
 		if s.publishDeadLetter(e, err, exhausted && byServer) {
 			return settled(d.Settle(consume.Term, 0))
 		}
-		discarded = false // kept
-	}
-	if discarded {
+	case discarded:
+		s.logFailure(e, "")
 		return settled(d.Settle(consume.Term, 0))
+	case exhausted && byServer:
+		s.logFailure(e, "; next: nothing, it is kept in the stream")
+	default:
+		s.logFailure(e, "; next: again "+inTime(delay))
 	}
 	d.Fail()
 	if exhausted, byServer := d.Exhausted(); exhausted && byServer {
 		observer{s}.Exhausted(d, err)
 	}
+	return settled(d.Settle(consume.Nak, delay))
+}
+
+// retryDelay is how long a message that has failed waits for its next delivery.
+func (s *subscription) retryDelay(d *consume.Delivery, err error) time.Duration {
 	if retry := findError[*retryError](err); retry != nil {
-		return settled(d.Settle(consume.Nak, retry.delay))
+		return retry.delay
 	}
-	return settled(d.Settle(consume.Nak, backoff.Redelivery(d.Deliveries(), s.core.Consumer().Config.BackOff)))
+	return backoff.Redelivery(d.Deliveries(), s.core.Consumer().Config.BackOff)
+}
+
+// inTime says a delay in a log line: "at once", or "in 2s".
+func inTime(delay time.Duration) string {
+	switch {
+	case delay <= 0:
+		return "at once"
+	case delay < time.Second:
+		return "in " + delay.String()
+	}
+	return "in " + delay.Round(100*time.Millisecond).String()
 }
 
 func settled(r consume.Result, delay time.Duration, err error) (Result, time.Duration, error) {
