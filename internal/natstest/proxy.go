@@ -27,7 +27,8 @@ type Proxy struct {
 	last     string              // the request after which the answers are held back; empty: none
 	lost     string              // the request that is lost, once; empty: none
 	edit     func([]byte) []byte // changes what the server sends; nil: nothing
-	conns    []net.Conn
+	conns    []*proxied
+	deaf     bool // new connections are accepted and get no answer
 }
 
 // gate lets data pass, or holds it back.
@@ -139,7 +140,7 @@ func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		_ = c.Close()
+		c.close()
 	}
 	p.conns = nil
 }
@@ -163,48 +164,54 @@ func (p *Proxy) accept() {
 			_ = client.Close()
 			continue
 		}
-		if !p.add(client, upstream) {
+		c := &proxied{client: client, upstream: upstream}
+		if !p.add(c) {
 			return
 		}
 		p.pumps.Add(2)
-		go p.pump(upstream, client, p.request)
-		go p.pump(client, upstream, p.answer)
+		go p.pump(upstream, client, &c.requests, p.request)
+		go p.pump(client, upstream, &c.answers, p.answer)
 	}
 }
 
-// add keeps the two ends of a connection for Cut. Once the proxy is closed it
-// closes them.
-func (p *Proxy) add(ends ...net.Conn) (ok bool) {
+// add keeps a connection for Cut. Once the proxy is closed it closes the
+// connection.
+func (p *Proxy) add(c *proxied) (ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
 	case <-p.closed:
-		for _, c := range ends {
-			_ = c.Close()
-		}
+		c.close()
 		return false
 	default:
-		p.conns = append(p.conns, ends...)
+		if p.deaf {
+			c.lose(true, true)
+		}
+		p.conns = append(p.conns, c)
 		return true
 	}
 }
 
 // pump copies one direction of a connection. Pass says what is written instead
 // of what was read, and when.
-func (p *Proxy) pump(to, from net.Conn, pass func([]byte) (data []byte, when <-chan struct{})) {
+func (p *Proxy) pump(to, from net.Conn, way *way, pass func([]byte) (data []byte, when <-chan struct{})) {
 	defer p.pumps.Done()
-	defer func() { _ = to.Close() }()
+	defer func() {
+		if !way.lost.Load() { // or the other side would hear of the end
+			_ = to.Close()
+		}
+	}()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		if n > 0 {
+		if n > 0 && !way.lost.Load() {
 			data, when := pass(buf[:n])
 			select {
 			case <-when:
 			case <-p.closed:
 				return
 			}
-			if _, err := to.Write(data); err != nil {
+			if err := way.write(to, data, p.closed); err != nil {
 				return
 			}
 		}

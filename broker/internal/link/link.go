@@ -30,6 +30,10 @@ const (
 	// writes, so it must not take longer than a publish waits. The default of nats.go is
 	// a minute.
 	WriteTimeout = 5 * time.Second
+	// PingInterval is how often the client asks the server for a sign of life.
+	PingInterval = 10 * time.Second
+	// maxPingsOut is how many of these questions may be open when the next is due.
+	maxPingsOut = 2
 )
 
 // Config says how to connect, and whom to tell.

@@ -16,6 +16,9 @@ func (c *Conn) natsOptions(cfg *Config) (nats.Options, error) {
 	// Otherwise the client gives up after two refusals, while credentials rotate.
 	o.IgnoreAuthErrorAbort = true
 	o.RetryOnFailedConnect = false
+	// A connection that has died without a word is noticed within half a minute: the
+	// client misses the answer to the third ping. The default of nats.go takes six.
+	o.PingInterval, o.MaxPingsOut = PingInterval, maxPingsOut
 	o.FlusherTimeout = WriteTimeout
 	// What could not be written is gone. It may have been a request for messages or a
 	// subscription, and a new connection begins with all of those.
