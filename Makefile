@@ -52,7 +52,7 @@ golden: ## update the golden files of the tests: the exported API, the dashboard
 	go generate ./...
 
 pictures: ## draw the dashboards from the data of PROMETHEUS=http://localhost:9090; needs Node and Chromium
-	cd dashboards/picture && npm install --no-audit --no-fund
+	cd dashboards/picture && npm ci --ignore-scripts --no-audit --no-fund
 	cd dashboards/picture && node draw.mjs ../grafana/overview.json $(PROMETHEUS) $(PICTURES)/overview.png
 	cd dashboards/picture && VARIABLES='{"topic": "payments.taken", "queue": "shipping"}' \
 		node draw.mjs ../grafana/consumer.json $(PROMETHEUS) $(PICTURES)/consumer.png
