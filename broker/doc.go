@@ -21,8 +21,9 @@
 //
 // nil acknowledges the message. After an error, or a panic, the message is
 // delivered again, with a delay that grows from 1 to 30 seconds. [RetryAfter]
-// chooses that delay. [Discard] gives the message up. With [WithDeadLetter], a
-// message that is given up is first published to a topic of its own.
+// chooses that delay. [Snooze] chooses one, too, and is no failure. [Discard]
+// gives the message up. With [WithDeadLetter], a message that is given up is
+// first published to a topic of its own.
 //
 // # Delivery
 //

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"go-micro.dev/v5/broker"
 
@@ -60,36 +59,4 @@ func NumDelivered(e broker.Event) uint64 {
 		return own.d.Meta.NumDelivered
 	}
 	return 0
-}
-
-type retryError struct {
-	delay time.Duration
-	err   error
-}
-
-func (e *retryError) Error() string { return describe(e.err, "retry after "+e.delay.String()) }
-func (e *retryError) Unwrap() error { return e.err }
-
-// RetryAfter is what a handler returns to have the message delivered again
-// after d, in place of the growing delay that other errors get. A d of 0 or
-// less means at once. The error may be nil.
-func RetryAfter(d time.Duration, err error) error {
-	return &retryError{delay: max(d, 0), err: err}
-}
-
-type discardError struct{ err error }
-
-func (e *discardError) Error() string { return describe(e.err, "discarded") }
-func (e *discardError) Unwrap() error { return e.err }
-
-// Discard is what a handler returns for a message that can never be handled:
-// malformed, or outdated. The message is not delivered again. With
-// [WithDeadLetter] it is published there first. The error may be nil.
-func Discard(err error) error { return &discardError{err: err} }
-
-func describe(err error, otherwise string) string {
-	if err == nil {
-		return otherwise
-	}
-	return fmt.Sprint(err) // which survives an Error method that panics
 }

@@ -166,8 +166,9 @@ type Handled struct {
 	Delay     time.Duration // before a redelivery, when Result is [ResultNak]
 	Lag       time.Duration // the same as in [HandleStart]
 	Duration  time.Duration // the handler alone
-	Err       error         // what the handler returned, or a *[PanicError]
+	Err       error         // what the handler returned, or a *[PanicError]; nil for a [Snooze]
 	Panicked  bool          // the handler panicked: Err is, or wraps, a *[PanicError]
+	Snoozed   bool          // the handler has returned a [Snooze]: Result is [ResultNak], and nothing has failed
 	SettleErr error         // the acknowledgement could not be sent
 }
 

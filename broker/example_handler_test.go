@@ -99,6 +99,66 @@ func ExampleDiscard() {
 	// Output: term no order
 }
 
+// Whoever counts the calls of a handler sees a snooze as one, and no error.
+func ExampleSnooze() {
+	handled := make(chan jsbroker.Handled, 2)
+	b, done := connect(jsbroker.WithHooks(jsbroker.Hooks{
+		Handled: func(_ context.Context, e jsbroker.Handled) { handled <- e },
+	}))
+	defer done()
+
+	open := false
+	_, err := b.Subscribe("orders.created", func(broker.Event) error {
+		if !open {
+			open = true
+			return jsbroker.Snooze(100 * time.Millisecond)
+		}
+		return nil
+	}, broker.Queue("shop"))
+	must(err)
+	must(b.Publish("orders.created", message("4711")))
+	for range 2 {
+		e := <-handled
+		fmt.Println(e.Result, e.Delay, e.Err)
+	}
+	// Output:
+	// nak 100ms <nil>
+	// ack 0s <nil>
+}
+
+// The policy of a handler is tested without a broker.
+func ExampleRetryDelay() {
+	charge := func(balance int) error {
+		if balance == 0 {
+			return jsbroker.RetryAfter(time.Hour, errors.New("no money"))
+		}
+		return nil
+	}
+	fmt.Println(jsbroker.RetryDelay(charge(0)))
+	fmt.Println(jsbroker.RetryDelay(charge(100)))
+	// Output:
+	// 1h0m0s true
+	// 0s false
+}
+
+// Middleware that wakes somebody up leaves out what is settled, and what is just
+// too early.
+func ExampleIsDiscard() {
+	alert := func(err error) bool { return err != nil && !jsbroker.IsDiscard(err) && !jsbroker.IsSnooze(err) }
+	fmt.Println(alert(jsbroker.Discard(errors.New("no such customer"))))
+	fmt.Println(alert(errors.New("card service timed out")))
+	// Output:
+	// false
+	// true
+}
+
+// A handler with a retry loop of its own does not repeat what only has to wait.
+func ExampleIsSnooze() {
+	err := fmt.Errorf("the shop is closed: %w", jsbroker.Snooze(time.Hour))
+	fmt.Println(jsbroker.IsSnooze(err))
+	// Output: true
+}
+
 // A handler's panic is an error like others, with the stack.
 func ExamplePanicError() {
 	panicked := make(chan *jsbroker.PanicError, 1)

@@ -50,11 +50,12 @@ func identity(header map[string]string) unsafe.Pointer {
 // SetHandlerError says what a handler of an event that [EventFinder] found
 // really returned. It is for code between the handler and the broker that passes
 // on only a text. If the broker then gets an error, this one counts in its place:
-// [RetryAfter], [Discard], a [*PanicError].
+// [RetryAfter], [Snooze], [Discard], a [*PanicError].
 //
 // An event may have several handlers, and each may fail. The message is then
 // discarded only if all of those that failed discard it, because a redelivery
-// goes to all of them.
+// goes to all of them. It is snoozed only if all of those snooze it. Beside a
+// failure, a snooze is a [RetryAfter].
 func SetHandlerError(e broker.Event, err error) {
 	own, ok := e.(*event)
 	if !ok || own == nil || own.failures == nil || err == nil {
@@ -96,17 +97,28 @@ func (f *failures) joined() error {
 	if len(f.errs) == 1 {
 		return f.errs[0]
 	}
-	all := make([]error, len(f.errs))
-	discards := 0
-	for i, err := range f.errs {
-		all[i] = err
-		if findError[*discardError](err) != nil {
+	discards, snoozes := 0, 0
+	for _, err := range f.errs {
+		switch {
+		case IsDiscard(err):
 			discards++
-			all[i] = errors.New(fmt.Sprint(err)) // the text alone, should others want it again
+		case IsSnooze(err):
+			snoozes++
 		}
 	}
-	if discards == len(all) {
-		all = f.errs
+	if n := len(f.errs); discards == n || snoozes == n {
+		return errors.Join(f.errs...)
+	}
+	all := make([]error, len(f.errs))
+	for i, err := range f.errs {
+		switch snooze := snoozeOf(err); {
+		case snooze != nil:
+			all[i] = RetryAfter(snooze.delay, errors.New(fmt.Sprint(err)))
+		case IsDiscard(err):
+			all[i] = errors.New(fmt.Sprint(err)) // the text alone, should others want it again
+		default:
+			all[i] = err
+		}
 	}
 	return errors.Join(all...)
 }

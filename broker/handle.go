@@ -17,6 +17,7 @@ type outcome struct {
 	began    time.Duration // since the message was received
 	err      error
 	panicked *PanicError
+	snooze   *snoozeError // nil unless err asks for no more than that
 	returned bool
 }
 
@@ -61,9 +62,13 @@ func (s *subscription) conclude(e *event) {
 		o.err = o.panicked
 	}
 	h := Handled{Lag: o.lag, Err: o.err, Panicked: o.panicked != nil}
+	if o.snooze = snoozeOf(o.err); o.snooze != nil {
+		h.Err = nil
+	}
 	// Deferred, because the user's ErrorHandler may end the goroutine.
 	defer func() {
-		h.Result, h.Delay, h.SettleErr = s.settle(e, o.err)
+		h.Result, h.Delay, h.SettleErr = s.settle(e)
+		h.Snoozed = o.snooze != nil && h.Result == ResultNak
 		if len(s.hooks.handled) > 0 {
 			h.Delivery = s.delivery(e.d)
 			emit(s.hooks, s.hooks.handled, e.d.Context, h)
@@ -75,7 +80,7 @@ func (s *subscription) conclude(e *event) {
 	if o.panicked != nil {
 		emit(s.hooks, s.hooks.panicked, e.d.Context, Panicked{Delivery: s.delivery(e.d), Err: o.panicked})
 	}
-	if o.err != nil {
+	if h.Err != nil {
 		s.reportFailure(e)
 	}
 }

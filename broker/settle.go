@@ -10,15 +10,18 @@ import (
 )
 
 // settle turns what a handler returned into an acknowledgement: nil acks, an
-// error naks with a growing delay, [Discard] terminates, and a message that has
-// had all its deliveries becomes a dead letter.
-func (s *subscription) settle(e *event, err error) (Result, time.Duration, error) {
+// error naks with a growing delay, [Snooze] naks with its own, [Discard]
+// terminates, and a message that has had all its deliveries becomes a dead letter.
+func (s *subscription) settle(e *event) (Result, time.Duration, error) {
+	err, snooze := e.outcome.err, e.outcome.snooze
 	switch {
 	case e.d.Settled(): // by the handler
-		if err != nil {
+		if err != nil && snooze == nil {
 			s.logFailure(e, "; the message was acknowledged before")
 		}
 		return ResultAck, 0, nil
+	case snooze != nil:
+		return s.snooze(e.d, snooze.delay)
 	case err != nil:
 		return s.settleFailure(e, err)
 	case !s.opts.AutoAck:
@@ -75,21 +78,21 @@ func inTime(delay time.Duration) string {
 	return "in " + delay.Round(100*time.Millisecond).String()
 }
 
-func settled(r consume.Result, delay time.Duration, err error) (Result, time.Duration, error) {
-	return Result(r), delay, err
+// errSnoozed is why a message is exhausted that its handler has snoozed.
+var errSnoozed = errors.New("snoozed on the last delivery that MaxDeliver permits")
+
+// snooze gives a message back that is to come again later.
+func (s *subscription) snooze(d *consume.Delivery, delay time.Duration) (Result, time.Duration, error) {
+	d.LearnLimit()
+	d.Fail()
+	if exhausted, byServer := d.Exhausted(); exhausted && byServer {
+		observer{s}.Exhausted(d, errSnoozed)
+	}
+	return settled(d.Settle(consume.Nak, delay))
 }
 
-// findError returns the error of that type in a handler's error, or nil. It
-// survives errors that panic when they are looked into, as nil pointers do:
-// these hold none.
-func findError[T *discardError | *retryError | *PanicError](err error) (found T) {
-	defer func() {
-		if recover() != nil {
-			found = nil
-		}
-	}()
-	_ = errors.As(err, &found)
-	return found
+func settled(r consume.Result, delay time.Duration, err error) (Result, time.Duration, error) {
+	return Result(r), delay, err
 }
 
 // errUsedUp is why a message becomes a dead letter without another try.

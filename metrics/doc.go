@@ -37,7 +37,8 @@
 //
 //	micro_broker_in_flight{topic,queue}                      gauge      running handlers
 //	micro_broker_handled_total{topic,queue,result}           counter    handled deliveries; result is ack, nak, term or none
-//	micro_broker_handler_errors_total{topic,queue}           counter    handlers that returned an error, without panics
+//	micro_broker_snoozed_total{topic,queue}                  counter    those of handled_total whose handler returned Snooze; result is nak
+//	micro_broker_handler_errors_total{topic,queue}           counter    handlers that returned an error, without panics and snoozes
 //	micro_broker_handler_panics_total{topic,queue}           counter    handlers that panicked or ended their goroutine
 //	micro_broker_handler_duration_seconds{topic,queue}       histogram  duration of the handler alone, failures included
 //	micro_broker_delivery_lag_seconds{topic,queue}           histogram  from storing in the stream until the handler starts; first deliveries only

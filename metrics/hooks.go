@@ -204,6 +204,8 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 		sub.handlerPanics.Inc()
 	case e.Err != nil:
 		sub.handlerErrors.Inc()
+	case e.Snoozed:
+		sub.results.snoozed.Inc()
 	}
 	traceID, sampled := sampledTrace(ctx)
 	sub.handlerDuration.observe(e.Duration, traceID, sampled)

@@ -62,8 +62,9 @@ type series struct {
 	subscriptions map[*subscription]struct{} // the active ones; guarded by subscriptions.mu
 }
 
-// results are the counters of handled_total.
-type results struct{ ack, nak, term, none prometheus.Counter }
+// results are the counters of handled_total, and of those among the naks that the
+// handler snoozed.
+type results struct{ ack, nak, term, none, snoozed prometheus.Counter }
 
 // fates are what else becomes of a message than being handled.
 type fates struct {
@@ -83,6 +84,8 @@ func newSeries(v *subscriptionVectors, l labels) *series {
 			nak:  l.counter(v.handled, string(jsbroker.ResultNak)),
 			term: l.counter(v.handled, string(jsbroker.ResultTerm)),
 			none: l.counter(v.handled, string(jsbroker.ResultNone)),
+
+			snoozed: l.counter(v.snoozed),
 		},
 		handlerErrors:   l.counter(v.handlerErrors),
 		handlerPanics:   l.counter(v.handlerPanics),

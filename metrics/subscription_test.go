@@ -23,7 +23,7 @@ var zeroSeries = func() map[string]float64 {
 	}
 	for _, name := range []string{
 		"fetched_total", "fetches_total", "backoffs_total", "backoff_seconds",
-		"handler_errors_total", "handler_panics_total", "redelivered_total",
+		"snoozed_total", "handler_errors_total", "handler_panics_total", "redelivered_total",
 		"handler_duration_seconds_count", "handler_duration_seconds_sum",
 		"delivery_lag_seconds_count", "delivery_lag_seconds_sum",
 		"dead_lettered_total", "dead_letter_errors_total", "exhausted_total",
@@ -367,6 +367,18 @@ func TestFatesOfMessages(t *testing.T) {
 		`micro_broker_settle_errors_total{queue="billing",result="nak",topic="orders.*"}`:  1,
 		`micro_broker_settle_errors_total{queue="billing",result="term",topic="orders.*"}`: 1,
 		handledTotal(jsbroker.ResultNak):                                                   0,
+	})
+}
+
+func TestSnoozeIsNoError(t *testing.T) {
+	h, reg := newHooks(t)
+	ctx := subscribe(h, orders)
+	handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Result: jsbroker.ResultNak, Snoozed: true})
+	want(t, reg, map[string]float64{
+		handledTotal(jsbroker.ResultNak):                   1,
+		"micro_broker_snoozed_total" + ordersLabels:        1,
+		"micro_broker_handler_errors_total" + ordersLabels: 0,
+		"micro_broker_handler_panics_total" + ordersLabels: 0,
 	})
 }
 

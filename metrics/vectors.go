@@ -97,6 +97,7 @@ type subscriptionVectors struct {
 	backoffs    *prometheus.CounterVec
 
 	handled         *prometheus.CounterVec
+	snoozed         *prometheus.CounterVec
 	handlerErrors   *prometheus.CounterVec
 	handlerPanics   *prometheus.CounterVec
 	handlerDuration histogramVec
@@ -123,6 +124,7 @@ func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors
 		backoffs:    vs.counter("backoffs_total", "Pauses after a failed fetch.", "topic", "queue"),
 
 		handled:         vs.counter("handled_total", "Deliveries handled, by how they were settled: ack, nak, term, or none for left unsettled.", "topic", "queue", "result"),
+		snoozed:         vs.counter("snoozed_total", "Deliveries that the handler snoozed: nakked, and no failure.", "topic", "queue"),
 		handlerErrors:   vs.counter("handler_errors_total", "Deliveries whose handler returned an error. Panics are not among them.", "topic", "queue"),
 		handlerPanics:   vs.counter("handler_panics_total", "Deliveries whose handler panicked or ended its goroutine.", "topic", "queue"),
 		handlerDuration: vs.histogram("handler_duration_seconds", "Duration of handlers in seconds, once per delivery, failures included.", buckets, "topic", "queue"),
@@ -143,8 +145,8 @@ func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors
 func (v *subscriptionVectors) remove(l labels) {
 	for _, vec := range []*prometheus.MetricVec{
 		v.fetched.MetricVec, v.fetches.MetricVec, v.backoffs.MetricVec,
-		v.handlerErrors.MetricVec, v.handlerPanics.MetricVec, v.handlerDuration.MetricVec, v.deliveryLag.MetricVec, v.redelivered.MetricVec,
-		v.deadLettered.MetricVec, v.deadLetterErrors.MetricVec, v.exhausted.MetricVec, v.skipped.MetricVec, v.returned.MetricVec,
+		v.snoozed.MetricVec, v.handlerErrors.MetricVec, v.handlerPanics.MetricVec, v.handlerDuration.MetricVec, v.deliveryLag.MetricVec, v.redelivered.MetricVec,
+		v.deadLettered.MetricVec, v.deadLetterErrors.MetricVec, v.exhausted.MetricVec, v.skipped.MetricVec, v.markers.MetricVec, v.returned.MetricVec,
 	} {
 		vec.DeleteLabelValues(l.topic, l.queue)
 	}

@@ -32,6 +32,7 @@ const (
 const (
 	deadLetterEvent = "dead_letter"
 	exhaustedEvent  = "exhausted"
+	snoozeEvent     = "snooze"
 )
 
 // systemNATS is the name of the system, as the conventions ask for where they list

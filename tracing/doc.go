@@ -78,6 +78,7 @@
 //	dead_letter  error.type                       the dead letter could not be published
 //	dead_letter  exception.message                the dead letter could not be published
 //	exhausted    -                                -
+//	snooze       -                                the handler returned Snooze
 //
 // # Status
 //
@@ -85,8 +86,9 @@
 // A failure sets the status to Error and adds an error.type and an exception event:
 //
 //   - The publish failed: error.type is the [jsbroker.Reason] of the error.
-//   - The handler returned an error, also one made with Discard or RetryAfter:
-//     error.type is the Go type of the cause, or the result of its ErrorType method.
+//   - The handler returned an error, also one made with Discard or RetryAfter, but
+//     not with Snooze: error.type is the Go type of the cause, or the result of its
+//     ErrorType method.
 //   - The handler panicked or called runtime.Goexit: error.type is panic or goexit.
 //   - The handler succeeded, but its acknowledgement could not be sent, so that the
 //     message will be delivered again: error.type is the [jsbroker.Reason].

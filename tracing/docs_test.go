@@ -103,7 +103,9 @@ func emittedFacts(t *testing.T) what {
 		b.hooks.DeadLettered(ctx, jsbroker.DeadLettered{DeadLetterTopic: "dead", Err: errors.New("x")})
 		b.hooks.Exhausted(ctx, jsbroker.Exhausted{})
 	})
-	for _, e := range b.last().Events() {
+	events := b.last().Events()
+	b.run(delivery(), jsbroker.Handled{Result: jsbroker.ResultNak, Snoozed: true})
+	for _, e := range append(events, b.last().Events()...) {
 		if len(e.Attributes) == 0 {
 			facts["event "+e.Name+" -"] = true
 		}

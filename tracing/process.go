@@ -137,6 +137,9 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 		s.span.SetStatus(codes.Error, "settle: "+text(e.SettleErr))
 	}
 	setAttributes(s.span, buf, attrs)
+	if e.Snoozed {
+		s.span.AddEvent(snoozeEvent)
+	}
 	if e.Err != nil && !s.panicked {
 		record(s.span, e.Err)
 	}

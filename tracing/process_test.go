@@ -256,6 +256,20 @@ func TestDeadLetter(t *testing.T) {
 	expect(t, events[2].Attributes, nil)
 }
 
+func TestSnoozeIsNoError(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.run(delivery(), jsbroker.Handled{Result: jsbroker.ResultNak, Delay: time.Minute, Snoozed: true})
+	span := b.last()
+	if events := span.Events(); len(events) != 1 || events[0].Name != "snooze" {
+		t.Errorf("events %v", events)
+	}
+	got := attributes(span.Attributes())
+	if span.Status().Code != codes.Unset || got["messaging.nats.redelivery.delay"] != 60.0 || got["error.type"] != nil {
+		t.Errorf("status %+v, attributes %v", span.Status(), got)
+	}
+}
+
 // The span in the context may be anybody's when the ends are called.
 func TestEndsOnlyItsOwnSpan(t *testing.T) {
 	t.Parallel()

@@ -234,7 +234,7 @@ func TestSeveralHandlersOfOneTopic(t *testing.T) {
 	always := func(err error) func(context.Context) error { return func(context.Context) error { return err } }
 	panics := func(context.Context) error { panic("a bug") }
 	other := errors.New("try later")
-	discard := jsbroker.Discard(errNoSuchAddress)
+	discard, snooze := jsbroker.Discard(errNoSuchAddress), jsbroker.Snooze(time.Minute)
 	both(t, func(t *testing.T, build newServer) {
 		for name, test := range map[string]struct {
 			handlers Two
@@ -249,6 +249,10 @@ func TestSeveralHandlersOfOneTopic(t *testing.T) {
 			"one wants it at a time":      {Two{always(jsbroker.RetryAfter(time.Hour, other)), always(discard)}, jsbroker.ResultNak, time.Hour, []string{"no such address", "try later"}, false},
 			"one panics, one discards":    {Two{panics, always(discard)}, jsbroker.ResultNak, 0, []string{"a bug", "no such address"}, true},
 			"one discards a nil pointer":  {Two{always(jsbroker.Discard((*addressError)(nil))), always(other)}, jsbroker.ResultNak, 0, []string{"try later"}, false},
+			"both snooze":                 {Two{always(snooze), always(snooze)}, jsbroker.ResultNak, time.Minute, nil, false},
+			"one snoozes, one is content": {Two{always(snooze), always(nil)}, jsbroker.ResultNak, time.Minute, nil, false},
+			"one snoozes, one fails":      {Two{always(other), always(snooze)}, jsbroker.ResultNak, time.Minute, []string{"try later"}, false},
+			"one snoozes, one discards":   {Two{always(discard), always(snooze)}, jsbroker.ResultNak, time.Minute, []string{"no such address"}, false},
 			"both succeed, says go-micro": {Two{always(nil), always(nil)}, jsbroker.ResultAck, 0, nil, false},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -260,6 +264,9 @@ func TestSeveralHandlersOfOneTopic(t *testing.T) {
 				h := natstest.Receive(t, s.handled)
 				if h.Result != test.result || h.Panicked != test.panicked || test.delay > 0 && h.Delay != test.delay {
 					t.Errorf("%+v", h)
+				}
+				if (h.Err == nil) != (len(test.errs) == 0) {
+					t.Errorf("the error is %v", h.Err)
 				}
 				for _, text := range test.errs {
 					if h.Err == nil || !strings.Contains(h.Err.Error(), text) {

@@ -85,8 +85,10 @@ func consumerRetries() row {
 	byQueue := labels(perQueue)
 	return section("Retries and lost causes",
 		timeseries("Redeliveries",
-			"Deliveries per second that were not the first of their message. After failures they are expected. Without failures, messages come back after AckWait because a replica died or acknowledgements were lost: see Not handled.",
-			"mps", query(queueRate("redelivered_total"), byQueue)).size(8, 8),
+			"Deliveries per second that were not the first of their message. After failures and snoozes they are expected. Without failures, messages come back after AckWait because a replica died or acknowledgements were lost: see Not handled.",
+			"mps",
+			query(queueRate("redelivered_total"), byQueue),
+			query(queueRate("snoozed_total"), "snoozed "+byQueue)).size(8, 8),
 		timeseries("Share of redeliveries",
 			"Redeliveries as a share of all deliveries. Near 1, almost all deliveries are of messages that fail again and again: set MaxDeliver and WithDeadLetter, or discard what can never succeed.",
 			"percentunit", query(ratio(queueRate("redelivered_total"), handled(perQueue)), byQueue)).size(8, 8),
