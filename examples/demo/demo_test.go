@@ -180,6 +180,8 @@ func TestMetricsAndInterrupt(t *testing.T) {
 	)
 	mustMatch(t, scrape(t, url, "application/openmetrics-text; version=1.0.0"),
 		`^micro_broker_handler_duration_seconds_bucket\{.*\} \d+ # \{trace_id="[0-9a-f]{32}"\}`)
+	mustMatch(t, scrape(t, strings.TrimSuffix(url, "/metrics")+"/live?format=json", "application/json"),
+		`"client": "demo-payments"`, `"topic": "orders\.created"`, `"error": "card service timed out"`)
 
 	p.Signal(os.Interrupt)
 	out := mustSucceed(t, p)

@@ -253,8 +253,9 @@ func introduce(out io.Writer, cfg settings, nats *natsServer, obs *observability
 
   server    %s
   metrics   %s
+  live      %s
   traces    %s
   orders    %s
   failures  1 in 100: payment fails once (1 in 5 of them: shipping fails for good); 1 in 1000: a panic
-`, nats.describe, obs.describeMetrics, obs.describeTraces, how)
+`, nats.describe, obs.describeMetrics, obs.describePage, obs.describeTraces, how)
 }

@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"go-micro-jetstream/dashboards/live"
 	"go-micro-jetstream/examples/internal/natsurl"
 )
 
@@ -31,16 +32,19 @@ const exportTimeout = 5 * time.Second
 
 var propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 
-// observability holds one registry with one /metrics for the whole process, and a
-// tracer provider for each service, as if each were a process of its own.
+// observability holds one registry with one /metrics and one live page for the whole
+// process, and a tracer provider for each service, as if each were a process of its
+// own.
 type observability struct {
 	registry  *prometheus.Registry
+	page      *live.Page
 	spans     *collector
 	endpoint  string // of the OTLP collector; empty: no export
 	server    *http.Server
 	providers []*sdktrace.TracerProvider
 
 	describeMetrics string
+	describePage    string
 	describeTraces  string
 
 	exportErr sync.Once
@@ -49,6 +53,7 @@ type observability struct {
 func newObservability(cfg settings) (*observability, error) {
 	o := &observability{
 		registry:       prometheus.NewRegistry(),
+		page:           live.New(),
 		spans:          newCollector(),
 		describeTraces: "one is shown below; OTEL_EXPORTER_OTLP_ENDPOINT exports all",
 	}
@@ -70,7 +75,7 @@ func newObservability(cfg settings) (*observability, error) {
 	return o, nil
 }
 
-// serve starts serving /metrics. If the address is taken, it uses a free port
+// serve starts serving /metrics and /live. If the address is taken, it uses a free port
 // instead, unless the user asked for that address.
 func (o *observability) serve(cfg settings) error {
 	l, err := net.Listen("tcp", cfg.metricsAddr)
@@ -86,7 +91,9 @@ func (o *observability) serve(cfg settings) error {
 		return fmt.Errorf("cannot serve /metrics: %w", err)
 	}
 	o.describeMetrics = fmt.Sprintf("http://%s/metrics%s", l.Addr(), note)
+	o.describePage = fmt.Sprintf("http://%s/live", l.Addr())
 	mux := http.NewServeMux()
+	mux.Handle("/live", o.page)
 	// Exemplars, the trace ids in the histograms, exist only in OpenMetrics.
 	mux.Handle("/metrics", promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	o.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}

@@ -69,6 +69,7 @@ func (s *shop) newService(name string, more ...micro.Option) (micro.Service, bro
 		jsbroker.WithDeadLetter(deadLetters),
 		jsbroker.WithHooks(
 			metrics.New(metrics.WithRegisterer(s.obs.registry)),
+			s.obs.page.Hooks(),
 			tracing.New(tracing.WithTracerProvider(s.obs.provider(name)), tracing.WithPropagator(propagator)),
 			s.hooks(name), // hooks of your own go here, too
 		),
