@@ -41,6 +41,13 @@ type Delivery struct {
 	extended time.Duration // how long after its arrival the server was last told to wait
 	failed   bool          // the message is going to be given back
 	owed     bool          // see ledger.owe
+
+	// These are of subscriptions with an order, and guarded by the same lock.
+	handled bool   // a handler has it, or had it
+	retries uint32 // of Meta.NumDelivered: made here, and not known to the server
+	epoch   uint32 // see place
+	lane    *lane  // nil: it is in none
+	unkeyed *error // why it has no key; nil: it has one
 }
 
 func newDelivery(s *Subscription, m *nats.Msg, received time.Time) *Delivery {
@@ -53,13 +60,22 @@ func newDelivery(s *Subscription, m *nats.Msg, received time.Time) *Delivery {
 }
 
 // Settle sends an acknowledgement: Ack, Nak or Term. With Nak the message is delivered
-// again after the delay, or at once if that is 0. Settle does not wait for the server
-// to confirm. If the delivery is settled already, by the handler or by a goroutine that
+// again after the delay, or at once if that is 0. With an order it stays in hand, and
+// nothing is sent, unless the subscription is stopped. Settle does not wait for the
+// server to confirm. If the delivery is settled already, by the handler or by a goroutine that
 // it has left behind, Settle sends nothing and returns Ack. It returns an error if
 // the acknowledgement could not be sent. The delivery counts as settled all the same.
 func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration, error) {
 	if !d.settled.CompareAndSwap(false, true) {
 		return Ack, 0, nil
+	}
+	if r == Nak && d.sub.hand.order != nil {
+		if d.sub.hand.keep(d, delay) {
+			return Nak, delay, nil
+		}
+		if d.sub.Stopped() {
+			delay = 0 // what came after it was given back without one
+		}
 	}
 	err := d.send(r, delay, false)
 	d.sub.hand.settled(d, r)
@@ -89,7 +105,7 @@ func (d *Delivery) send(r Result, delay time.Duration, returned bool) error {
 	body := wire.AckBody
 	switch r {
 	case Nak:
-		body = d.sub.Consumer().NakBody(d.Deliveries(), delay)
+		body = d.sub.Consumer().NakBody(d.served(), delay)
 	case Term:
 		body = wire.TermBody
 	}
@@ -105,6 +121,22 @@ func (d *Delivery) send(r Result, delay time.Duration, returned bool) error {
 // subscription knows. That is more than Meta says if later deliveries were skipped
 // while this one was being handled.
 func (d *Delivery) Deliveries() uint64 { return max(d.Meta.NumDelivered, d.skipped.Load()) }
+
+// served is Deliveries without the retries that were made here: what the server counts.
+func (d *Delivery) served() uint64 {
+	return max(d.Meta.NumDelivered-uint64(d.retries), d.skipped.Load())
+}
+
+// Unkey says that the message has no key, and why. It is for Config.Key.
+func (d *Delivery) Unkey(err error) { d.unkeyed = &err }
+
+// KeyErr returns what Unkey was called with, or nil.
+func (d *Delivery) KeyErr() error {
+	if d.unkeyed == nil {
+		return nil
+	}
+	return *d.unkeyed
+}
 
 // Exhausted reports whether the message is given up after this delivery, and whether
 // the server counts the deliveries, so that it makes no more.

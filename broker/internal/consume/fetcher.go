@@ -111,11 +111,15 @@ func (f *fetcher) down() error {
 // await waits for a message. It returns none when the connection has changed or the
 // subscription is stopped.
 func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.Msg, error) {
-	f.silent.Reset(silence)
-	defer f.silent.Stop()
+	if silence > 0 {
+		f.silent.Reset(silence)
+		defer f.silent.Stop()
+	}
 	select {
 	case m := <-f.s.hand.pull.Messages():
 		return m, nil
+	case <-f.s.hand.wake:
+		return nil, nil // a message may be started
 	case <-changed:
 		return nil, nil // the request may have died with the connection
 	case <-f.silent.C:
@@ -227,7 +231,7 @@ func (f *fetcher) pauseOrCollect() bool {
 		return false
 	}
 	for {
-		p := pause{length: time.Until(f.setback.until), changed: f.setback.changed, down: f.setback.down}
+		p := pause{length: time.Until(f.setback.until), changed: f.setback.changed, down: f.setback.down, wake: f.s.hand.wake}
 		m, goOn := f.s.pause(p, f.s.hand.pull.Messages())
 		if m == nil {
 			return goOn

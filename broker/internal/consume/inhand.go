@@ -3,6 +3,7 @@ package consume
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,14 +25,17 @@ type inHand struct {
 	pull     *pull.Pull // guarded by mu, but for the methods that need no lock
 	sending  sync.WaitGroup
 	consumer atomic.Pointer[consumers.Consumer] // replaced under mu
+	wake     chan struct{}                      // wakes a worker that has nothing to do
 
 	mu       sync.Mutex
-	waiting  []*Delivery // fetched and not started, in order
+	waiting  []*Delivery // fetched and not started, in order; with an order, those whose keys are not known
 	room     []*Delivery // the array behind waiting, to be used again
 	running  []*Delivery // by slot; nil when the worker has nothing in hand
 	fetching bool        // a worker waits for messages
 	known    time.Time   // when the number of pending messages was last learned
 	ledger   ledger
+	order    *order // nil: all messages have one order
+	epoch    uint32 // see place
 
 	keeper    *time.Timer // calls keepAlive; nil until something is in hand
 	armed     bool        // the keeper runs
@@ -44,6 +48,10 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 		running: make([]*Delivery, s.cfg.Concurrency),
 		known:   time.Now(),                         // nobody asks before it has begun
 		ledger:  ledger{last: info.AckFloor.Stream}, // where a consumer for new messages begins
+		wake:    make(chan struct{}, 1),
+	}
+	if s.cfg.Key != nil {
+		h.order = newOrder()
 	}
 	h.consumer.Store(cs)
 	return h
@@ -51,32 +59,38 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 
 // take starts the first of the waiting messages for a worker, or says why it is not to
 // be handled. It returns nothing if none waits, or the subscription is stopped.
-func (h *inHand) take(slot int) (d *Delivery, refused *refusal) {
-	d, request, wanted, refused := h.start(slot)
+//
+// With those that are not to be handled come others for which the same is true.
+func (h *inHand) take(slot int) (d *Delivery, refused *refusal, also []*Delivery) {
+	d, request, wanted, refused, also := h.start(slot)
 	if wanted {
 		_ = h.send(request) // what goes wrong comes again with the next request
 	}
-	return d, refused
+	return d, refused, also
 }
 
 // start is take as far as it needs the lock: it returns the request to send, if one is
 // wanted.
-func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused *refusal) {
+func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused *refusal, also []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.waiting) == 0 || h.s.Stopped() {
-		return nil, request, false, nil
+	if h.s.Stopped() {
+		return nil, request, false, nil, nil
 	}
-	d = h.pop()
-	if h.pull.Early(h.consumer.Load(), len(h.waiting)) && h.s.cfg.Conn.Up() {
-		request, wanted = h.request(len(h.waiting))
+	if d = h.first(); d == nil {
+		return nil, request, false, nil, nil
+	}
+	if n := h.backlog(); h.pull.Early(h.consumer.Load(), n) && h.s.cfg.Conn.Up() {
+		request, wanted = h.request(n)
 	}
 	d.Began = time.Since(d.Received)
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
 		h.ledger.started(d)
+	} else {
+		also = h.refused(d, refused)
 	}
-	return d, request, wanted, refused
+	return d, request, wanted, refused, also
 }
 
 // pop takes the first of the waiting messages. The caller holds the lock.
@@ -102,7 +116,7 @@ func (h *inHand) refusal(d *Delivery) *refusal {
 	// The server is delivering it to somebody else, unless this was the last delivery.
 	// Then the server accepts an ack all the same.
 	cs := h.consumer.Load()
-	if cs.Expired(d.Meta.NumDelivered, d.Began-d.extended) && !cs.IsLast(d.Meta.NumDelivered) {
+	if cs.Expired(d.served(), d.Began-d.extended) && !cs.IsLast(d.served()) {
 		h.ledger.owe(cs, d)
 		return expired
 	}
@@ -134,8 +148,72 @@ func (h *inHand) finish(slot int, d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running[slot] = nil
+	cs := h.consumer.Load()
+	if h.order != nil {
+		now := time.Now()
+		h.order.finish(d, now, now.Add(cs.AckWait()))
+		h.schedule(now)
+	}
 	if !d.Settled() {
-		h.ledger.owe(h.consumer.Load(), d)
+		h.ledger.owe(cs, d)
+	}
+}
+
+// keep has a message that has failed handled again after the delay. It returns false if
+// the subscription cannot do that: it is stopped, or the server counts deliveries and
+// must see to it that the message gets no more.
+func (h *inHand) keep(d *Delivery, delay time.Duration) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if cs := h.consumer.Load(); cs.IsLast(d.Deliveries()) {
+		h.ledger.spend(cs, d)
+		return false
+	}
+	if h.s.Stopped() {
+		return false
+	}
+	now := time.Now()
+	if !h.order.keep(d, d.repeat(), now, now.Add(delay)) {
+		return false
+	}
+	h.schedule(now)
+	return true
+}
+
+// unsorted returns the next messages whose keys are to be asked for, or none if a worker
+// is at it.
+func (h *inHand) unsorted() []*Delivery {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.order.keying) > 0 || h.s.Stopped() {
+		return nil
+	}
+	for len(h.waiting) > 0 && len(h.order.keying) < keyBatch {
+		h.order.keying = append(h.order.keying, h.pop())
+	}
+	if len(h.order.keying) > 0 {
+		h.order.asked = time.Now()
+	}
+	return h.order.keying
+}
+
+// sorted puts the first of the messages that unsorted has returned into the lanes of
+// their keys. Those without a key come next time.
+func (h *inHand) sorted(keys []uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	for i, key := range keys {
+		h.order.insert(h.order.keying[i], key, now)
+	}
+	if rest := h.order.keying[len(keys):]; len(rest) > 0 {
+		h.waiting = append(slices.Clone(rest), h.waiting...)
+	}
+	clear(h.order.keying)
+	h.order.keying, h.order.asked = h.order.keying[:0], time.Time{}
+	h.schedule(now)
+	if h.order.first != nil || len(h.waiting) > 0 {
+		h.nudge()
 	}
 }
 
@@ -144,6 +222,13 @@ func (h *inHand) settled(d *Delivery, r Result) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ledger.settle(h.consumer.Load(), d, r)
+	if h.order != nil {
+		now := time.Now()
+		h.order.settled(d, now)
+		if h.schedule(now); h.order.first != nil {
+			h.nudge()
+		}
+	}
 }
 
 // fail is [Delivery.Fail].
@@ -167,6 +252,9 @@ func (h *inHand) busy() (n int) {
 			n++
 		}
 	}
+	if h.order != nil && len(h.order.keying) > 0 { // the user's function runs
+		n++
+	}
 	return n
 }
 
@@ -175,6 +263,9 @@ func (h *inHand) busy() (n int) {
 func (h *inHand) unstarted() *Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.order != nil && h.order.held > 0 {
+		h.waiting = append(h.order.empty(), h.waiting...)
+	}
 	if len(h.waiting) == 0 {
 		h.waiting, h.room = nil, nil
 		return nil
@@ -187,7 +278,7 @@ func (h *inHand) unstarted() *Delivery {
 func (h *inHand) look() (m *nats.Msg, wanted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.waiting) > 0 || h.s.Stopped() {
+	if h.s.Stopped() || h.startable() {
 		h.fetching = false
 		return nil, false
 	}
@@ -196,8 +287,8 @@ func (h *inHand) look() (m *nats.Msg, wanted bool) {
 	return m, m == nil
 }
 
-// ask makes sure that a request is under way. It returns how long nothing may come
-// until that counts as lost.
+// ask makes sure that a request is under way, if there is room for more. It returns how
+// long nothing may come until that counts as lost; 0: no request is under way.
 func (h *inHand) ask() (silence time.Duration, err error) {
 	request, wanted, silence := h.next()
 	if wanted {
@@ -213,8 +304,11 @@ func (h *inHand) next() (request pull.Request, wanted bool, silence time.Duratio
 	if h.pull.Outlived() { // while the workers were busy, perhaps
 		h.pull.Abandon()
 	}
-	if !h.s.Stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), 0)) {
-		request, wanted = h.request(0)
+	if n := h.idleBacklog(); !h.s.Stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
+		request, wanted = h.request(n)
+	}
+	if h.pull.Open() == 0 {
+		return request, wanted, 0
 	}
 	return request, wanted, h.pull.Silence()
 }
@@ -222,6 +316,13 @@ func (h *inHand) next() (request pull.Request, wanted bool, silence time.Duratio
 // request returns a request for more, which the caller sends when it has released the
 // lock that it holds.
 func (h *inHand) request(waiting int) (r pull.Request, wanted bool) {
+	if h.order != nil {
+		room := h.spare()
+		if room < 1 {
+			return r, false
+		}
+		h.pull.Within(room)
+	}
 	if r, wanted = h.pull.Request(h.consumer.Load(), waiting); wanted {
 		h.sending.Add(1)
 	}
@@ -251,7 +352,7 @@ func (h *inHand) abandon() {
 func (h *inHand) pausing() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fetching = len(h.waiting) == 0
+	h.fetching = !h.startable()
 	return h.fetching
 }
 
@@ -296,6 +397,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 			a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
 		case delivery:
 			a.last = newDelivery(h.s, m, now)
+			a.last.epoch = h.epoch
 			h.waiting = append(h.waiting, a.last)
 			a.messages++
 			a.bytes += m.Size()
@@ -356,7 +458,7 @@ func (h *inHand) extensions() (due []extension) {
 	for _, d := range h.waiting {
 		// A message past its deadline is delivered to somebody else. It must not pass
 		// for fresh again, but be skipped.
-		if !cs.Expired(d.Meta.NumDelivered, now.Sub(d.Received)-d.extended) {
+		if !cs.Expired(d.served(), now.Sub(d.Received)-d.extended) {
 			extend(d)
 		}
 	}
@@ -365,7 +467,36 @@ func (h *inHand) extensions() (due []extension) {
 			extend(d)
 		}
 	}
+	if h.order == nil {
+		return due
+	}
+	h.order.all(now, func(d *Delivery, unwatched bool) {
+		switch {
+		case cs.Expired(d.served(), now.Sub(d.Received)-d.extended):
+		case unwatched:
+			extend(d)
+		default: // however long its key is stuck
+			due = append(due, extension{d: d, before: d.extended})
+			d.extended = now.Sub(d.Received)
+		}
+	})
 	return due
+}
+
+// relieve frees the lanes of handlers that hang. It returns what has expired behind
+// them.
+func (h *inHand) relieve() []*Delivery {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.order == nil {
+		return nil
+	}
+	now, cs := time.Now(), h.consumer.Load()
+	gone := h.order.relieve(now, func(d *Delivery) bool { return h.lost(cs, d, now) })
+	if h.order.first != nil {
+		h.nudge()
+	}
+	return gone
 }
 
 // extended takes the marks back of deliveries whose extension could not be sent, and
@@ -377,7 +508,7 @@ func (h *inHand) extended(unsent []extension) {
 		x.d.extended = x.before
 	}
 	h.extending = false
-	if len(h.waiting) > 0 || h.busy() > 0 {
+	if len(h.waiting) > 0 || h.busy() > 0 || h.order != nil && h.order.held > 0 {
 		h.arm()
 	}
 }
@@ -403,6 +534,9 @@ func (h *inHand) stopKeepAlive() {
 	if h.keeper != nil {
 		h.keeper.Stop()
 	}
+	if h.order != nil && h.order.timer != nil {
+		h.order.timer.Stop()
+	}
 }
 
 // replace takes what the server has told of the consumer. It returns false if that is
@@ -426,12 +560,16 @@ func (h *inHand) mended(m consumers.Mended) {
 	former := h.consumer.Load()
 	switch {
 	case m.Remade:
-		h.ledger.expectCopies(former, h.waiting)
+		h.ledger.expectCopies(former, h.unhandled())
 	case m.Another:
-		h.ledger.expectCopies(m.Consumer, h.waiting)
+		h.ledger.expectCopies(m.Consumer, h.unhandled())
 	}
 	if !m.Consumer.Stream.Created.Equal(former.Stream.Created) {
 		h.ledger.startAnew()
+		h.epoch++
+		if h.order != nil {
+			h.order.forget(time.Now())
+		}
 	}
 	h.consumer.Store(m.Consumer)
 }
@@ -451,6 +589,13 @@ func (h *inHand) resumeAt() uint64 {
 	for _, d := range h.running {
 		if d != nil && d.Meta.StreamSequence > 0 {
 			n = min(n, d.Meta.StreamSequence)
+		}
+	}
+	if h.order != nil { // later ones of other keys may have been started
+		for _, d := range h.unhandled() {
+			if d.Meta.StreamSequence > 0 {
+				n = min(n, d.Meta.StreamSequence)
+			}
 		}
 	}
 	return n

@@ -39,4 +39,7 @@ func (h *inHand) keepAlive() {
 	}
 	h.extended(unsent)
 	h.s.report(a)
+	for _, d := range h.relieve() {
+		h.s.skip(d, expired)
+	}
 }

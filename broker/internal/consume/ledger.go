@@ -42,6 +42,7 @@ func (r *recent) forget(id wire.Identity) {
 // where a consumer for new messages begins when it is made again. It has no lock.
 type ledger struct {
 	acked, terminated recent
+	spent             recent              // had all their deliveries here, of which the server knows some
 	last              uint64              // the highest stream sequence that a handler got, or the one before the first
 	copies            uint64              // first deliveries below this stream sequence may be second ones, too
 	owed              map[uint64]struct{} // stream sequences; see owe
@@ -90,6 +91,14 @@ func (l *ledger) owe(cs *consumers.Consumer, d *Delivery) {
 	d.owed = true
 }
 
+// spend notes that a message has had all the deliveries that the server makes, counted
+// with the retries that were made here.
+func (l *ledger) spend(cs *consumers.Consumer, d *Delivery) {
+	if !cs.IsLast(d.served()) {
+		l.spent.add(d.Meta.Identity())
+	}
+}
+
 // lowestOwed returns the lowest stream sequence that is to be delivered again, or n if
 // there is none below it.
 func (l *ledger) lowestOwed(n uint64) uint64 {
@@ -119,6 +128,8 @@ func (l *ledger) repeated(d *Delivery) *refusal {
 		return handled
 	case l.terminated.has(id):
 		return terminated
+	case l.spent.has(id):
+		return spent
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ const (
 	SkipHandled   SkipReason = "handled"
 	SkipDiscarded SkipReason = "discarded"
 	SkipMarker    SkipReason = "marker"
+	SkipSpent     SkipReason = "spent"
 )
 
 // refusal is why a message is not handled, and what follows.
@@ -39,6 +40,10 @@ var (
 	terminated = &refusal{
 		reason: SkipDiscarded, level: slog.LevelWarn, settle: Term, repeated: true,
 		text: "it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late",
+	}
+	spent = &refusal{
+		reason: SkipSpent, level: slog.LevelDebug, settle: Nak,
+		text: "it has had all the deliveries that MaxDeliver permits, counted with the retries that were made here",
 	}
 	marker = &refusal{
 		reason: SkipMarker, level: slog.LevelDebug, settle: Ack,

@@ -32,7 +32,7 @@ type Config struct {
 	Rules           *streams.Rules
 	Topic           string // may have wildcards
 	Queue           string // empty: a consumer of its own, which ends with the subscription
-	Concurrency     int    // workers, at least 1; with more than one there is no order
+	Concurrency     int    // workers, at least 1; with more than one there is no order, except that of Key
 	Limits          pull.Limits
 	MaxAckExtension time.Duration   // how long after its arrival a message's ack deadline is extended
 	Parent          context.Context // its values are those of [Subscription.Context], its end is not
@@ -41,7 +41,12 @@ type Config struct {
 	// from 0: each has one delivery at a time. Handle may panic or call
 	// runtime.Goexit, and the subscription goes on. A delivery that is not settled when
 	// Handle returns stays unsettled until somebody calls [Delivery.Ack].
-	Handle   func(slot int, d *Delivery)
+	Handle func(slot int, d *Delivery)
+	// Key returns what the messages have in common that are handled one after the other,
+	// in the order of the stream, also through retries. nil: with one worker all messages
+	// are in order, but retries are not, and with more there is no order. Key is called
+	// by one worker at a time. If it panics, it recovers and calls [Delivery.Unkey].
+	Key      func(d *Delivery) string
 	Observer Observer
 	Log      *slog.Logger // lines get topic, queue, stream and consumer
 }
@@ -284,7 +289,7 @@ func (s *Subscription) giveBack() {
 	s.hand.takeRest()
 	for d := s.hand.unstarted(); d != nil; d = s.hand.unstarted() {
 		_ = d.send(Nak, 0, true)
-		if exhausted, byServer := d.Exhausted(); exhausted && byServer {
+		if s.Consumer().IsLast(d.served()) {
 			s.cfg.Observer.Exhausted(d, errGivenBack)
 		}
 	}
@@ -333,9 +338,11 @@ type pause struct {
 	length  time.Duration
 	changed <-chan struct{} // of the connection, since the pause was called for; nil: it does not matter
 	down    bool            // the connection was seen down since
+	wake    <-chan struct{} // see inHand
 }
 
-// pause also ends when a message comes in the inbox, which it returns.
+// pause also ends when a message comes in the inbox, which it returns, and when it is
+// woken.
 func (s *Subscription) pause(p pause, inbox <-chan *nats.Msg) (m *nats.Msg, goOn bool) {
 	timer := time.NewTimer(p.length)
 	defer timer.Stop()
@@ -350,6 +357,8 @@ func (s *Subscription) pause(p pause, inbox <-chan *nats.Msg) (m *nats.Msg, goOn
 			return nil, false
 		case <-p.changed:
 			p.changed, p.down = s.cfg.Conn.Changed(), true
+		case <-p.wake:
+			return nil, false
 		case m := <-inbox:
 			return m, false
 		}

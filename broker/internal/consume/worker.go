@@ -63,16 +63,23 @@ func (s *Subscription) leave() {
 // nil when the subscription is stopped.
 func (s *Subscription) next(slot int) *Delivery {
 	for {
-		d, refused := s.hand.take(slot)
+		d, refused, also := s.hand.take(slot)
 		switch {
 		case refused != nil:
 			s.skip(d, refused)
+			for _, d := range also {
+				s.skip(d, refused)
+			}
 			continue
 		case d != nil:
 			return d
+		case s.sort():
+			continue
 		}
 		select {
 		case s.fetcher.token <- struct{}{}:
+		case <-s.hand.wake:
+			continue
 		case <-s.life.Done():
 			return nil
 		}

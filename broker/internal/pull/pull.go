@@ -57,6 +57,7 @@ type Pull struct {
 	short     bool          // a request has ended since, and was not served in full
 	left      int           // messages that waited when the latest was made
 	single    bool          // the next message exceeds the byte bound: fetch it alone, until one comes
+	within    int           // the most messages that the next request asks for; 0: any number
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between deliveries.
@@ -132,6 +133,9 @@ func (p *Pull) Early(cs *consumers.Consumer, waiting int) bool {
 	return p.got > 0 && p.batch.early(p.open+waiting) && !p.Outlived()
 }
 
+// Within bounds how many messages each request asks for from now on.
+func (p *Pull) Within(n int) { p.within = n }
+
 // Request is what to send to the server; see [Pull.Request].
 type Request struct {
 	subject string
@@ -176,6 +180,9 @@ func (p *Pull) Request(cs *consumers.Consumer, waiting int) (Request, bool) {
 func (p *Pull) bounded(cs *consumers.Consumer, batch int, wait time.Duration) requestBody {
 	if n := cs.Config.MaxRequestBatch; n > 0 {
 		batch = min(batch, n)
+	}
+	if p.within > 0 {
+		batch = min(batch, p.within)
 	}
 	if d := cs.Config.MaxRequestExpires; d > 0 {
 		wait = min(wait, d)

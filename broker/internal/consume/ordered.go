@@ -1,0 +1,215 @@
+package consume
+
+import (
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// What inHand does otherwise with an order. The caller holds the lock, except for nudge.
+
+// startable reports whether a worker that has nothing to do finds something: a message
+// to handle, or one whose key is to be asked for.
+func (h *inHand) startable() bool {
+	if h.order == nil {
+		return len(h.waiting) > 0
+	}
+	h.elapse(time.Now())
+	return h.order.first != nil || len(h.waiting) > 0 && len(h.order.keying) == 0
+}
+
+// first takes the message that is to be handled next, or returns nil.
+func (h *inHand) first() *Delivery {
+	if h.order == nil {
+		if len(h.waiting) == 0 {
+			return nil
+		}
+		return h.pop()
+	}
+	now := time.Now()
+	h.elapse(now)
+	d := h.order.take(now)
+	if h.order.first != nil {
+		h.nudge()
+	}
+	return d
+}
+
+// elapse lets messages go on that have waited for a time, and sets the timer for the
+// next ones.
+func (h *inHand) elapse(now time.Time) {
+	if unkeyed := h.order.elapse(now); len(unkeyed) > 0 {
+		h.waiting = append(unkeyed, h.waiting...)
+	}
+	h.schedule(now)
+}
+
+// schedule has nudge called when the next wait ends.
+func (h *inHand) schedule(now time.Time) {
+	due, waits := h.order.next()
+	switch {
+	case !waits || due.Equal(h.order.set):
+		return
+	case h.order.timer == nil:
+		h.order.timer = time.AfterFunc(due.Sub(now), h.nudge)
+	default:
+		h.order.timer.Reset(due.Sub(now))
+	}
+	h.order.set = due
+}
+
+// nudge wakes a worker that has nothing to do.
+func (h *inHand) nudge() {
+	select {
+	case h.wake <- struct{}{}:
+	default: // one is being woken
+	}
+}
+
+// backlog returns how many messages wait to be handled. Those behind one that is to be
+// handled again do not count: a worker without work asks for others.
+func (h *inHand) backlog() int {
+	n := len(h.waiting)
+	if h.order != nil {
+		n += len(h.order.keying) + h.order.held - h.order.blocked
+	}
+	return n
+}
+
+// idleBacklog is backlog for a worker that finds nothing to start. What waits behind
+// quick handlers counts, as it is soon done. What waits behind slow ones does not: other
+// keys must not wait for them.
+func (h *inHand) idleBacklog() int {
+	if h.order == nil || time.Since(h.order.moved) > quick {
+		return 0
+	}
+	return h.backlog()
+}
+
+// quick is within which time handlers are quick.
+const quick = 50 * time.Millisecond
+
+// inAll returns how many messages are in hand.
+func (h *inHand) inAll() int {
+	return len(h.waiting) + len(h.order.keying) + h.order.held + h.busy()
+}
+
+// bound returns how many messages may be in hand. A key that is stuck holds as many. It
+// must not hold everything that the consumer may have pending, as nothing would tell
+// that from an idle stream, and other replicas would get nothing.
+func bound(cs *consumers.Consumer) int {
+	if n := cs.Config.MaxAckPending; n > 0 {
+		return max(min(maxHeld, n*3/4), 1)
+	}
+	return maxHeld
+}
+
+// spare returns how many messages may still be asked for.
+func (h *inHand) spare() int {
+	if h.order.bytes >= maxHeldBytes {
+		return 0
+	}
+	return bound(h.consumer.Load()) - h.inAll() - h.pull.Open()
+}
+
+// refused ends a message that was taken and is not handled. It returns those that are
+// not handled for the same reason.
+func (h *inHand) refused(d *Delivery, why *refusal) (also []*Delivery) {
+	if h.order == nil {
+		return nil
+	}
+	now, cs := time.Now(), h.consumer.Load()
+	wait := time.Duration(0)
+	if why == expired {
+		wait = cs.AckWait() + missingGrace
+	}
+	also = h.order.drop(d, now, wait, func(d *Delivery) bool { return h.lost(cs, d, now) })
+	h.elapse(now)
+	if h.order.first != nil {
+		h.nudge()
+	}
+	return also
+}
+
+// lost reports whether a message that waits has expired, and notes that it is delivered
+// again.
+func (h *inHand) lost(cs *consumers.Consumer, d *Delivery, now time.Time) bool {
+	if !cs.Expired(d.served(), now.Sub(d.Received)-d.extended) || cs.IsLast(d.served()) {
+		return false
+	}
+	h.ledger.owe(cs, d)
+	return true
+}
+
+// unhandled returns everything that is in hand and that no handler has, in no order.
+func (h *inHand) unhandled() []*Delivery {
+	ds := slices.Clone(h.waiting)
+	if h.order != nil {
+		h.order.all(time.Now(), func(d *Delivery, _ bool) { ds = append(ds, d) })
+	}
+	return ds
+}
+
+// keySeed is that of all keys in this process.
+var keySeed = maphash.MakeSeed()
+
+// keyOf makes a number of a key. Two keys with the same number also wait for each other,
+// which does no harm.
+func keyOf(key string) uint64 { return maphash.String(keySeed, key) }
+
+// ownKey is the number of a message that has no key.
+func ownKey(d *Delivery) uint64 {
+	return maphash.Comparable(keySeed, d.Meta.Identity())
+}
+
+const (
+	// keyBatch is how many keys are asked for at a time.
+	keyBatch = 32
+	// keyTime is after how long the messages whose keys are known are started first.
+	keyTime = time.Millisecond
+	// slowKey is how long a function may take for a key before the log says so.
+	slowKey = time.Second
+)
+
+// sort asks for keys, and puts the messages into the lanes of these. It returns false if
+// there is nothing to sort, or another worker is at it: the order of the stream must be
+// kept.
+func (s *Subscription) sort() bool {
+	if s.cfg.Key == nil {
+		return false
+	}
+	batch := s.hand.unsorted()
+	if len(batch) == 0 {
+		return false
+	}
+	keys := make([]uint64, 0, keyBatch)
+	defer func() { s.hand.sorted(keys) }() // also if the user's function ends the goroutine
+	for began := time.Now(); len(keys) < len(batch); {
+		d := batch[len(keys)]
+		keys = append(keys, ownKey(d)) // if it does not return
+		if wire.IsDeleteMarker(d.Msg) {
+			continue
+		}
+		if key := s.cfg.Key(d); d.unkeyed == nil {
+			keys[len(keys)-1] = keyOf(key)
+		}
+		if took := time.Since(began); took > slowKey {
+			s.logSlowKey(d, took)
+			break
+		} else if took > keyTime {
+			break
+		}
+	}
+	return true
+}
+
+func (s *Subscription) logSlowKey(d *Delivery, took time.Duration) {
+	const text = "the key function of OrderBy took %v; until it returns, nothing more is started%s"
+	if more, ok := s.lines.Allow(text); ok {
+		s.log.Warn(fmt.Sprintf(text, took.Round(time.Millisecond), more), d.Attrs()...)
+	}
+}
