@@ -727,7 +727,8 @@ func TestThePermissions(t *testing.T) {
 	}
 	must(alone.Unsubscribe())
 	must(b.Disconnect())
-	if lines := log.AtLeast(logger.WarnLevel); len(lines) > 0 {
+	// The one warning is about a subscriber without a queue, which keeps others out.
+	if lines := log.AtLeast(logger.WarnLevel); len(lines) != 1 || !strings.Contains(lines[0].Text, "name a queue") {
 		t.Errorf("logged: %v", lines)
 	}
 

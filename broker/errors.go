@@ -35,6 +35,20 @@ var (
 	// ErrStreamFull: the stream is at one of its limits and discards new
 	// messages. Nothing was stored; try again later.
 	ErrStreamFull = fault.ErrStreamFull
+	// ErrStreamLimit: a stream cannot be created, because the account or the server
+	// is at a limit: of streams, of storage, or of bytes for one stream. Raise the
+	// limit, delete what nobody needs, or give the stream less with [WithStreamConfig].
+	ErrStreamLimit = fault.ErrStreamLimit
+	// ErrConsumerLimit: a consumer cannot be created, because the stream, the account
+	// or the server permits no more of them. Since nats-server 2.15 that is 1000 for
+	// each stream unless another limit is set.
+	ErrConsumerLimit = fault.ErrConsumerLimit
+	// ErrOffline: all servers that hold a stream or consumer are down, or the server
+	// says why it cannot run it. What has one replica is away with one server.
+	ErrOffline = fault.ErrOffline
+	// ErrClusterUnavailable: the cluster has no leader, or too few servers to place
+	// something, and that has not passed in time. Try again.
+	ErrClusterUnavailable = fault.ErrClusterUnavailable
 	// ErrWorkQueueConflict: a WorkQueue stream has another consumer on the
 	// subject. Share its queue, or use Interest or Limits retention.
 	ErrWorkQueueConflict = fault.ErrWorkQueueConflict

@@ -47,9 +47,23 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 
 func (cs *Consumers) bindOn(ctx context.Context, b binding) (*Consumer, *jetstream.ConsumerInfo, error) {
 	if b.queue == "" {
-		return cs.create(ctx, b, b.ephemeralConfig())
+		c, info, err := cs.create(ctx, b, b.ephemeralConfig())
+		if err == nil {
+			cs.reportAlone(c, b.topic)
+		}
+		return c, info, err
 	}
 	return cs.bindDurable(ctx, b, ConsumerConfig(b.rules, b.topic))
+}
+
+// reportAlone warns of a subscriber that keeps others out. With one replica it works,
+// so that nobody notices before there is a second one.
+func (cs *Consumers) reportAlone(c *Consumer, topic string) {
+	if c.Stream.Retention != jetstream.WorkQueuePolicy {
+		return
+	}
+	cs.conn.Log().Warn(fmt.Sprintf("a subscriber without a queue has all of %s on the WorkQueue stream %s, so a second replica cannot subscribe: name a queue (broker.Queue), or use a stream with Interest or Limits retention", topic, c.Stream.Name),
+		"topic", topic, "stream", c.Stream.Name, "consumer", c.Name)
 }
 
 // ephemeralConfig configures a new consumer for a subscriber without a queue.

@@ -38,17 +38,20 @@ func (cs *Consumers) create(ctx context.Context, b binding, cc jetstream.Consume
 	if fault.HasCode(err, fault.CodeConsumerWQNotUnique, fault.CodeConsumerWQNotUnfiltered) {
 		return nil, nil, cs.workQueueConflict(ctx, b, err)
 	}
+	if limit := cs.limitError(ctx, b, cc, err); limit != nil {
+		return nil, nil, limit
+	}
 	return nil, nil, fmt.Errorf("create consumer %s on stream %s: %w", cc.Name, b.stream.Name, err)
 }
 
 // workQueueConflict explains why a WorkQueue stream refuses a consumer.
 func (cs *Consumers) workQueueConflict(ctx context.Context, b binding, cause error) error {
-	asked := "a subscriber without a queue"
+	asked, wayOut := "a subscriber without a queue", "name a queue (broker.Queue), as only replicas that share one queue and topic share its messages"
 	if b.queue != "" {
-		asked = "queue " + b.queue
+		asked, wayOut = "queue "+b.queue, "share one queue and topic"
 	}
-	return fmt.Errorf("%w: stream %s is a WorkQueue, where each subject has one consumer, and %s overlaps %s, so %s cannot consume it: share one queue and topic, or use a stream with Interest or Limits retention for fan-out: %w",
-		fault.ErrWorkQueueConflict, b.stream.Name, cs.inTheWay(ctx, b.stream, b.topic), b.topic, asked, cause)
+	return fmt.Errorf("%w: stream %s is a WorkQueue, where each subject has one consumer, and %s overlaps %s, so %s cannot consume it: %s, or use a stream with Interest or Limits retention for fan-out: %w",
+		fault.ErrWorkQueueConflict, b.stream.Name, cs.inTheWay(ctx, b.stream, b.topic), b.topic, asked, wayOut, cause)
 }
 
 // inTheWay names the consumers of a stream that overlap a topic, for an

@@ -33,6 +33,14 @@ var (
 	ErrMessageTooLarge = errors.New("message too large")
 	// ErrStreamFull: the stream is at a limit and discards new messages.
 	ErrStreamFull = errors.New("stream is full")
+	// ErrStreamLimit: a limit of the account or the server leaves no room for the stream.
+	ErrStreamLimit = errors.New("no room for another stream")
+	// ErrConsumerLimit: the stream, the account or the server permits no more consumers.
+	ErrConsumerLimit = errors.New("no room for another consumer")
+	// ErrOffline: all servers of a stream or consumer are down, or cannot run it.
+	ErrOffline = errors.New("stream or consumer is offline: start the servers that hold it, or give it more replicas")
+	// ErrClusterUnavailable: the cluster has no leader, or too few servers.
+	ErrClusterUnavailable = errors.New("the cluster has no leader, or too few servers, at the moment: see that most of its servers run, and try again")
 	// ErrWorkQueueConflict: another consumer of a WorkQueue stream has the subject.
 	ErrWorkQueueConflict = errors.New("WorkQueue stream already has a consumer for this subject")
 	// ErrConsumerConflict: somebody else's consumer has the name.
@@ -85,6 +93,10 @@ func API(err error) error {
 		return fmt.Errorf("%w: %w", ErrJetStreamUnavailable, err)
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
 		return fmt.Errorf("%w: %w", ErrNotConnected, err)
+	case HasCode(err, offline...):
+		return fmt.Errorf("%w: %w", ErrOffline, err)
+	case HasCode(err, leaderless...):
+		return fmt.Errorf("%w: %w", ErrClusterUnavailable, err)
 	}
 	return err
 }

@@ -10,6 +10,10 @@ import (
 	"go-micro-jetstream/broker/internal/streams"
 )
 
+// maxFileRecord is the largest message of a stream on disk, in bytes (rlBadThresh in
+// nats-server's server/filestore.go).
+const maxFileRecord = 32 << 20
+
 // refusal is the result of a try that the stream has answered with an error.
 func refusal(err *jetstream.APIError, st *streams.Stream) result {
 	switch err.ErrorCode {
@@ -28,6 +32,8 @@ func refusalError(err *jetstream.APIError, st *streams.Stream) error {
 		return fmt.Errorf("%w: it exceeds the MaxMsgSize of stream %s: %w", fault.ErrMessageTooLarge, st.Name, err)
 	case err.ErrorCode == fault.CodeHeaderTooLarge:
 		return fmt.Errorf("%w: the server accepts 64 KiB of headers: %w", fault.ErrMessageTooLarge, err)
+	case err.ErrorCode == fault.CodeStoreFailed && strings.Contains(err.Description, "too large"):
+		return fmt.Errorf("%w: the file store of stream %s takes %d MiB at most, headers included: %w", fault.ErrMessageTooLarge, st.Name, maxFileRecord>>20, err)
 	case err.ErrorCode == fault.CodeStoreFailed && strings.Contains(err.Description, "maximum"),
 		err.ErrorCode == fault.CodeAccountResources,
 		err.ErrorCode == fault.CodeInsufficientCluster,

@@ -42,6 +42,9 @@ func (ss *Streams) create(ctx context.Context, rules *Rules, topic string) (*Str
 		return nil, fmt.Errorf("%w: stream %s for %s would overlap with stream %s; add the topic to that stream, or set Subjects with WithStreamConfig: %w",
 			fault.ErrStreamMismatch, sc.Name, strings.Join(sc.Subjects, ", "), ss.overlapping(ctx, sc.Subjects), err)
 	}
+	if limit := ss.limitError(ctx, sc, err); limit != nil {
+		return nil, limit
+	}
 	return nil, fmt.Errorf("create stream %s: %w", sc.Name, err)
 }
 

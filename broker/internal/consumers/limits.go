@@ -1,0 +1,62 @@
+package consumers
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+)
+
+// limitError explains which limit of the stream, the account or the server is in the
+// way of a consumer. It returns nil for an error that is about something else.
+func (cs *Consumers) limitError(ctx context.Context, b binding, cc jetstream.ConsumerConfig, cause error) error {
+	name := b.stream.Name
+	switch {
+	case fault.HasCode(cause, fault.CodeMaxConsumers):
+		return fmt.Errorf("%w: create consumer %s: %s; delete consumers that nobody needs, share a queue, or raise that limit: %w",
+			fault.ErrConsumerLimit, cc.Name, cs.consumerLimit(ctx, name), cause)
+	case fault.HasCode(cause, fault.CodeMaxAckPending):
+		return fmt.Errorf("%w: create consumer %s: MaxAckPending is %d, which is more than stream %s, the account or the server permits: set less with WithConsumerConfig, or raise that limit: %w",
+			fault.ErrInvalidConfig, cc.Name, cc.MaxAckPending, name, cause)
+	case fault.HasCode(cause, fault.CodeInactiveThreshold):
+		return fmt.Errorf("%w: create consumer %s: InactiveThreshold is %v, which is more than stream %s permits: set less with WithConsumerConfig, or raise the ConsumerLimits of the stream: %w",
+			fault.ErrInvalidConfig, cc.Name, cc.InactiveThreshold, name, cause)
+	case fault.HasCode(cause, fault.CodeMaxRequestBatch):
+		return fmt.Errorf("%w: create consumer %s: MaxRequestBatch is %d, which is more than the server permits: set less with WithConsumerConfig, or raise max_request_batch of the server: %w",
+			fault.ErrInvalidConfig, cc.Name, cc.MaxRequestBatch, cause)
+	}
+	return nil
+}
+
+// defaultMaxConsumers is how many consumers a stream may have since nats-server 2.15
+// if neither the stream nor the account has a limit of its own
+// (JSDefaultMaxConsumersPerStream in server/jetstream_api.go).
+const defaultMaxConsumers = 1000
+
+// consumerLimit says how many consumers a stream has and whose limit that is.
+func (cs *Consumers) consumerLimit(ctx context.Context, stream string) string {
+	var have, own, accounts int
+	_ = cs.conn.Ask(ctx, "STREAM.INFO."+stream, func(ctx context.Context) error {
+		s, err := cs.conn.JetStream().Stream(ctx, stream)
+		if err == nil {
+			have, own = s.CachedInfo().State.Consumers, s.CachedInfo().Config.MaxConsumers
+		}
+		return err
+	})
+	_ = cs.conn.Ask(ctx, "INFO", func(ctx context.Context) error {
+		info, err := cs.conn.JetStream().AccountInfo(ctx)
+		if err == nil {
+			accounts = info.Limits.MaxConsumers
+		}
+		return err
+	})
+	switch {
+	case own > 0 && (accounts <= 0 || own <= accounts):
+		return fmt.Sprintf("stream %s has %d consumers, and its MaxConsumers is %d", stream, have, own)
+	case accounts > 0:
+		return fmt.Sprintf("stream %s has %d consumers, and the account's max_consumers is %d", stream, have, accounts)
+	}
+	return fmt.Sprintf("stream %s has %d consumers, and neither it nor the account has a limit, so that of the server holds: its default_max_consumers, %d unless set", stream, have, defaultMaxConsumers)
+}

@@ -1,0 +1,165 @@
+package broker_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// limit changes the limits of the account that all tests use who name none.
+func limit(t testing.TB, s *server.Server, change func(*server.JetStreamAccountLimits)) {
+	t.Helper()
+	limits := server.JetStreamAccountLimits{
+		MaxMemory: -1, MaxStore: -1, MaxStreams: -1, MaxConsumers: -1, MaxAckPending: -1, MemoryMaxStreamBytes: -1, StoreMaxStreamBytes: -1,
+	}
+	change(&limits)
+	if err := s.GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": limits}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLimitsOfConsumersAreNamed(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		options func(*server.Options)
+		account func(*server.JetStreamAccountLimits)
+		stream  int
+		part    string
+	}{
+		"stream":  {stream: 2, part: "has 2 consumers, and its MaxConsumers is 2"},
+		"account": {account: func(l *server.JetStreamAccountLimits) { l.MaxConsumers = 2 }, part: "has 2 consumers, and the account's max_consumers is 2"},
+		"both": {stream: 5, account: func(l *server.JetStreamAccountLimits) { l.MaxConsumers = 2 },
+			part: "has 2 consumers, and the account's max_consumers is 2"},
+		"server": {options: func(o *server.Options) { o.JetStreamLimits.DefaultMaxConsumers = 2 }, part: "has 2 consumers, and neither it nor the account has a limit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			change := func(*server.Options) {}
+			if tt.options != nil {
+				change = tt.options
+			}
+			s := startServer(t, change)
+			_, js := natsConn(t, s)
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxConsumers: tt.stream})
+			if tt.account != nil {
+				limit(t, s, tt.account)
+			}
+			b := newBroker(t, s)
+			first := subscribe(t, b, "orders.a", ignore, broker.Queue("q"))
+			subscribe(t, b, "orders.a", ignore)
+			for _, queue := range []string{"", "another"} {
+				_, err := b.Subscribe("orders.a", ignore, broker.Queue(queue))
+				wantError(t, err, jsbroker.ErrConsumerLimit, "ORDERS", tt.part, "raise that limit")
+				if reason := jsbroker.Reason(err); reason != "consumer_limit" {
+					t.Errorf("reason %q", reason)
+				}
+			}
+			if err := js.DeleteConsumer(testContext(t), "ORDERS", "q"); err != nil {
+				t.Fatal(err)
+			}
+			_ = first.Unsubscribe()
+			subscribe(t, b, "orders.a", ignore, broker.Queue("another"))
+		})
+	}
+}
+
+func TestLimitsOfStreamsAreNamed(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		template jetstream.StreamConfig
+		account  func(*server.JetStreamAccountLimits)
+		parts    []string
+	}{
+		"number":       {account: func(l *server.JetStreamAccountLimits) { l.MaxStreams = 1 }, parts: []string{"the account has 1 of 1", "max_streams", "Subjects"}},
+		"storage":      {jetstream.StreamConfig{MaxBytes: 2000}, func(l *server.JetStreamAccountLimits) { l.MaxStore = 1000 }, []string{"of 1000 of storage", "MaxBytes of the stream is 2000"}},
+		"memory":       {jetstream.StreamConfig{MaxBytes: 2000, Storage: jetstream.MemoryStorage}, func(l *server.JetStreamAccountLimits) { l.MaxMemory = 1000 }, []string{"0 of 1000 of memory", "MaxBytes of the stream is 2000"}},
+		"a bound":      {account: func(l *server.JetStreamAccountLimits) { l.MaxBytesRequired = true }, parts: []string{"set MaxBytes with WithStreamConfig"}},
+		"of one":       {jetstream.StreamConfig{MaxBytes: 2000}, func(l *server.JetStreamAccountLimits) { l.StoreMaxStreamBytes = 1000 }, []string{"MaxBytes is 2000", "permits 1000"}},
+		"of one in it": {jetstream.StreamConfig{MaxBytes: 2000, Storage: jetstream.MemoryStorage}, func(l *server.JetStreamAccountLimits) { l.MemoryMaxStreamBytes = 1000 }, []string{"MaxBytes is 2000", "permits 1000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "FIRST", Subjects: []string{"first"}, MaxBytes: 100})
+			limit(t, s, tt.account)
+			b := newBroker(t, s, jsbroker.WithStreamConfig(tt.template))
+			parts := append(tt.parts, "create stream ORDERS", "WithStreamConfig")
+			err := b.Publish("orders.a", message("x"))
+			wantError(t, err, jsbroker.ErrStreamLimit, parts...)
+			if reason := jsbroker.Reason(err); reason != "stream_limit" {
+				t.Errorf("reason %q", reason)
+			}
+			_, err = b.Subscribe("orders.a", ignore)
+			wantError(t, err, jsbroker.ErrStreamLimit, parts...)
+			limit(t, s, func(*server.JetStreamAccountLimits) {})
+			publish(t, b, "orders.a", "x")
+		})
+	}
+}
+
+func TestSettingsOfConsumersBeyondALimitAreNamed(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, func(o *server.Options) { o.JetStreamLimits.MaxRequestBatch = 5 })
+	limit(t, s, func(l *server.JetStreamAccountLimits) { l.MaxAckPending = 7 })
+	for part, template := range map[string]jetstream.ConsumerConfig{
+		"MaxAckPending is 70":   {MaxAckPending: 70},
+		"MaxRequestBatch is 50": {MaxAckPending: 7, MaxRequestBatch: 50},
+	} {
+		b := newBroker(t, s, jsbroker.WithConsumerConfig(template))
+		for _, queue := range []string{"", "q"} {
+			_, err := b.Subscribe("orders", ignore, broker.Queue(queue))
+			wantError(t, err, jsbroker.ErrInvalidConfig, part, "WithConsumerConfig")
+		}
+	}
+	b := newBroker(t, s)
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	publish(t, b, "orders", "x")
+	receive(t, got)
+}
+
+// A stream on disk has a bound of its own, apart from the server's max_payload.
+func TestMessageThatTheFileStoreDoesNotTakeIsTooLarge(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t, func(o *server.Options) { o.MaxPayload = 48 << 20 }))
+	err := b.Publish("orders", message(strings.Repeat("x", 33<<20)))
+	wantError(t, err, jsbroker.ErrMessageTooLarge, "ORDERS", "32 MiB")
+	if reason := jsbroker.Reason(err); reason != "message_too_large" {
+		t.Errorf("reason %q", reason)
+	}
+	publish(t, b, "orders", "x")
+}
+
+// With one replica it works, so that nobody notices before there is a second one.
+func TestSubscriberWithoutAQueueOnAWorkQueueIsWarned(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"events"}})
+	log := natstest.NewLog()
+	b := newBroker(t, s, broker.Logger(log))
+	sub := subscribe(t, b, "events", ignore)
+	subscribe(t, b, "orders", ignore, broker.Queue("q"))
+	if lines := log.AtLeast(logger.WarnLevel); len(lines) > 0 {
+		t.Errorf("warned: %v", lines)
+	}
+	_ = sub.Unsubscribe()
+	for range 2 { // also after a restart
+		sub := subscribe(t, b, "jobs", ignore)
+		_, err := newBroker(t, s).Subscribe("jobs", ignore)
+		wantError(t, err, jsbroker.ErrWorkQueueConflict, "name a queue", "JOBS")
+		_ = sub.Unsubscribe()
+	}
+	lines := log.AtLeast(logger.WarnLevel)
+	if len(lines) != 2 || !strings.Contains(lines[0].Text, "name a queue") || lines[0].Fields["stream"] != "JOBS" || lines[0].Fields["topic"] != "jobs" {
+		t.Errorf("warned: %v", lines)
+	}
+}
