@@ -32,7 +32,7 @@ func (b *jetstreamBroker) Connect() error {
 				return fmt.Errorf("jetstream: connect: %w: the broker is shutting down and waits for the handler, or the hook, that calls Connect", ErrNotConnected)
 			}
 			<-closing.done
-		case s.conn.NATS().IsClosed():
+		case s.conn.Over():
 			// The client has closed for good, at a limit that the user has set. Tidy
 			// up and start again.
 			_ = b.Disconnect()

@@ -325,7 +325,7 @@ func TestStatesAreToldInOrder(t *testing.T) {
 		}
 		states, onState := hookChan[jsbroker.ConnectionChanged]()
 		b = unconnected(startServer(t), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: connect}, jsbroker.Hooks{ConnectionChanged: onState}),
-			jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
+			jsbroker.WithNATSOptions(nats.NoReconnect(), nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
 		connectNow(t, b)
 		receive(t, conns).Close()
 		wantStates(t, states, jsbroker.StateConnected, jsbroker.StateClosed, jsbroker.StateConnected)
@@ -363,6 +363,7 @@ func TestStatesAreToldInOrder(t *testing.T) {
 		conns, disconnected := make(chan *nats.Conn, 1), make(chan struct{})
 		states, onState := hookChan[jsbroker.ConnectionChanged]()
 		b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState}), jsbroker.WithNATSOptions(
+			nats.NoReconnect(),
 			nats.ConnectHandler(func(c *nats.Conn) { conns <- c }),
 			nats.DisconnectErrHandler(func(*nats.Conn, error) { <-disconnected }))) // the client tells of the end after that
 		receive(t, conns).Close()
@@ -597,7 +598,7 @@ func TestConnectIsBoundedWhateverHangs(t *testing.T) {
 		conns, result := make(chan *nats.Conn, 2), make(chan error, 1)
 		var b broker.Broker
 		var again sync.Once
-		b = unconnected(startServer(t), jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })),
+		b = unconnected(startServer(t), jsbroker.WithNATSOptions(nats.NoReconnect(), nats.ConnectHandler(func(c *nats.Conn) { conns <- c })),
 			jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
 				if e.State == jsbroker.StateClosed {
 					again.Do(func() {
@@ -715,7 +716,7 @@ func TestConnectFromTheHookOfTheEnd(t *testing.T) {
 	t.Run("closed for good", func(t *testing.T) {
 		t.Parallel()
 		conns := make(chan *nats.Conn, 2)
-		_, connected, disconnected := start(t, jsbroker.WithNATSOptions(nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
+		_, connected, disconnected := start(t, jsbroker.WithNATSOptions(nats.NoReconnect(), nats.ConnectHandler(func(c *nats.Conn) { conns <- c })))
 		receive(t, conns).Close()
 		for _, c := range []chan error{connected, disconnected} {
 			if err := receive(t, c); err != nil {

@@ -50,7 +50,7 @@ func (b *jetstreamBroker) Disconnect() error {
 
 // shutDown begins to shut a session down.
 func (b *jetstreamBroker) shutDown(s *session) *shutdown {
-	sd := &shutdown{session: s, ended: s.conn.NATS().IsClosed(), done: make(chan struct{})}
+	sd := &shutdown{session: s, ended: s.conn.Over(), done: make(chan struct{})}
 	go sd.run(b, b.cfg.Load().shutdownTimeout)
 	return sd
 }

@@ -180,7 +180,7 @@ const (
 	StateConnected    ConnectionState = "connected"    // Connect succeeded
 	StateDisconnected ConnectionState = "disconnected" // lost, or with nats.RetryOnFailedConnect not made yet; the client tries to get it
 	StateReconnected  ConnectionState = "reconnected"  // restored
-	StateClosed       ConnectionState = "closed"       // closed for good: by Disconnect, or with an error by the client
+	StateClosed       ConnectionState = "closed"       // closed for good: by Disconnect, or with an error at a limit such as nats.MaxReconnects
 )
 
 // ConnectionChanged is the event of [Hooks.ConnectionChanged].

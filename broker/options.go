@@ -156,6 +156,11 @@ func WithClientName(name string) broker.Option {
 //   - A FlusherTimeout of 5s, after which a write that is stuck means a new
 //     connection. Raise that where large messages take longer on a slow network.
 //
+// Where the client closes by itself, at an error that it does not know or by a call of
+// your own callback, the broker makes another one with the same options, and
+// nats.ConnectHandler is called for that, too. It does not do so at a limit of yours:
+// nats.NoReconnect, nats.MaxReconnects.
+//
 // nats.Timeout, 2s, bounds each attempt to connect to one server, also to one that
 // accepts the connection and then says nothing. Callbacks are called in addition to
 // the broker's.

@@ -118,7 +118,7 @@ func (s *session) reportFirst() {
 	switch {
 	case s.conn.Up():
 		state, url, err = StateConnected, s.conn.URL(), nil
-	case s.conn.NATS().IsClosed():
+	case s.conn.Over():
 		state, err = StateClosed, s.conn.NATS().LastError()
 	}
 	s.reported.begin(state, err, s.teller(url, err))

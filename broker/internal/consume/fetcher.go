@@ -102,7 +102,7 @@ func (f *fetcher) down() error {
 	switch {
 	case f.s.cfg.Conn.Up():
 		return nil
-	case f.s.cfg.Conn.NATS().IsClosed():
+	case f.s.cfg.Conn.Over():
 		return nats.ErrConnectionClosed
 	}
 	return fault.ErrConnectionLost

@@ -91,6 +91,7 @@ func API(err error) error {
 		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
 		errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: %w", ErrJetStreamUnavailable, err)
+	case errors.Is(err, ErrConnectionLost): // it may come back
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
 		return fmt.Errorf("%w: %w", ErrNotConnected, err)
 	case HasCode(err, offline...):

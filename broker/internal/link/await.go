@@ -44,7 +44,7 @@ func (c *Conn) Await(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case c.isClosed():
+		case c.Over():
 			return nats.ErrConnectionClosed
 		}
 		select {
@@ -54,10 +54,4 @@ func (c *Conn) Await(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// isClosed reports whether the client has closed the connection, or is about to.
-func (c *Conn) isClosed() bool {
-	nc := c.nc.Load()
-	return nc != nil && nc.IsClosed()
 }

@@ -11,19 +11,23 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// The client calls these one after the other, on one goroutine. They get its connection
-// as an argument, as the first may come before Dial has it.
+// A client calls these one after the other, on one goroutine. The last is onClose. A client
+// that takes its place is made after that.
 
-// onConnect comes once. With nats.RetryOnFailedConnect it comes after Dial, and wakes
-// those that wait since then. No answer is lost: there was no connection before.
+// onConnect comes once for each client. With nats.RetryOnFailedConnect it comes after
+// Dial, and wakes those that wait since then. No answer is lost: there was no connection
+// before. For a client that takes another one's place it is a reconnect.
 func (c *Conn) onConnect(nc *nats.Conn) {
+	if c.client.Load().number > 1 {
+		c.onReconnect(nc)
+		return
+	}
 	c.arrivedAt(nc)
 	c.changes.wake()
 	c.events.Up(c.URL())
 }
 
 func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
-	c.adopt(nc)
 	if c.expected.Load() || nc.IsClosed() {
 		return // onClose follows
 	}
@@ -52,9 +56,12 @@ func (c *Conn) onReconnect(nc *nats.Conn) {
 }
 
 func (c *Conn) onClose(nc *nats.Conn) {
-	c.adopt(nc)
 	c.signal()
-	close(c.closed) // before the event: who hears of it may connect again
+	if !c.expected.Load() && !c.limitReached(nc) {
+		c.replace(nc)
+		return
+	}
+	c.end() // before the event: who hears of it may connect again
 	if c.expected.Load() {
 		return
 	}
@@ -66,7 +73,6 @@ func (c *Conn) onClose(nc *nats.Conn) {
 // onAsyncError passes on permission violations. Without that they look like timeouts to
 // whoever waits for an answer.
 func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
-	c.adopt(nc)
 	if c.expected.Load() {
 		return
 	}
@@ -75,7 +81,7 @@ func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 		if about {
 			c.inbox.refuse(err)
 			c.events.Lost()
-			c.regain(nc)
+			c.regain()
 		}
 		c.calls.refuse(err, about)
 		c.events.Refused(err)
@@ -89,17 +95,9 @@ func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 	}
 }
 
-// adopt makes the client's connection known to those that are told of an event.
-func (c *Conn) adopt(nc *nats.Conn) {
-	if c.nc.Load() == nil {
-		c.nc.Store(nc)
-	}
-}
-
 // arrivedAt remembers the server and how much it accepts. After a loss the client does
 // not say any more which server that was.
 func (c *Conn) arrivedAt(nc *nats.Conn) {
-	c.adopt(nc)
 	c.maxPayload.Store(nc.MaxPayload())
 	if url := nc.ConnectedUrl(); url != "" {
 		url = wire.WithoutCredentials(url)
@@ -117,17 +115,17 @@ func (c *Conn) signal() {
 // regain makes the client ask again for its inbox. The server does not say when it
 // permits it again, and the client subscribes again only on a new connection. So there
 // is a new one, after pauses that grow.
-func (c *Conn) regain(nc *nats.Conn) {
+func (c *Conn) regain() {
 	if !c.options.AllowReconnect { // the user wants none
 		return
 	}
 	if pause, ok := c.inbox.begin(time.Now()); ok {
-		go c.reconnectIn(nc, pause)
+		go c.reconnectIn(pause)
 	}
 }
 
 // reconnectIn reconnects after a pause, or ends with the connection.
-func (c *Conn) reconnectIn(nc *nats.Conn, pause time.Duration) {
+func (c *Conn) reconnectIn(pause time.Duration) {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
@@ -135,6 +133,7 @@ func (c *Conn) reconnectIn(nc *nats.Conn, pause time.Duration) {
 	case <-c.closed:
 		return
 	}
+	nc := c.NATS()
 	// What the server has not read yet is lost with the connection: acks, for example.
 	_ = nc.FlushTimeout(CloseTimeout)
 	c.inbox.end(time.Now())

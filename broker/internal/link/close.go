@@ -9,15 +9,16 @@ import (
 // Close flushes what is still to be sent, drains the subscriptions and closes the
 // connection. It waits for the client's last callback. When the server does not answer,
 // each of the steps ends after [CloseTimeout]. Before Dial, and after a Dial that could
-// not connect, it does nothing. It is called once.
+// not connect, it does nothing. It is called once. Where another client is being made,
+// that ends with its attempt to connect, which may outlast Close.
 func (c *Conn) Close() {
-	nc := c.nc.Load()
+	nc := c.NATS()
 	if nc == nil {
 		return
 	}
 	alreadyClosed := nc.IsClosed()
 	url := c.URL()
-	c.expected.Store(true)
+	c.expect()
 	if c.Up() {
 		// Acks first: a drain does not say whether they were sent.
 		if err := nc.FlushTimeout(CloseTimeout); err != nil {

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -25,25 +23,20 @@ func (c *Conn) Dial() error {
 	if c.invalid != nil {
 		return fmt.Errorf("%w: %w", fault.ErrInvalidConfig, c.invalid)
 	}
-	nc, err := c.options.Connect()
-	if err != nil {
+	if err := c.connect(c.options); err != nil {
 		return err
 	}
-	c.arrivedAt(nc)
+	c.arrivedAt(c.NATS())
 	if err := c.check(); err != nil {
-		c.expected.Store(true)
-		nc.Close()
+		c.expect()
+		c.NATS().Close()
 		return err
 	}
 	return nil
 }
 
-// check sets up JetStream and checks the server.
+// check checks the server.
 func (c *Conn) check() error {
-	var err error
-	if c.js, err = jetstream.New(c.NATS(), jetstream.WithDefaultTimeout(APITimeout)); err != nil {
-		return err
-	}
 	if !c.Up() { // it may come later, with nats.RetryOnFailedConnect
 		return nil
 	}
@@ -73,7 +66,7 @@ func (c *Conn) checkJetStream() error {
 	ctx, cancel := context.WithTimeout(context.Background(), APITimeout)
 	defer cancel()
 	err := c.Do(ctx, "INFO", func(ctx context.Context) error {
-		_, err := c.js.AccountInfo(ctx)
+		_, err := c.JetStream().AccountInfo(ctx)
 		return err
 	})
 	if errors.Is(err, fault.ErrJetStreamUnavailable) {

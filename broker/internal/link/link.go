@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,9 +55,11 @@ type Config struct {
 type Events struct {
 	// Up says that the client is connected, for the first time or again.
 	Up func(url string)
-	// Down says that the connection is lost. The client reconnects.
+	// Down says that the connection is lost. The client reconnects, or another one takes
+	// its place.
 	Down func(err error)
-	// Closed says that the client has given up: the connection does not come back.
+	// Closed says that the client has given up, at a limit that the user has set: the
+	// connection does not come back.
 	Closed func(err error)
 	// Lost says that the answers under way do not arrive any more. It comes before
 	// Down, before an Up that follows a loss, before Closed, at the end of Close, and
@@ -96,8 +99,9 @@ type Conn struct {
 	options nats.Options
 	invalid error // what is wrong with the options
 
-	nc atomic.Pointer[nats.Conn] // nil before the first callback, or the end of Dial
-	js jetstream.JetStream       // written by Dial
+	client    atomic.Pointer[client] // nil before Dial has made it
+	redials   redials
+	listeners listeners
 
 	watch   watch
 	inbox   inbox
@@ -109,7 +113,9 @@ type Conn struct {
 	maxPayload atomic.Int64           // of the latest server, in bytes
 	lossSaid   bool                   // in the log; owned by the client's callback goroutine
 	expected   atomic.Bool            // the close is our own doing
-	closed     chan struct{}          // closed when the client has closed
+	closing    chan struct{}          // closed with that
+	closed     chan struct{}          // closed when the connection is over, by endOnce
+	endOnce    sync.Once
 }
 
 // New returns a connection that is not dialled yet. Bad options are an error of
@@ -120,6 +126,7 @@ func New(cfg Config) *Conn {
 		events:  cfg.Events.complete(),
 		log:     cfg.Log,
 		born:    time.Now(),
+		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
 	}
 	if c.log == nil {
@@ -131,12 +138,22 @@ func New(cfg Config) *Conn {
 	return c
 }
 
-// NATS returns the client's connection. It is nil before Dial, and not nil in [Events].
-func (c *Conn) NATS() *nats.Conn { return c.nc.Load() }
+// NATS returns the connection of the client that there is now. It is nil before Dial, and
+// not nil in [Events]. Another client may take its place at any time: do not keep it.
+func (c *Conn) NATS() *nats.Conn {
+	if now := c.client.Load(); now != nil {
+		return now.nc
+	}
+	return nil
+}
 
-// JetStream returns the client's JetStream. It is nil until Dial has returned, so it is
-// not for [Events].
-func (c *Conn) JetStream() jetstream.JetStream { return c.js }
+// JetStream returns the JetStream of the client that there is now. It is nil before Dial.
+func (c *Conn) JetStream() jetstream.JetStream {
+	if now := c.client.Load(); now != nil {
+		return now.js
+	}
+	return nil
+}
 
 // Name returns the name by which the server knows the client.
 func (c *Conn) Name() string { return c.options.Name }
@@ -166,7 +183,7 @@ func (c *Conn) Up() bool {
 // State is [Conn.Up] with a number for the connection. The number is another one after
 // each loss. It is 0 while the connection is down.
 func (c *Conn) State() (up bool, number uint64) {
-	nc := c.nc.Load()
+	nc := c.NATS()
 	if nc == nil {
 		return false, 0
 	}
@@ -191,8 +208,8 @@ func (c *Conn) Deaf() error { return c.inbox.deafness() }
 // Expected reports whether Close was called.
 func (c *Conn) Expected() bool { return c.expected.Load() }
 
-// Closed returns a channel that is closed when the client has closed the connection for
-// good, by Close or by itself.
+// Closed returns a channel that is closed when the connection is over: by Close, or at a
+// limit that the user has set.
 func (c *Conn) Closed() <-chan struct{} { return c.closed }
 
 // Accepts reports whether the server takes a message of that size, headers included, and
@@ -203,7 +220,7 @@ func (c *Conn) Accepts(size int) (limit int64, ok bool) {
 	}
 	// The server may accept more by now, but the client needs its lock to say so. With
 	// nats.RetryOnFailedConnect there may have been no server yet.
-	nc := c.nc.Load()
+	nc := c.NATS()
 	if nc == nil {
 		return limit, limit <= 0
 	}

@@ -37,22 +37,24 @@ func (c *Conn) natsOptions(cfg *Config) (nats.Options, error) {
 			return o, fmt.Errorf("WithNATSOptions: %w", err)
 		}
 	}
-	c.setCallbacks(&o)
 	return o, nil
 }
 
-// setCallbacks puts our callbacks before those that the user has set.
-func (c *Conn) setCallbacks(o *nats.Options) {
+// setCallbacks puts our callbacks before those that the user has set. All of them wait
+// until the client is ready, which is when everybody knows it.
+func (c *Conn) setCallbacks(o *nats.Options, ready <-chan struct{}) {
 	user := *o
 	o.NoCallbacksAfterClientClose = false // Close waits for the last one
 	silent := func() bool { return user.NoCallbacksAfterClientClose && c.expected.Load() }
 	o.ConnectedCB = func(nc *nats.Conn) {
+		<-ready
 		c.onConnect(nc)
 		if user.ConnectedCB != nil {
 			user.ConnectedCB(nc)
 		}
 	}
 	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
+		<-ready
 		c.onDisconnect(nc, err)
 		switch { // the client calls only one of the two as well
 		case silent():
@@ -63,18 +65,21 @@ func (c *Conn) setCallbacks(o *nats.Options) {
 		}
 	}
 	o.ReconnectedCB = func(nc *nats.Conn) {
+		<-ready
 		c.onReconnect(nc)
 		if user.ReconnectedCB != nil {
 			user.ReconnectedCB(nc)
 		}
 	}
 	o.ClosedCB = func(nc *nats.Conn) {
+		<-ready
 		c.onClose(nc)
 		if user.ClosedCB != nil && !silent() {
 			user.ClosedCB(nc)
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		<-ready
 		c.onAsyncError(nc, sub, err)
 		if user.AsyncErrorCB != nil {
 			user.AsyncErrorCB(nc, sub, err)

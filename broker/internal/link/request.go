@@ -3,7 +3,10 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"go-micro-jetstream/broker/internal/fault"
 )
@@ -31,6 +34,9 @@ func (c *Conn) Do(ctx context.Context, name string, request func(context.Context
 		return err
 	}
 	err := request(ctx)
+	if errors.Is(err, nats.ErrConnectionClosed) && !c.Over() { // another client is on its way
+		err = fmt.Errorf("%w: %w", fault.ErrConnectionLost, err)
+	}
 	if cause := context.Cause(ctx); cause != nil && err != nil && errors.Is(cause, fault.ErrPermission) {
 		return cause
 	}
@@ -46,7 +52,7 @@ func (c *Conn) Ask(ctx context.Context, name string, question func(context.Conte
 	defer cancel()
 	for patience := LookUpTimeout; ; patience *= 2 {
 		err := c.try(ctx, patience, name, question)
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, fault.ErrConnectionLost) || c.Over() {
 			return err
 		}
 	}

@@ -40,7 +40,7 @@ func TestEveryLossIsNoticed(t *testing.T) {
 			t.Error("down although it is up again")
 		}
 	}
-	c.NATS().Close()
+	c.Close()
 	if c.Up() {
 		t.Error("up although it is closed")
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -55,9 +56,11 @@ func (w *waiter) tell(got answer) {
 }
 
 // open subscribes to the inbox.
-func (f *inflight) open(nc *nats.Conn) error {
-	f.prefix = nc.NewInbox() + "."
-	_, err := nc.Subscribe(f.prefix+"*", f.receive)
+func (f *inflight) open(conn *link.Conn) error {
+	f.prefix = conn.NATS().NewInbox() + "."
+	_, err := conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
+		return nc.Subscribe(f.prefix+"*", f.receive)
+	})
 	return err
 }
 

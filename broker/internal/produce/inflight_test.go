@@ -173,7 +173,8 @@ func TestOutcomeOfAFailedWrite(t *testing.T) {
 		err     error
 	}{
 		nats.ErrMaxPayload:           {notSent, fault.ErrMessageTooLarge},
-		nats.ErrConnectionClosed:     {notSent, fault.ErrNotConnected},
+		nats.ErrConnectionClosed:     {unwritten, fault.ErrConnectionLost}, // another client may come
+		nats.ErrConnectionDraining:   {unwritten, fault.ErrConnectionLost},
 		nats.ErrBadSubject:           {notSent, errNotSent},
 		nats.ErrReconnectBufExceeded: {unwritten, fault.ErrConnectionLost},
 		context.DeadlineExceeded:     {unwritten, fault.ErrConnectionLost},
@@ -240,7 +241,7 @@ func TestFailedWriteIsMoreCertainThanAnAnswer(t *testing.T) {
 	done.Add(1)
 	a := asyncFirstTry(done)
 	a.answered(interruption)
-	a.written = failedWrite(nil, nil, nats.ErrConnectionClosed)
+	a.written = failedWrite(nil, nil, nats.ErrBadSubject)
 	publisher := a.publisher
 	a.endParts(1)
 	done.Wait()

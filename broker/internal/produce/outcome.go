@@ -62,10 +62,10 @@ func unusable(err error) result {
 }
 
 // unsendable are the client's own reasons not to send a message. All its other errors
-// are about the connection.
+// are about the connection, also that it is closed: another client may take its place.
 var unsendable = []error{
 	nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrInvalidMsg, nats.ErrBadHeaderMsg, nats.ErrHeadersNotSupported,
-	nats.ErrConnectionClosed, nats.ErrConnectionDraining, nats.ErrInvalidConnection,
+	nats.ErrInvalidConnection,
 }
 
 // failedWrite is the result of a try for which the client has returned an error. The

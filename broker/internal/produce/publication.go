@@ -169,9 +169,9 @@ func (p *publication) lookUpStream(ctx context.Context) (*streams.Stream, error)
 }
 
 // passing reports whether a look-up failed because servers are starting or elect a
-// leader.
+// leader, or because the connection was lost.
 func (p *publication) passing(err error) bool {
-	if fault.HasCode(err, fault.CodeTemporarilyAway, fault.CodeStreamOffline) {
+	if fault.HasCode(err, fault.CodeTemporarilyAway, fault.CodeStreamOffline) || errors.Is(err, fault.ErrConnectionLost) {
 		return true
 	}
 	return p.last != nil && errors.Is(err, nats.ErrNoResponders) // there was JetStream a moment ago

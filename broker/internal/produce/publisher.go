@@ -63,7 +63,7 @@ func New(conn *link.Conn, ss *streams.Streams, window int) *Publisher {
 
 // Open subscribes to the inbox for the answers. It is called once, after Dial of the
 // connection and before the first publish.
-func (p *Publisher) Open() error { return p.inflight.open(p.conn.NATS()) }
+func (p *Publisher) Open() error { return p.inflight.open(p.conn) }
 
 // publications keeps the memory of publishes that are over. Most of the garbage of a
 // publish would be that.

@@ -40,7 +40,7 @@ type Limits struct {
 type Pull struct {
 	conn     *link.Conn
 	inbox    string // requests reply to inbox.<number>
-	sub      *nats.Subscription
+	listener *link.Listener
 	messages chan *nats.Msg // deliveries and statuses
 
 	batch     batchSizer
@@ -100,7 +100,9 @@ func Open(conn *link.Conn, cs *consumers.Consumer, l Limits) (*Pull, error) {
 	}
 	p.messages = make(chan *nats.Msg, max(slots, p.batch.largest())+statusSlots)
 	var err error
-	p.sub, err = conn.NATS().ChanSubscribe(p.inbox+".*", p.messages)
+	p.listener, err = conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
+		return nc.ChanSubscribe(p.inbox+".*", p.messages)
+	})
 	return p, err
 }
 
@@ -346,8 +348,8 @@ func (p *Pull) Close() {
 	// Drain keeps accepting what is on the way, and Unsubscribe does not. But in an
 	// outage the client takes a drained subscription for one to make again, and only
 	// the server would know of it.
-	if p.conn.Up() && p.sub.Drain() == nil && p.conn.NATS().FlushTimeout(link.CloseTimeout) == nil {
+	if p.conn.Up() && p.listener.Drain() == nil && p.conn.NATS().FlushTimeout(link.CloseTimeout) == nil {
 		return
 	}
-	_ = p.sub.Unsubscribe()
+	_ = p.listener.Unsubscribe()
 }
