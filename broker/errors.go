@@ -20,7 +20,8 @@ var (
 	ErrInvalidTopic = fault.ErrInvalidTopic
 	// ErrInvalidQueue: the queue name cannot name a durable consumer.
 	ErrInvalidQueue = fault.ErrInvalidQueue
-	// ErrInvalidHeader: a header key or value cannot travel in a NATS message.
+	// ErrInvalidHeader: a header key or value cannot travel in a NATS message, or
+	// the key begins with Nats- and there is an option for what it does.
 	ErrInvalidHeader = fault.ErrInvalidHeader
 	// ErrInvalidMessage: the message is nil.
 	ErrInvalidMessage = fault.ErrInvalidMessage

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,31 +103,69 @@ func TestStatusHeaderWithoutBodyIsRefused(t *testing.T) {
 	}
 }
 
-func TestCopiedControlHeadersNeverLeave(t *testing.T) {
+// A delivery has no Nats-* header, so whoever publishes one has set it: it is an
+// error, and no header of JetStream passes for one of the user's.
+func TestControlHeadersAreRefused(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	_, js := natsConn(t, s)
+	nc, js := natsConn(t, s)
 	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ROLL", Subjects: []string{"roll.>"}, AllowRollup: true, AllowMsgTTL: true})
-	b := newBroker(t, s)
-	for i := range 5 {
-		publish(t, b, "roll.a", "x")
-		err := b.Publish("roll.a", &broker.Message{Body: []byte("x"), Header: map[string]string{
-			"Nats-Rollup": "all", "nats-rollup": "sub", "NATS-ROLLUP": "all",
-			"Nats-Msg-Id": "same", "nats-msg-id": "same", "NATS-MSG-ID": "same",
-			"Nats-Expected-Stream": "OTHER", "Nats-Expected-Last-Sequence": "77", "Nats-Expected-Last-Subject-Sequence": "77", "Nats-Expected-Last-Msg-Id": "none",
-			"Nats-TTL": "1s", "Nats-Batch-Id": "b", "Nats-Schedule": "@at 2050-01-01T00:00:00Z", "Nats-Incr": "1", "Nats-Trace-Dest": "trace", "Nats-Whatever-Comes": "x",
-			"Natsukashii": "stays", "X-Nats-Y": "stays",
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := streamInfo(t, js, "ROLL").State.Msgs; n != uint64(2*i+2) {
-			t.Fatalf("%d messages after %d publishes", n, 2*i+2)
+	plain := newBroker(t, s)
+	watched, onEnd := hookChan[jsbroker.Published]()
+	hooked := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd}))
+	publish(t, plain, "roll.a", "x")
+	count := natstest.CountRequests(t, nc, "roll.>")
+	for key, hint := range map[string]string{
+		"Nats-Rollup": "NATS client", "nats-rollup": "NATS client", "NATS-ROLLUP": "NATS client",
+		"Nats-Msg-Id": "MessageID", "nats-msg-id": "MessageID", "NATS-MSG-ID": "MessageID",
+		"Nats-Expected-Stream": "NATS client", "Nats-Expected-Last-Sequence": "NATS client", "Nats-Expected-Last-Subject-Sequence": "NATS client", "Nats-Expected-Last-Msg-Id": "NATS client",
+		"Nats-TTL": "TTL", "Nats-Batch-Id": "NATS client", "Nats-Schedule": "DeliverAt", "Nats-Schedule-Target": "DeliverAfter",
+		"Nats-Incr": "NATS client", "Nats-Trace-Dest": "NATS client", "Nats-Whatever-Comes": "NATS client",
+	} {
+		m := &broker.Message{Body: []byte("x"), Header: map[string]string{key: "1", "Natsukashii": "stays", "X-Nats-Y": "stays"}}
+		wantError(t, plain.Publish("roll.a", m), jsbroker.ErrInvalidHeader, fmt.Sprintf("%q", key), hint)
+		wantError(t, hooked.Publish("roll.a", m), jsbroker.ErrInvalidHeader, fmt.Sprintf("%q", key), hint)
+		if e := receive(t, watched); e.Reason != "invalid_header" {
+			t.Errorf("hooks are told %+v", e)
 		}
 	}
+	if n := count.Seen(t); n != 0 {
+		t.Errorf("%d messages were sent", n)
+	}
+	if err := plain.Publish("roll.a", &broker.Message{Body: []byte("x"), Header: map[string]string{"Natsukashii": "stays", "X-Nats-Y": "stays"}}); err != nil {
+		t.Fatal(err)
+	}
 	h := natstest.LastMessage(t, js, "ROLL", "roll.a").Header
-	if len(h) != 3 || h.Get("Nats-Msg-Id") == "same" || h.Get("Nats-Msg-Id") == "" || h.Get("Natsukashii") != "stays" || h.Get("X-Nats-Y") != "stays" {
+	if len(h) != 3 || h.Get("Nats-Msg-Id") == "" || h.Get("Natsukashii") != "stays" || h.Get("X-Nats-Y") != "stays" {
 		t.Fatalf("on the wire: %v", h)
+	}
+}
+
+// What go-micro's client copies from an RPC is left out where NATS cannot carry it,
+// and the rest is published. The log names what might be missed.
+func TestWhatNobodyHasSetByHandIsLeftOut(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	log := natstest.NewLog()
+	b := newBroker(t, s, broker.Logger(log))
+	h, got := headerCollector()
+	subscribe(t, b, "orders", h)
+	for _, header := range []map[string]string{
+		{":authority": "shop", ":path": "/order", "Kept": "v"},
+		{"trace-bin": "a\nb", "Kept": "v"},
+		{"Micro-Topic": "orders", ":path": "/order", "trace-bin": "\x00", "Note": "line\nline", "Kept": "v"},
+	} {
+		if err := b.Publish("orders", &broker.Message{Header: header, Body: []byte("x")}); err != nil {
+			t.Fatalf("%v: %v", header, err)
+		}
+		r := receive(t, got)
+		delete(r.header, "Micro-Topic")
+		if !maps.Equal(r.header, map[string]string{"Kept": "v"}) {
+			t.Errorf("%v arrives as %v", header, r.header)
+		}
+	}
+	if text := log.Text(); !strings.Contains(text, `published without the header "Note"`) || strings.Contains(text, "trace-bin") || strings.Contains(text, ":path") {
+		t.Errorf("the log: %s", text)
 	}
 }
 

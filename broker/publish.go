@@ -33,6 +33,17 @@ import (
 //
 // With [Async] it returns as soon as the message is sent.
 //
+// A header that begins with Nats- is refused, because these control JetStream; the
+// error names the option to use. Headers that NATS cannot carry are refused, too,
+// unless nobody has set them by hand. The pseudo-headers of HTTP/2, such as
+// :authority, and gRPC's binary metadata are left out. So is every such header of a
+// message of go-micro's client, which makes headers of all the metadata of a
+// context. The log names those that might be missed.
+//
+// Whoever may subscribe to the topic sees where the stream's answer goes. What is
+// not an answer of JetStream is ignored there, but an answer can be forged: let
+// nobody publish to the client's inbox who is not trusted.
+//
 // The error is a [*PublishError]. If it wraps [ErrPublishUnknown], the message
 // may be stored. After every other error it is not: [ErrNotConnected],
 // [ErrInvalidTopic], [ErrInvalidHeader], [ErrInvalidMessage],

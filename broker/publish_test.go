@@ -401,12 +401,12 @@ func TestPublishedMessageBelongsToTheCaller(t *testing.T) {
 		"without hooks": newBroker(t, s),
 		"with hooks":    newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{PublishStart: spoil})),
 	} {
-		header := map[string]string{"traceparent": "a", "Traceparent": "b", "Nats-Msg-Id": "c", "X": " y "}
+		header := map[string]string{"traceparent": "a", "Traceparent": "b", ":path": "c", "X": " y "}
 		m := &broker.Message{Header: header, Body: []byte("body")}
 		if err := b.Publish("orders", m); err != nil {
 			t.Fatal(err)
 		}
-		if len(header) != 4 || header["traceparent"] != "a" || header["Traceparent"] != "b" || header["Nats-Msg-Id"] != "c" || header["X"] != " y " || string(m.Body) != "body" {
+		if len(header) != 4 || header["traceparent"] != "a" || header["Traceparent"] != "b" || header[":path"] != "c" || header["X"] != " y " || string(m.Body) != "body" {
 			t.Errorf("%s: the caller's message is now %v %q", name, header, m.Body)
 		}
 		without := message("x")

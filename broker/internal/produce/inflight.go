@@ -99,10 +99,11 @@ func (f *inflight) take(number uint64) *waiter {
 	return w
 }
 
-// receive takes an answer from the inbox.
+// receive takes an answer from the inbox. What cannot be one comes from a subscriber
+// of the topic, and the try waits on for the stream's answer.
 func (f *inflight) receive(m *nats.Msg) {
 	number, ok := wire.ParseUint(strings.TrimPrefix(m.Subject, f.prefix))
-	if !ok {
+	if !ok || !wire.IsPubAnswer(m) {
 		return
 	}
 	if w := f.take(number); w != nil {

@@ -54,7 +54,7 @@ func (p *publication) init(ctx context.Context, publisher *Publisher, m *Message
 	if err := wire.CheckPublishTopic(m.Topic); err != nil {
 		return err
 	}
-	if err := wire.CheckHeader(nats.MsgIdHdr, m.ID, false); err != nil {
+	if err := wire.CheckHeader(nats.MsgIdHdr, m.ID, false); err != nil { // which is about the value alone
 		return err
 	}
 	if m.ID != textproto.TrimString(m.ID) {
@@ -67,6 +67,7 @@ func (p *publication) init(ctx context.Context, publisher *Publisher, m *Message
 	if err := publisher.accept(ctx, size+len(m.Body)); err != nil {
 		return err
 	}
+	publisher.sayLeftOut(m.Topic, p.header.LeftOut())
 	wire.AddValues(p.header.Map(), m.Original)
 	p.publisher, p.rules, p.ownID = publisher, m.Rules, m.OwnID
 	p.msg = nats.Msg{Subject: m.Topic, Header: p.header.Map(), Data: m.Body}

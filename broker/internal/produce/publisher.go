@@ -17,6 +17,7 @@ import (
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/goroutine"
 	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/logging"
 	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -29,7 +30,7 @@ const PublishTimeout = 5 * time.Second
 // use maps and body any more when the publish is over.
 type Message struct {
 	Topic    string
-	Header   map[string]string // Nats-* headers are left out
+	Header   map[string]string // Nats-* headers are refused
 	Body     []byte
 	ID       string         // by this id the stream recognises a second copy
 	OwnID    bool           // nobody else has the id: a duplicate is one of the publisher's own tries
@@ -48,6 +49,7 @@ type Publisher struct {
 	gate        goroutine.Gate  // publishes under way
 	window      chan struct{}   // one element for each async publish without an answer
 	completions goroutine.Queue // async publishes that are over
+	lines       logging.Limiter
 }
 
 // New returns a publisher that sends nothing yet. The window is how many async
@@ -104,6 +106,16 @@ func (p *Publisher) accept(ctx context.Context, size int) error {
 		p.gate.Leave()
 	}
 	return err
+}
+
+// sayLeftOut logs that a header was left out, once in a second at most.
+func (p *Publisher) sayLeftOut(topic, key string) {
+	if key == "" {
+		return
+	}
+	if more, ok := p.lines.Allow("left out"); ok {
+		p.conn.Log().Warn(fmt.Sprintf("published without the header %q, which came from go-micro's client and which NATS cannot carry%s", key, more), "topic", topic)
+	}
 }
 
 // Interrupt says that all answers under way are lost, with the connection or with its

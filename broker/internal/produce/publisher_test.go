@@ -28,7 +28,7 @@ func TestPublishReturnsTheAcknowledgement(t *testing.T) {
 		}
 	}
 	m := message("orders.created", "x")
-	m.Header = map[string]string{"K": "1", "Nats-Rollup": "all"}
+	m.Header = map[string]string{"K": "1"}
 	m.Original = nats.Header{"K": {"1", "2"}}
 	_, err := b.Publish(b.ctx, m)
 	noErr(t, err)

@@ -14,9 +14,12 @@ import (
 
 const (
 	// natsPrefix begins the keys of the headers that control JetStream. They never
-	// pass, in any case. go-micro copies what a handler received into what it
-	// publishes: a copied Nats-Msg-Id would silently drop that message as a
-	// duplicate, and a forged Nats-Rollup would purge the stream.
+	// pass, in any case. They are taken off what is delivered, because go-micro
+	// copies what a handler received into what it publishes: a copied Nats-Msg-Id
+	// would silently drop that message as a duplicate. So one that is to be
+	// published was set by somebody who wants something of JetStream. It is refused,
+	// because there is an option for that, and because a forged Nats-Rollup would
+	// purge the stream.
 	natsPrefix = "nats-"
 	// statusHeader in a message without a body makes NATS clients take the message
 	// for a control message.
@@ -26,6 +29,7 @@ const (
 	separators = `"(),/:;<=>?@[\]{}`
 
 	topicHeader       = "Micro-Topic" // go-micro's client sets it on every message
+	binarySuffix      = "-bin"        // of the keys of gRPC metadata with binary values
 	contentTypeHeader = "Content-Type"
 )
 
@@ -79,13 +83,37 @@ func isNATSHeader(key string) bool {
 	return len(key) >= len(natsPrefix) && strings.EqualFold(key[:len(natsPrefix)], natsPrefix)
 }
 
-// OutgoingHeader copies a Message.Header. The copy has no Nats-* headers, and one
-// spelling of each trace header, in lower case. It is never nil.
+// controlError refuses a Nats-* header in a Message.Header. It names the option
+// for what the header would do.
+func controlError(key string) error {
+	hint := "the broker has no option for it: publish such a message with a NATS client"
+	switch lower := strings.ToLower(key); {
+	case lower == "nats-msg-id":
+		hint = "use the option MessageID"
+	case lower == "nats-ttl":
+		hint = "use the option TTL"
+	case strings.HasPrefix(lower, "nats-schedule"):
+		hint = "use the options DeliverAt and DeliverAfter"
+	}
+	return fmt.Errorf("%w %q: headers that begin with Nats- control JetStream and do not travel in Message.Header; %s", fault.ErrInvalidHeader, Shorten(key), hint)
+}
+
+// fromTransport reports whether a header that NATS cannot carry is one of those
+// that nobody sets by hand. They are part of an RPC, and go-micro's client copies
+// them from there: the pseudo-headers of HTTP/2, such as :authority, and gRPC's
+// binary metadata.
+func fromTransport(key string) bool {
+	return strings.HasPrefix(key, ":") ||
+		len(key) > len(binarySuffix) && strings.EqualFold(key[len(key)-len(binarySuffix):], binarySuffix)
+}
+
+// OutgoingHeader copies a Message.Header. The copy has one spelling of each trace
+// header, in lower case. It is never nil.
 func OutgoingHeader(in map[string]string) map[string]string {
 	out := make(map[string]string, len(in)+2)
 	var trace traces
 	for k, v := range in {
-		if !isNATSHeader(k) && !trace.add(k, v) {
+		if !trace.add(k, v) {
 			out[k] = v
 		}
 	}
@@ -96,18 +124,24 @@ func OutgoingHeader(in map[string]string) map[string]string {
 // Header makes NATS headers, one after the other, in the same memory. The zero
 // value is ready. It is not safe for concurrent use.
 type Header struct {
-	header nats.Header
-	values []string // the array behind all the one-element slices in header
+	header  nats.Header
+	values  []string // the array behind all the one-element slices in header
+	leftOut string   // a key that a reader of the log may miss in header
 }
 
 // maxReused is how many headers a message may have for its [Header] to keep the
 // memory. It takes long to clear a map that was large once.
 const maxReused = 32
 
-// Make builds the NATS header from a Message.Header, without its Nats-* headers
-// and with id as the message id. It returns the bytes that the header takes on
-// the wire, for the check of the size. The error is that of [CheckHeader]. Make
-// does not change in. Call [Header.Reset] before the next Make.
+// Make builds the NATS header from a Message.Header, with id as the message id. It
+// returns the bytes that the header takes on the wire, for the check of the size.
+// The error is that of [CheckHeader], or about a Nats-* header. Make does not change
+// in. Call [Header.Reset] before the next Make.
+//
+// Headers that NATS cannot carry are left out, and are no error, if nobody has set
+// them by hand. These are the pseudo-headers and the binary metadata of RPCs. In a
+// message of go-micro's client they are all such headers, because it makes its
+// headers of the metadata of a context, and most of that comes from elsewhere.
 func (h *Header) Make(in map[string]string, id string, emptyBody bool) (size int, err error) {
 	if h.header == nil || cap(h.values) <= len(in) {
 		h.header, h.values = make(nats.Header, len(in)+1), make([]string, 0, len(in)+1)
@@ -122,10 +156,16 @@ func (h *Header) Make(in map[string]string, id string, emptyBody bool) (size int
 	var trace traces
 	for k, v := range in {
 		if isNATSHeader(k) {
-			continue
+			return 0, controlError(k)
 		}
-		if err := CheckHeader(k, v, emptyBody); err != nil {
-			return 0, err
+		if faultOfHeader(k, v, emptyBody) != "" {
+			if _, byGoMicro := in[topicHeader]; !byGoMicro && !fromTransport(k) {
+				return 0, CheckHeader(k, v, emptyBody)
+			}
+			if !fromTransport(k) {
+				h.leftOut = Shorten(k)
+			}
+			continue
 		}
 		if !trace.add(k, v) {
 			set(k, v)
@@ -135,6 +175,10 @@ func (h *Header) Make(in map[string]string, id string, emptyBody bool) (size int
 	set(nats.MsgIdHdr, id)
 	return size, nil
 }
+
+// LeftOut returns the key of a header of go-micro's client that [Header.Make] has
+// left out, or "". It does not tell of what is always left out.
+func (h *Header) LeftOut() string { return h.leftOut }
 
 // Map returns the header that [Header.Make] has built. It is valid until
 // [Header.Reset].
@@ -148,7 +192,7 @@ func (h *Header) Reset() {
 	}
 	clear(h.header)
 	clear(h.values)
-	h.values = h.values[:0]
+	h.values, h.leftOut = h.values[:0], ""
 }
 
 // AddValues adds to out the values for which Message.Header has no place: those

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,7 +60,7 @@ func TestHeaderMakesOneAfterTheOther(t *testing.T) {
 	for i := range 2 * maxReused {
 		large[fmt.Sprintf("K%d", i)] = "v"
 	}
-	for i, in := range []map[string]string{{"A": "1", "B": "2"}, nil, {"A": "3"}, large, {"C": "4"}, {"A": "", "Traceparent": "x", "Nats-Rollup": "all"}} {
+	for i, in := range []map[string]string{{"A": "1", "B": "2"}, nil, {"A": "3"}, large, {"C": "4"}, {"A": "", "Traceparent": "x"}} {
 		before := maps.Clone(in)
 		size, err := h.Make(in, "id", false)
 		if err != nil {
@@ -71,7 +72,6 @@ func TestHeaderMakesOneAfterTheOther(t *testing.T) {
 		}
 		if _, ok := want["Traceparent"]; ok {
 			delete(want, "Traceparent")
-			delete(want, "Nats-Rollup")
 			want["traceparent"] = []string{"x"}
 		}
 		if !reflect.DeepEqual(h.Map(), want) {
@@ -103,11 +103,11 @@ func TestHeaderDoesNotAllocateOnceItHasMemory(t *testing.T) {
 func TestOutgoingHeader(t *testing.T) {
 	t.Parallel()
 	in := map[string]string{
-		"Nats-Rollup": "all", "nats-msg-id": "x", "NATS-TTL": "1s", "Nats-Whatever-Comes": "x", "Natsukashii": "stays", "X-Nats-Y": "stays",
+		"Nats-Rollup": "stays, to be refused", "Natsukashii": "stays", "X-Nats-Y": "stays",
 		"Traceparent": "fresh", "traceparent": "stale", "Baggage": "k=v", "Empty": "",
 	}
 	before := maps.Clone(in)
-	want := map[string]string{"Natsukashii": "stays", "X-Nats-Y": "stays", "traceparent": "fresh", "baggage": "k=v", "Empty": ""}
+	want := map[string]string{"Nats-Rollup": "stays, to be refused", "Natsukashii": "stays", "X-Nats-Y": "stays", "traceparent": "fresh", "baggage": "k=v", "Empty": ""}
 	if got := OutgoingHeader(in); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
@@ -116,6 +116,68 @@ func TestOutgoingHeader(t *testing.T) {
 	}
 	if got := OutgoingHeader(nil); got == nil || len(got) != 0 {
 		t.Errorf("of nil: %#v", got)
+	}
+}
+
+// Nothing that is delivered has a Nats-* header, so somebody has set it.
+func TestControlHeadersAreRefused(t *testing.T) {
+	t.Parallel()
+	for key, hint := range map[string]string{
+		"Nats-Msg-Id": "MessageID", "nats-msg-id": "MessageID", "NATS-TTL": "TTL", "Nats-Schedule": "DeliverAt", "Nats-Schedule-Target": "DeliverAfter",
+		"Nats-Rollup": "NATS client", "nats-expected-stream": "NATS client", "Nats-Whatever-Comes": "NATS client", "nats-": "NATS client",
+	} {
+		for _, in := range []map[string]string{{key: "x"}, {key: "x", "Micro-Topic": "orders"}} {
+			var h Header
+			_, err := h.Make(in, "id", false)
+			if !errors.Is(err, fault.ErrInvalidHeader) || !strings.Contains(err.Error(), fmt.Sprintf("%q", key)) || !strings.Contains(err.Error(), hint) {
+				t.Errorf("%v: %v", in, err)
+			}
+		}
+	}
+}
+
+// What comes from an RPC or from the metadata of a context is left out where NATS
+// cannot carry it.
+func TestWhatNobodyHasSetByHandIsLeftOut(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		in      map[string]string
+		without []string
+		leftOut string
+	}{
+		{map[string]string{":authority": "shop", ":path": "/x", "K": "v"}, []string{":authority", ":path"}, ""},
+		{map[string]string{"trace-bin": "a\nb", "Other-Bin": "\x00", "good-bin": "text", "K": "v"}, []string{"trace-bin", "Other-Bin"}, ""},
+		{map[string]string{"Micro-Topic": "orders", "Note": "a\nb", "K": "v"}, []string{"Note"}, "Note"},
+		{map[string]string{"Micro-Topic": "orders", "a key": "v", ":path": "/x", "K": "v"}, []string{"a key", ":path"}, "a key"},
+		{map[string]string{"Micro-Topic": "orders", "Status": "404", "K": "v"}, []string{"Status"}, "Status"},
+	} {
+		var h Header
+		size, err := h.Make(tt.in, "id", true)
+		if err != nil {
+			t.Errorf("%v: %v", tt.in, err)
+			continue
+		}
+		want := nats.Header{"Nats-Msg-Id": {"id"}}
+		for k, v := range tt.in {
+			if !slices.Contains(tt.without, k) {
+				want[k] = []string{v}
+			}
+		}
+		if !reflect.DeepEqual(h.Map(), want) || h.LeftOut() != tt.leftOut {
+			t.Errorf("got  %v and %q\nwant %v and %q", h.Map(), h.LeftOut(), want, tt.leftOut)
+		}
+		if m := (&nats.Msg{Header: h.Map()}); size != m.Size() {
+			t.Errorf("%v: %d bytes, want %d", tt.in, size, m.Size())
+		}
+		if h.Reset(); h.LeftOut() != "" {
+			t.Errorf("after the reset %q is left out", h.LeftOut())
+		}
+	}
+	for _, key := range []string{"K:", "-bin", "Note"} {
+		var h Header
+		if _, err := h.Make(map[string]string{key: "a\nb"}, "id", false); !errors.Is(err, fault.ErrInvalidHeader) {
+			t.Errorf("%q, set by hand: %v", key, err)
+		}
 	}
 }
 
@@ -187,6 +249,9 @@ func FuzzHeader(f *testing.F) {
 		in := map[string]string{key: value}
 		var h Header
 		size, err := h.Make(in, "id", emptyBody)
+		if err == nil && len(h.Map()) == 1 && fromTransport(key) {
+			return // left out
+		}
 		if len(in) != 1 || in[key] != value {
 			t.Fatalf("the caller's map is now %v", in)
 		}
@@ -211,7 +276,7 @@ func FuzzHeader(f *testing.F) {
 		out, _ := IncomingHeader(decoded)
 		want := key
 		switch i := traceIndex(key); {
-		case isNATSHeader(key), i >= 0 && value == "":
+		case i >= 0 && value == "":
 			if len(out) != 0 {
 				t.Fatalf("%q came through: %v", key, out)
 			}

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -23,7 +24,7 @@ type PubAck struct {
 // by hand, because decoding JSON takes as long as the rest of a publish. It is not
 // ok for any other answer; [ParsePubAck] reads those.
 func PlainAck(data []byte, stream string) (sequence uint64, ok bool) {
-	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	rest, ok := bytes.CutPrefix(data, plainAckStart)
 	if !ok || len(rest) < len(stream) || string(rest[:len(stream)]) != stream {
 		return 0, false
 	}
@@ -36,6 +37,24 @@ func PlainAck(data []byte, stream string) (sequence uint64, ok bool) {
 		return 0, false
 	}
 	return ParseUint(string(number))
+}
+
+var plainAckStart = []byte(`{"stream":"`)
+
+// IsPubAnswer reports whether a message can be the answer to a publish: an
+// acknowledgement, a refusal, or that no stream has the subject. Whoever subscribes
+// to the subject sees the reply subject, too, and may send something else there.
+func IsPubAnswer(m *nats.Msg) bool {
+	if rest, ok := bytes.CutPrefix(m.Data, plainAckStart); ok {
+		if end := bytes.IndexByte(rest, '"'); end > 0 {
+			if _, ok := PlainAck(m.Data, string(rest[:end])); ok {
+				return true
+			}
+		}
+	}
+	_, err := ParsePubAck(m)
+	var api *jetstream.APIError
+	return err == nil || errors.Is(err, nats.ErrNoResponders) || errors.As(err, &api) && api.Code != 0
 }
 
 // ParsePubAck reads any answer to a publish. Its errors are
