@@ -1,6 +1,7 @@
 package live
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -289,7 +290,20 @@ func text(err error) string {
 	if err == nil {
 		return ""
 	}
-	return cut(fmt.Sprint(err))
+	return cut(detail(fmt.Sprint(err)))
+}
+
+// detail is what a person wants to read of an error of go-micro's server. Its text is
+// JSON, and the cause is one of its members.
+func detail(s string) string {
+	if !strings.HasPrefix(s, `{"id":`) {
+		return s
+	}
+	var e struct{ Detail string }
+	if json.Unmarshal([]byte(s), &e) != nil || e.Detail == "" {
+		return s
+	}
+	return strings.TrimPrefix(e.Detail, "subscriber error: ")
 }
 
 // cut shortens a text to maxText bytes and makes it valid UTF-8.
