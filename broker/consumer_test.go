@@ -270,7 +270,7 @@ func TestTuningOfAnExistingDurableStaysAndIsLogged(t *testing.T) {
 	}
 }
 
-func TestLimitThatWithDeadLetterLeftBehindIsLogged(t *testing.T) {
+func TestLimitThatWithDeadLetterLeftBehindGoesToTheServerOrIsLogged(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
@@ -282,9 +282,8 @@ func TestLimitThatWithDeadLetterLeftBehindIsLogged(t *testing.T) {
 	}{
 		{"the one who makes it", []broker.Option{limit, jsbroker.WithDeadLetter("graves")}, false},
 		{"another like that", []broker.Option{limit, jsbroker.WithDeadLetter("graves")}, false},
-		{"one without a dead-letter topic", []broker.Option{limit}, true},
-		{"one without options", nil, true},
 		{"one whose consumers are others'", []broker.Option{jsbroker.WithExistingConsumers()}, true},
+		{"one without a dead-letter topic", []broker.Option{limit}, false},
 	} {
 		log := natstest.NewLog()
 		b := newBroker(t, s, append(tt.options, broker.Logger(log))...)
@@ -294,7 +293,9 @@ func TestLimitThatWithDeadLetterLeftBehindIsLogged(t *testing.T) {
 		}
 		noErr(t, b.Disconnect())
 	}
-	changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxDeliver = 2 }) // the way out
+	if cc := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config; cc.MaxDeliver != 2 {
+		t.Errorf("MaxDeliver is %d", cc.MaxDeliver)
+	}
 	log := natstest.NewLog()
 	exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 	b := newBroker(t, s, limit, broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}))

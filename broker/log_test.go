@@ -93,9 +93,11 @@ func TestLinesAboutASubscription(t *testing.T) {
 	noErr(t, sub.Unsubscribe())
 	wantLine(t, log, logger.InfoLevel, "unsubscribed from", about)
 
-	other := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxAckPending: 7}))
+	changeConsumer(t, js, func(cc *jetstream.ConsumerConfig) { cc.MaxAckPending = 9 })
+	other := newBroker(t, s, broker.Logger(log), jsbroker.WithClientName("payments-1"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxAckPending: 7, AckWait: time.Minute}))
 	subscribe(t, other, "orders.created", ignore, broker.Queue("q"))
-	wantLine(t, log, logger.WarnLevel, "is used as it is", about)
+	wantLine(t, log, logger.WarnLevel, "was changed by somebody else and is used as it is: MaxAckPending is 9, not 7", about)
+	wantLine(t, log, logger.InfoLevel, "follows its configuration: AckWait is now 1m0s, was 30s", about)
 }
 
 func TestLinesAboutPermissionsSayWhichSubject(t *testing.T) {

@@ -2,7 +2,6 @@ package consume
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -46,8 +45,8 @@ func (s *Subscription) adopt(cs *consumers.Consumer, info *jetstream.ConsumerInf
 	if !s.hand.replace(cs, told) {
 		return
 	}
-	if told.ByServer && (!cs.ByServer || told.Limit < cs.Limit) {
-		s.log.Warn(fmt.Sprintf("MaxDeliver of consumer %s of stream %s is %d now: what has failed as often already stays in the stream and is not delivered again", cs.Name, cs.Stream.Name, told.Limit))
+	for _, text := range told.Changes(cs) {
+		s.log.Warn(text)
 	}
 }
 

@@ -17,6 +17,8 @@ type binding struct {
 	stream *streams.Stream
 	topic  string
 	queue  string // empty: a subscriber without a queue
+
+	subscribing bool // a Subscribe, which may apply what the code has changed
 }
 
 // Bind finds or creates the consumer of a subscription, and its stream. Without a
@@ -31,7 +33,7 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 	if err != nil {
 		return nil, nil, err
 	}
-	c, info, err := cs.bindOn(ctx, binding{rules, s, topic, queue})
+	c, info, err := cs.bindOn(ctx, binding{rules, s, topic, queue, true})
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return c, info, err
 	}
@@ -42,7 +44,7 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 	if s, err = cs.streams.ForConsumer(ctx, rules, topic); err != nil {
 		return nil, nil, err
 	}
-	return cs.bindOn(ctx, binding{rules, s, topic, queue})
+	return cs.bindOn(ctx, binding{rules, s, topic, queue, true})
 }
 
 func (cs *Consumers) bindOn(ctx context.Context, b binding) (*Consumer, *jetstream.ConsumerInfo, error) {
@@ -53,7 +55,7 @@ func (cs *Consumers) bindOn(ctx context.Context, b binding) (*Consumer, *jetstre
 		}
 		return c, info, err
 	}
-	return cs.bindDurable(ctx, b, ConsumerConfig(b.rules, b.topic))
+	return cs.bindDurable(ctx, b, b.durableConfig())
 }
 
 // reportAlone warns of a subscriber that keeps others out. With one replica it works,
@@ -124,13 +126,13 @@ func (cs *Consumers) findDurable(ctx context.Context, b binding) (found *Consume
 		if err != nil {
 			return nil, nil, "", err
 		}
-		c := consumerOf(info, b.stream)
+		c := consumerOf(info, b)
 		if filters(info.Config, b.stream, b.topic) {
-			if err := usable(info, b.rules, b.topic); err != nil {
+			if err := usable(info); err != nil {
 				return nil, nil, "", err
 			}
-			cs.reportDifferences(b, c)
-			return c, info, "", nil
+			found, info, err = cs.take(ctx, b, c, info)
+			return found, info, "", err
 		}
 		if !c.Ours && taken == nil {
 			taken = fmt.Errorf("%w: consumer %s of stream %s was not made by this broker and has the filter %s: choose another queue, or delete it",

@@ -21,21 +21,27 @@ type Consumer struct {
 	Config    jetstream.ConsumerConfig // as the server has it
 	Floor     uint64                   // the stream sequence up to which all was settled when the server said so
 
+	PausedUntil time.Time // when it delivers again; zero: it is not paused
+
 	// Limit is after how many deliveries a message is given up; 0 is never. With
 	// ByServer, the server counts and just stops delivering. Without, this module
-	// counts, for the dead letters.
+	// counts, for the dead letters: by what the code asks for, whatever the consumer's
+	// metadata say, or whether it has any. The metadata are for those whose code says
+	// nothing.
 	Limit    uint64
 	ByServer bool
+	asked    uint64 // the limit that the code asks for and this module counts; 0: none
 }
 
-func consumerOf(info *jetstream.ConsumerInfo, s *streams.Stream) *Consumer {
+func consumerOf(info *jetstream.ConsumerInfo, b binding) *Consumer {
 	_, ours := info.Config.Metadata[streams.OwnerKey]
 	c := Consumer{
 		Name:      info.Name,
-		Stream:    s,
+		Stream:    b.stream,
 		Ephemeral: info.Config.Durable == "",
 		Ours:      ours,
 		Created:   info.Created,
+		asked:     askedLimit(b.rules, b.topic),
 	}
 	return c.Told(info)
 }
@@ -44,9 +50,17 @@ func consumerOf(info *jetstream.ConsumerInfo, s *streams.Stream) *Consumer {
 func (c *Consumer) Told(info *jetstream.ConsumerInfo) *Consumer {
 	told := *c
 	told.Config, told.Floor = info.Config, info.AckFloor.Stream
-	if told.ByServer = info.Config.MaxDeliver > 0; told.ByServer {
+	told.PausedUntil = time.Time{}
+	if info.Paused && info.Config.PauseUntil != nil {
+		told.PausedUntil = *info.Config.PauseUntil
+	}
+	told.ByServer = info.Config.MaxDeliver > 0
+	switch {
+	case told.ByServer:
 		told.Limit = uint64(info.Config.MaxDeliver)
-	} else {
+	case told.asked > 0:
+		told.Limit = told.asked
+	default:
 		told.Limit, _ = wire.ParseUint(info.Config.Metadata[limitKey])
 	}
 	return &told

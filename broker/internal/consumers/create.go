@@ -28,7 +28,7 @@ func (cs *Consumers) create(ctx context.Context, b binding, cc jetstream.Consume
 		return err
 	})
 	if err == nil {
-		return consumerOf(info, b.stream), info, nil
+		return consumerOf(info, b), info, nil
 	}
 	if cc.Durable == "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		// The server may have made it all the same, and it would be in the way of

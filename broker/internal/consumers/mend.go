@@ -31,7 +31,7 @@ type Mended struct {
 // has another filter now, Mended holds it together with ErrConsumerConflict. With
 // any other error Mended is zero, and the subscription keeps what it has.
 func (cs *Consumers) Mend(ctx context.Context, rules *streams.Rules, c *Consumer, topic, queue string, resumeAt func() uint64) (Mended, error) {
-	b := binding{rules, c.Stream, topic, queue}
+	b := binding{rules, c.Stream, topic, queue, false}
 	info, err := cs.Info(ctx, c)
 	switch {
 	case err == nil:
@@ -60,10 +60,10 @@ func gone(err error) bool {
 // returns no consumer, and no error, if that one serves another topic of the
 // queue.
 func (cs *Consumers) mendFound(ctx context.Context, b binding, former *Consumer, info *jetstream.ConsumerInfo) (Mended, error) {
-	if err := usable(info, b.rules, b.topic); err != nil {
+	if err := errors.Join(usable(info), hasBodies(info, b.rules, b.topic)); err != nil {
 		return Mended{}, err
 	}
-	m := Mended{Consumer: consumerOf(info, former.Stream), Info: info}
+	m := Mended{Consumer: consumerOf(info, b), Info: info}
 	if !m.Consumer.Created.Equal(former.Created) {
 		// Somebody else has made it again, and perhaps its stream as well.
 		s, err := cs.streams.Info(ctx, former.Stream.Name)
@@ -109,6 +109,9 @@ func (cs *Consumers) remake(ctx context.Context, b binding, former *Consumer, re
 // With a start sequence it also goes on if it is lost once more.
 func resumed(former *Consumer, s *streams.Stream, resumeAt func() uint64) jetstream.ConsumerConfig {
 	cc := former.Config
+	if former.Ours {
+		cc.Metadata = streams.Owned(cc.Metadata) // a tool may have taken the mark off
+	}
 	if !former.GoesOn() {
 		return cc
 	}

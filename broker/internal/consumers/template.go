@@ -10,7 +10,6 @@ import (
 
 	"go-micro-jetstream/broker/internal/backoff"
 	"go-micro-jetstream/broker/internal/streams"
-	"go-micro-jetstream/broker/internal/wire"
 )
 
 const (
@@ -85,8 +84,8 @@ func ConsumerConfig(r *streams.Rules, topic string) jetstream.ConsumerConfig {
 	}
 	cc.FilterSubject = topic
 	cc.Metadata = streams.Owned(cc.Metadata)
-	if r.DeadLetter != "" && cc.MaxDeliver > 0 && !wire.Covers(topic, r.DeadLetter) {
-		cc.Metadata[limitKey] = strconv.Itoa(cc.MaxDeliver)
+	if limit := askedLimit(r, topic); limit > 0 {
+		cc.Metadata[limitKey] = strconv.FormatUint(limit, 10)
 		cc.MaxDeliver = -1
 	}
 	return cc

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -38,6 +39,19 @@ func (ss *Streams) Forget(ctx context.Context, s *Stream) error {
 	return nil
 }
 
+// replace takes over what has changed of a stream, unless somebody else has looked
+// it up meanwhile.
+func (ss *Streams) replace(ctx context.Context, known, now *Stream, topic string) error {
+	if err := ss.ensuring.acquire(ctx); err != nil {
+		return err
+	}
+	defer ss.ensuring.release()
+	if ss.Known(topic) == known {
+		ss.cache.add(now)
+	}
+	return nil
+}
+
 // verify forgets the topic's stream if it is not what is known of it any more.
 // The server also makes a consumer for a topic that its stream does not capture:
 // nothing would ever arrive, and nobody would say so.
@@ -48,9 +62,11 @@ func (ss *Streams) verify(ctx context.Context, topic string) error {
 	}
 	s, err := ss.Info(ctx, known.Name)
 	switch {
-	case err == nil && known.same(s, topic):
+	case err == nil && known.same(s, topic) && reflect.DeepEqual(known.config, s.config):
 		known.seen.Store(s.seen.Load())
 		return nil
+	case err == nil && known.same(s, topic):
+		return ss.replace(ctx, known, s, topic)
 	case err == nil, errors.Is(err, jetstream.ErrStreamNotFound):
 		return ss.Forget(ctx, known)
 	}

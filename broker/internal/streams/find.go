@@ -46,7 +46,7 @@ func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) 
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return ss.followForConsumer(ctx, rules, s, topic)
 }
 
 // Again returns the stream that a consumer is to be made again on. It makes the
@@ -95,8 +95,16 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden stri
 		}
 		s, err = ss.create(ctx, rules, topic)
 	}
+	if errors.Is(err, fault.ErrStreamMismatch) {
+		if grown := ss.grown(ctx, rules, topic); grown != nil {
+			s, err = grown, nil
+		}
+	}
 	if err != nil {
 		return nil, err
+	}
+	if !ss.follows(rules, s) {
+		s = ss.follow(ctx, rules, s, topic)
 	}
 	ss.cache.add(s)
 	return s, nil

@@ -23,6 +23,7 @@ type Stream struct {
 	Created    time.Time     // tells it from another stream of the same name
 	Ours       bool          // made by this module
 
+	config    jetstream.StreamConfig           // all that the server has
 	transform jetstream.SubjectTransformConfig // zero: none
 	seen      atomic.Int64                     // when the server last said all this, in nanoseconds since 1970
 }
@@ -41,6 +42,7 @@ func streamOf(info *jetstream.StreamInfo) (*Stream, error) {
 		Duplicates: info.Config.Duplicates,
 		Created:    info.Created,
 		Ours:       ours,
+		config:     info.Config,
 	}
 	if t := info.Config.SubjectTransform; t != nil {
 		s.transform = *t

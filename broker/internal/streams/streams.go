@@ -13,12 +13,13 @@ import (
 type Streams struct {
 	conn     *link.Conn
 	cache    cache
-	ensuring slot // held by who looks up, creates or forgets a stream
+	ensuring slot                // held by who looks up, creates, changes or forgets a stream
+	followed map[string]followed // by name; guarded by ensuring
 }
 
 // New returns a Streams that knows no stream yet. It sends nothing.
 func New(conn *link.Conn) *Streams {
-	return &Streams{conn: conn, ensuring: make(slot, 1)}
+	return &Streams{conn: conn, ensuring: make(slot, 1), followed: map[string]followed{}}
 }
 
 // Rules are what the options say about streams and consumers. They must not be

@@ -58,6 +58,7 @@ func (r *Rules) StreamConfig(topic string) (jetstream.StreamConfig, error) {
 		return sc, fmt.Errorf("%w: no stream captures it, and the Subjects of WithStreamConfig (%s) do not either", fault.ErrStreamMismatch, strings.Join(sc.Subjects, ", "))
 	}
 	sc.Metadata = Owned(sc.Metadata)
+	sc.Metadata[AskedKey] = r.recordOf(sc).String()
 	return sc, nil
 }
 

@@ -1,0 +1,116 @@
+package consumers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/asked"
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/streams"
+)
+
+// take binds a subscription to a consumer that exists. At Subscribe a consumer of
+// this module follows the code. One of others is used as it is.
+func (cs *Consumers) take(ctx context.Context, b binding, c *Consumer, info *jetstream.ConsumerInfo) (*Consumer, *jetstream.ConsumerInfo, error) {
+	if b.subscribing && c.Ours && !b.rules.OthersConsumers {
+		info = cs.follow(ctx, b, info)
+		c = consumerOf(info, b)
+	} else {
+		cs.reportDifferences(b, c)
+	}
+	if err := hasBodies(info, b.rules, b.topic); err != nil {
+		return nil, nil, err
+	}
+	if info.Config.HeadersOnly && b.rules.OthersConsumers {
+		cs.warn(b, c.Name, "delivers headers only: handlers get empty bodies, and with the ack the message is gone")
+	}
+	if !c.PausedUntil.IsZero() {
+		cs.warn(b, c.Name, fmt.Sprintf("is paused and delivers nothing until %s: nats consumer resume %s %s", pausedUntil(c.PausedUntil), b.stream.Name, c.Name))
+	}
+	return c, info, nil
+}
+
+// hasBodies refuses a consumer that delivers headers only, where the code does not
+// ask for that: the handler would get empty bodies, and with its ack the messages
+// were gone. Whoever leaves consumers to others cannot ask for it, and is warned.
+func hasBodies(info *jetstream.ConsumerInfo, rules *streams.Rules, topic string) error {
+	switch {
+	case !info.Config.HeadersOnly:
+		return nil
+	case rules.DeadLetter != "" && rules.DeadLetter != topic: // what fails on the topic of dead letters becomes none
+		return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, and WithDeadLetter keeps the bodies of messages: leave it out, or take another queue", fault.ErrConsumerConflict, info.Name, info.Stream)
+	case rules.OthersConsumers, rules.ConsumerTemplate != nil && rules.ConsumerTemplate.HeadersOnly:
+		return nil
+	}
+	return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, so handlers would get empty bodies: take that off (nats consumer edit), take another queue, or ask for it with HeadersOnly in WithConsumerConfig", fault.ErrConsumerConflict, info.Name, info.Stream)
+}
+
+// follow applies what the code has changed of a consumer, provided that nobody else
+// has changed that meanwhile. It logs what it applies, and what it does not. It
+// returns what the server says of the consumer then. If the server refuses the
+// change, that is what it said before.
+func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.ConsumerInfo) *jetstream.ConsumerInfo {
+	have, want := info.Config, b.asks()
+	last := asked.Parse(have.Metadata[streams.AskedKey])
+	plan := settingsOn(b.stream).Compare(last, want, have)
+	plan.Config.Metadata = maps.Clone(have.Metadata)
+	describeLimit(&plan, want, have)
+	if len(plan.Kept) > 0 {
+		cs.warn(b, info.Name, fmt.Sprintf("%s and is used as it is: %s", last.Changed(), asked.AreNot(plan.Kept)))
+	}
+	if len(plan.Fixed) > 0 {
+		cs.warn(b, info.Name, fmt.Sprintf("is used as it is, as the server cannot change this: %s; take another queue, or stop all subscribers and delete it (nats consumer rm %s %s): the broker makes it again, and what is not acked is delivered again",
+			asked.AreNot(plan.Fixed), b.stream.Name, info.Name))
+	}
+	plan.Config.Metadata[streams.AskedKey] = plan.Record.String()
+	if maps.Equal(plan.Config.Metadata, have.Metadata) && len(plan.Apply) == 0 {
+		return info
+	}
+	now, err := cs.update(ctx, b.stream.Name, plan.Config)
+	switch {
+	case err == nil && len(plan.Apply) > 0:
+		cs.conn.Log().Info(fmt.Sprintf("consumer %s of stream %s follows its configuration: %s", info.Name, b.stream.Name, asked.Were(plan.Apply)), b.attrs(info.Name)...)
+		cs.warnOfLimit(b, info, now)
+	case err != nil && len(plan.Apply) > 0:
+		cs.warn(b, info.Name, fmt.Sprintf("cannot follow its configuration and is used as it is: %s: %v", asked.AreNot(plan.Apply), err))
+	}
+	if err != nil {
+		return info
+	}
+	return now
+}
+
+// warnOfLimit warns of a limit of deliveries that the server counts and that some
+// messages may have reached already: the server stops delivering these without a
+// word.
+func (cs *Consumers) warnOfLimit(b binding, before, now *jetstream.ConsumerInfo) {
+	limit, was := now.Config.MaxDeliver, before.Config.MaxDeliver
+	if limit > 0 && (was <= 0 || limit < was) && before.NumRedelivered > 0 {
+		cs.warn(b, now.Name, fmt.Sprintf("stops after %d deliveries now: those of the %d messages being redelivered that have had as many stay in the stream and are not delivered again; WithDeadLetter would keep them", limit, before.NumRedelivered))
+	}
+}
+
+// update asks the server to change a consumer.
+func (cs *Consumers) update(ctx context.Context, stream string, cc jetstream.ConsumerConfig) (*jetstream.ConsumerInfo, error) {
+	var info *jetstream.ConsumerInfo
+	err := cs.conn.Do(ctx, "CONSUMER.CREATE."+stream+"."+cc.Name, func(ctx context.Context) error {
+		c, err := cs.conn.JetStream().UpdateConsumer(ctx, stream, cc)
+		if err == nil {
+			info = c.CachedInfo()
+		}
+		return err
+	})
+	return info, err
+}
+
+func (cs *Consumers) warn(b binding, name, text string) {
+	cs.conn.Log().Warn(fmt.Sprintf("consumer %s of stream %s %s", name, b.stream.Name, text), b.attrs(name)...)
+}
+
+// attrs says in the log which subscription a line is about.
+func (b binding) attrs(consumer string) []any {
+	return []any{"topic", b.topic, "queue", b.queue, "stream", b.stream.Name, "consumer", consumer}
+}

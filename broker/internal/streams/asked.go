@@ -1,0 +1,96 @@
+package streams
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/asked"
+)
+
+// AskedKey holds, in the metadata of a stream or consumer that this module made,
+// what was last asked for.
+const AskedKey = OwnerKey + "-asked"
+
+// subjectsField is the name under which the record keeps the subjects that a
+// template names. Those that come from the topic are not part of it.
+const subjectsField = "subjects"
+
+// defaultDuplicates is the window that the server chooses
+// (StreamDefaultDuplicatesWindow in server/stream.go of nats-server).
+const defaultDuplicates = 2 * time.Minute
+
+// settings are what of a stream may follow the code. What is missing is fixed when
+// the stream is made (FirstSeq, AllowMsgCounter, PersistMode), is a matter of where
+// the messages come from (Mirror, MirrorDirect, Sources, SubjectTransform), cannot
+// be taken back (Sealed), is refused (NoAck), or has rules of its own (Name,
+// Subjects, Metadata).
+var settings = asked.Kind[jetstream.StreamConfig]{
+	Fields: []string{
+		"Description", "Retention", "MaxConsumers", "MaxMsgs", "MaxBytes", "Discard", "DiscardNewPerSubject", "MaxAge",
+		"MaxMsgsPerSubject", "MaxMsgSize", "Storage", "Replicas", "Duplicates", "Placement", "DenyDelete", "DenyPurge",
+		"AllowRollup", "Compression", "RePublish", "AllowDirect", "ConsumerLimits", "AllowMsgTTL",
+		"SubjectDeleteMarkerTTL", "AllowAtomicPublish", "AllowMsgSchedules", "AllowBatchPublish",
+	},
+	Always: []string{"Retention", "Storage"}, // a template is taken literally
+	Fixed:  fixed,
+	Fill:   fill,
+}
+
+// fixed knows what the server refuses to change (configUpdateCheck in
+// server/stream.go of nats-server).
+func fixed(field string, have, want *jetstream.StreamConfig) bool {
+	switch field {
+	case "Storage":
+		return true
+	case "Retention":
+		return have.Retention == jetstream.WorkQueuePolicy || want.Retention == jetstream.WorkQueuePolicy
+	case "DenyDelete":
+		return have.DenyDelete
+	case "DenyPurge":
+		return have.DenyPurge
+	case "AllowMsgTTL":
+		return have.AllowMsgTTL
+	case "AllowMsgSchedules":
+		return have.AllowMsgSchedules
+	}
+	return false
+}
+
+// fill fills in what the server chooses (checkStreamCfg in server/stream.go of
+// nats-server).
+func fill(sc *jetstream.StreamConfig) {
+	for _, n := range []*int64{&sc.MaxMsgs, &sc.MaxBytes, &sc.MaxMsgsPerSubject} {
+		if *n <= 0 {
+			*n = -1
+		}
+	}
+	if sc.MaxMsgSize <= 0 {
+		sc.MaxMsgSize = -1
+	}
+	if sc.MaxConsumers <= 0 {
+		sc.MaxConsumers = -1
+	}
+	if sc.Replicas == 0 {
+		sc.Replicas = 1
+	}
+	if sc.Duplicates == 0 {
+		sc.Duplicates = defaultDuplicates
+		if sc.MaxAge > 0 {
+			sc.Duplicates = min(sc.Duplicates, sc.MaxAge)
+		}
+	}
+}
+
+// recordOf returns the record of a template that was filled in.
+func (r *Rules) recordOf(sc jetstream.StreamConfig) asked.Record {
+	record := settings.RecordOf(sc)
+	if r.StreamTemplate != nil {
+		record.Set(subjectsField, r.StreamTemplate.Subjects)
+	}
+	return record
+}
+
+// ConsumerLimits are the limits that the stream sets its consumers, and what the
+// server chooses for consumers that leave them out. Zero: none.
+func (s *Stream) ConsumerLimits() jetstream.StreamConsumerLimits { return s.config.ConsumerLimits }
