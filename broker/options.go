@@ -174,8 +174,16 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 // WithStreamConfig is the template for streams that the broker creates: storage,
 // replicas, limits, retention, duplicates window. It is taken literally, so its
 // zero Retention is Limits. An empty Name and empty Subjects are filled in from
-// the topic. The default is WorkQueue retention and file storage. Streams that
-// exist are used as they are.
+// the topic. The default is WorkQueue retention and file storage.
+//
+// A stream that the broker made follows the template: when Subscribe, or the first
+// Publish to it, finds that the code has changed a field since, the stream is
+// changed, and one line says so. Subjects are only added. A smaller limit makes the
+// server discard what is beyond it. A field that somebody else has changed is kept,
+// with a warning. So is what the server cannot change: the storage, and retention
+// to or from WorkQueue. A stream that others made is never changed, and a
+// difference is logged once. Services that share a stream need the same template
+// for it, or none.
 func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 	return option(func(s *settings) error {
 		if err := streams.CheckStreamTemplate(cfg); err != nil {
@@ -206,8 +214,16 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // ReplayPolicy always instant.
 //
 // The default is an AckWait of 30s and no limit of deliveries. AckWait, and each
-// entry of BackOff, is at least 10ms. Consumers that exist are used as they are,
-// and a difference is logged.
+// entry of BackOff, is at least 10ms.
+//
+// A queue's consumer that the broker made follows the template: when Subscribe
+// finds that the code has changed a field since, the consumer is changed, and one
+// line says so. A field that somebody else has changed is kept, with a warning. So
+// is what the server cannot change: DeliverPolicy and its start, MaxWaiting, the
+// storage. Running subscriptions of other replicas learn of the change with the
+// next failure. A consumer that others made is never changed, and a difference is
+// logged. With HeadersOnly handlers get empty bodies; Subscribe refuses such a
+// consumer where the template does not ask for it.
 func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 	return option(func(s *settings) error {
 		if err := consumers.CheckConsumerTemplate(cfg); err != nil {
@@ -258,12 +274,14 @@ func WithExistingConsumers() broker.Option {
 // and -Deliveries. Consumers with HeadersOnly deliver no bodies, so Subscribe
 // refuses them.
 //
-// On consumers that it creates, the broker counts the deliveries itself and sets
-// no limit on the server. The server would only stop delivering, and a message
-// whose last delivery was cut short by a restart would be stuck. Such a message
-// is handled again. After 10 deliveries more than MaxDeliver it becomes a dead
-// letter without another try. When the option is left out later, such a consumer
-// has no limit; Subscribe logs that.
+// The broker counts the deliveries itself, by MaxDeliver of the running
+// configuration, and sets no limit on the server. This holds from the next delivery
+// on, whatever the age of the consumer and whoever made it, unless somebody else has
+// given it a limit on the server, which then counts. The server would only stop
+// delivering, and a message whose last delivery was cut short by a restart would be
+// stuck. Such a message is handled again. After 10 deliveries more than MaxDeliver
+// it becomes a dead letter without another try. When the option is left out later,
+// the next Subscribe gives the limit to the server.
 //
 // It is off by default: discarded messages are terminated, and exhausted ones
 // stay in the stream.
