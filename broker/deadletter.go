@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +86,10 @@ const maxKept = 64 << 10
 // handler.
 func (s *subscription) keepBody(slot int, e *event) {
 	if !s.deadLetters(e.d) {
+		return
+	}
+	if !s.opts.AutoAck { // it may be terminated when the handler has returned
+		e.body = bytes.Clone(e.d.Msg.Data)
 		return
 	}
 	e.body = append(s.bodies[slot][:0], e.d.Msg.Data...)

@@ -47,10 +47,13 @@ func (e *snoozeError) Error() string { return "snoozed for " + e.delay.String() 
 // handler error is counted, and the span of the handler has no error. Hooks see
 // [Handled] with Snoozed set, the result nak, and no Err.
 //
-// A snooze never makes a dead letter. Where the server counts the deliveries,
-// though, it counts this one: with a MaxDeliver and without [WithDeadLetter].
-// After the last one that MaxDeliver permits, the message is not delivered
-// again, and [Hooks.Exhausted] says so.
+// A snooze never makes a dead letter. Where the broker counts the deliveries, for
+// [WithDeadLetter], it leaves this one out: each subscription remembers the
+// latest 1024 messages that it has snoozed. It does not know what other replicas
+// have snoozed, nor what was snoozed before a restart; those deliveries count.
+// Where the server counts, this one counts, too: with a MaxDeliver and without
+// WithDeadLetter. After the last one that MaxDeliver permits, the message is not
+// delivered again, and [Hooks.Exhausted] says so.
 func Snooze(d time.Duration) error { return &snoozeError{delay: max(d, 0)} }
 
 // IsDiscard reports whether a handler that returns err discards its message: err

@@ -76,8 +76,12 @@ var (
 	ErrShutdownTimeout = fault.ErrShutdownTimeout
 	// ErrPermission: the server refused a subject to this user.
 	ErrPermission = fault.ErrPermission
-	// ErrAlreadySettled: Ack on a delivery that was already acknowledged.
+	// ErrAlreadySettled: Ack, [Nak] or [Terminate] on a delivery that was already
+	// acknowledged.
 	ErrAlreadySettled = fault.ErrAlreadySettled
+	// ErrForeign: a function of this package got a broker or an event of another
+	// package.
+	ErrForeign = fault.ErrForeign
 )
 
 // PublishError is what Publish returns when it failed: what was published, and

@@ -45,8 +45,8 @@ func (e *event) Error() error { return e.outcome.err }
 // gives the handler up. Pass it on with broker.PublishContext. For events of
 // other brokers it is context.Background().
 func EventContext(e broker.Event) context.Context {
-	if own, ok := e.(*event); ok && own != nil {
-		return own.d.Context
+	if d := deliveryOf(e); d != nil {
+		return d.Context()
 	}
 	return context.Background()
 }
@@ -55,8 +55,8 @@ func EventContext(e broker.Event) context.Context {
 // this time included: 1 on the first delivery. For events of other brokers it
 // is 0.
 func NumDelivered(e broker.Event) uint64 {
-	if own, ok := e.(*event); ok && own != nil {
-		return own.d.Meta.NumDelivered
+	if d := deliveryOf(e); d != nil {
+		return d.NumDelivered()
 	}
 	return 0
 }

@@ -159,6 +159,72 @@ func ExampleIsSnooze() {
 	// Output: true
 }
 
+// A service that works on many messages at a time settles them when it is done
+// with them.
+func ExampleNak() {
+	b, done := connect()
+	defer done()
+
+	events := make(chan broker.Event)
+	_, err := b.Subscribe("orders.created", func(e broker.Event) error {
+		events <- e
+		return nil
+	}, broker.Queue("payments"), broker.DisableAutoAck())
+	must(err)
+	must(b.Publish("orders.created", message("4711")))
+	e := <-events
+	must(jsbroker.Nak(e, 10*time.Millisecond))
+	e = <-events
+	fmt.Println("delivery", jsbroker.NumDelivered(e), e.Ack())
+	// Output: delivery 2 <nil>
+}
+
+// What nobody can work on is given up, with a reason.
+func ExampleTerminate() {
+	b, done := connect(jsbroker.WithDeadLetter("dead-letters.payments"))
+	defer done()
+
+	events, letters := make(chan broker.Event), make(chan string)
+	_, err := b.Subscribe("orders.created", func(e broker.Event) error {
+		events <- e
+		return nil
+	}, broker.Queue("payments"), broker.DisableAutoAck())
+	must(err)
+	_, err = b.Subscribe("dead-letters.payments", func(e broker.Event) error {
+		letters <- e.Message().Header["Micro-Dead-Letter-Reason"]
+		return nil
+	}, broker.Queue("undertaker"))
+	must(err)
+	must(b.Publish("orders.created", message("4711")))
+	must(jsbroker.Terminate(<-events, "no such customer"))
+	fmt.Println(<-letters)
+	// Output: no such customer
+}
+
+// A handler that takes long lets go of its message when the service stops.
+func ExampleStopping() {
+	b, done := connect()
+	defer done()
+
+	began, ended := make(chan struct{}), make(chan string, 1)
+	sub, err := b.Subscribe("orders.created", func(e broker.Event) error {
+		close(began)
+		select {
+		case <-jsbroker.Stopping(e):
+			ended <- "stopping"
+			return jsbroker.Snooze(0)
+		case <-time.After(time.Hour):
+			return nil
+		}
+	}, broker.Queue("payments"))
+	must(err)
+	must(b.Publish("orders.created", message("4711")))
+	<-began
+	must(sub.Unsubscribe())
+	fmt.Println(<-ended)
+	// Output: stopping
+}
+
 // A handler's panic is an error like others, with the stack.
 func ExamplePanicError() {
 	panicked := make(chan *jsbroker.PanicError, 1)

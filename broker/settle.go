@@ -17,9 +17,10 @@ func (s *subscription) settle(e *event) (Result, time.Duration, error) {
 	switch {
 	case e.d.Settled(): // by the handler
 		if err != nil && snooze == nil {
-			s.logFailure(e, "; the message was acknowledged before")
+			s.logFailure(e, "; the message was settled before")
 		}
-		return ResultAck, 0, nil
+		r, delay := e.d.Settlement()
+		return settled(r, delay, nil)
 	case snooze != nil:
 		return s.snooze(e.d, snooze.delay)
 	case err != nil:
@@ -88,7 +89,7 @@ func (s *subscription) snooze(d *consume.Delivery, delay time.Duration) (Result,
 	if exhausted, byServer := d.Exhausted(); exhausted && byServer {
 		observer{s}.Exhausted(d, errSnoozed)
 	}
-	return settled(d.Settle(consume.Nak, delay))
+	return settled(d.Snooze(delay))
 }
 
 func settled(r consume.Result, delay time.Duration, err error) (Result, time.Duration, error) {
@@ -105,5 +106,5 @@ func (s *subscription) usedUp(d *consume.Delivery) bool {
 		return false
 	}
 	cs := s.core.Consumer()
-	return cs.Limit > 0 && !cs.ByServer && d.Meta.NumDelivered > cs.Limit+consumers.SpareDeliveries && s.deadLetters(d)
+	return cs.Limit > 0 && !cs.ByServer && d.Meta.NumDelivered > cs.Limit+consumers.SpareDeliveries+d.Snoozes() && s.deadLetters(d)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +35,10 @@ type Delivery struct {
 	Header   map[string]string // what the handler gets; set by Config.Handle, for the log
 
 	sub     *Subscription
-	settled atomic.Bool   // an ack, nak or term was sent
+	settled atomic.Uint64 // 0: it is not; otherwise see settlement
 	skipped atomic.Uint64 // the number of the latest delivery that was skipped for this one; 0: none was
+
+	snoozes uint64 // how many deliveries before this one were snoozed; set when it is started
 
 	// These are guarded by the lock of inHand, as are changes of skipped.
 	extended time.Duration // how long after its arrival the server was last told to wait
@@ -62,12 +65,14 @@ func newDelivery(s *Subscription, m *nats.Msg, received time.Time) *Delivery {
 // Settle sends an acknowledgement: Ack, Nak or Term. With Nak the message is delivered
 // again after the delay, or at once if that is 0. With an order it stays in hand, and
 // nothing is sent, unless the subscription is stopped. Settle does not wait for the
-// server to confirm. If the delivery is settled already, by the handler or by a goroutine that
-// it has left behind, Settle sends nothing and returns Ack. It returns an error if
-// the acknowledgement could not be sent. The delivery counts as settled all the same.
+// server to confirm. If the delivery is settled already, by the handler or by a
+// goroutine that it has left behind, Settle sends nothing and returns how. It returns
+// an error if the acknowledgement could not be sent. The delivery counts as settled all
+// the same.
 func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration, error) {
-	if !d.settled.CompareAndSwap(false, true) {
-		return Ack, 0, nil
+	if !d.settled.CompareAndSwap(0, settlement(r, delay)) {
+		r, delay = d.Settlement()
+		return r, delay, nil
 	}
 	if r == Nak && d.sub.hand.order != nil {
 		if d.sub.hand.keep(d, delay) {
@@ -84,31 +89,91 @@ func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration,
 
 // Ack is Settle for the user's own call. It returns [fault.ErrAlreadySettled] if the
 // delivery is settled. An ack that could not be sent may be tried again.
-func (d *Delivery) Ack() error {
-	if !d.settled.CompareAndSwap(false, true) {
+func (d *Delivery) Ack() error { return d.settleLater(Ack, 0, "", nil) }
+
+// Nak is Ack for a message that is to be delivered again after the delay.
+func (d *Delivery) Nak(delay time.Duration) error {
+	return d.settleLater(Nak, delay, "", func() error {
+		d.Fail()
+		return nil
+	})
+}
+
+// Term is Ack for a message that is never to be delivered again. The server tells
+// the reason in an advisory. What has to be done first is done once the delivery
+// counts as settled. If it fails, the message is not terminated.
+func (d *Delivery) Term(reason string, first func() error) error {
+	return d.settleLater(Term, 0, reason, first)
+}
+
+// settleLater settles a delivery for the user, once.
+func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, first func() error) error {
+	if !d.settled.CompareAndSwap(0, settlement(r, delay)) {
 		return fault.ErrAlreadySettled
 	}
-	if err := d.send(Ack, 0, false); err != nil {
-		d.settled.Store(false)
+	var err error
+	if first != nil {
+		err = first()
+	}
+	if err == nil {
+		err = d.sendBody(d.body(r, delay, reason), r, delay, false)
+	}
+	if err != nil {
+		d.settled.Store(0)
 		return err
 	}
-	d.sub.hand.settled(d, Ack)
+	d.sub.hand.settled(d, r)
 	return nil
 }
 
+// settled, as one number: the result in the lowest two bits, and the delay.
+func settlement(r Result, delay time.Duration) uint64 {
+	return uint64(max(delay, 0))<<2 | uint64(slices.Index(results, r))
+}
+
+var results = []Result{None, Ack, Nak, Term}
+
+// Settlement returns how the delivery was settled.
+func (d *Delivery) Settlement() (Result, time.Duration) {
+	s := d.settled.Load()
+	return results[s&3], time.Duration(s >> 2)
+}
+
 // Settled reports whether the delivery is settled.
-func (d *Delivery) Settled() bool { return d.settled.Load() }
+func (d *Delivery) Settled() bool { return d.settled.Load() != 0 }
+
+// Stopping is closed when the subscription begins to stop.
+func (d *Delivery) Stopping() <-chan struct{} { return d.sub.life.Done() }
 
 // send sends an acknowledgement (ADR-15) and reports it. Like every client, it does not
 // wait for the server to confirm.
 func (d *Delivery) send(r Result, delay time.Duration, returned bool) error {
-	body := wire.AckBody
+	return d.sendBody(d.body(r, delay, ""), r, delay, returned)
+}
+
+// body returns what an acknowledgement says to the server.
+func (d *Delivery) body(r Result, delay time.Duration, reason string) []byte {
 	switch r {
 	case Nak:
-		body = d.sub.Consumer().NakBody(d.served(), delay)
+		return d.sub.Consumer().NakBody(d.served(), delay)
 	case Term:
-		body = wire.TermBody
+		if reason != "" && knowsReasons(d.sub.cfg.Conn.NATS().ConnectedServerVersion()) {
+			return append(append(wire.TermBody[:len(wire.TermBody):len(wire.TermBody)], ' '), reason...)
+		}
+		return wire.TermBody
 	}
+	return wire.AckBody
+}
+
+// knowsReasons reports whether a server of that version takes a reason. One before
+// 2.10.4 would take the whole acknowledgement for none.
+func knowsReasons(version string) bool {
+	var major, minor, patch int
+	n, _ := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch)
+	return n == 3 && (major > 2 || major == 2 && (minor > 10 || minor == 10 && patch >= 4))
+}
+
+func (d *Delivery) sendBody(body []byte, r Result, delay time.Duration, returned bool) error {
 	err := d.sub.cfg.Conn.NATS().Publish(d.Msg.Reply, body)
 	if err != nil {
 		err = fmt.Errorf("%s not sent, so the message is delivered again after AckWait: %w", r, err)
@@ -142,7 +207,22 @@ func (d *Delivery) KeyErr() error {
 // the server counts the deliveries, so that it makes no more.
 func (d *Delivery) Exhausted() (exhausted, byServer bool) {
 	cs := d.sub.Consumer()
-	return cs.Limit > 0 && d.Deliveries() >= cs.Limit, cs.ByServer
+	n := d.Deliveries()
+	if !cs.ByServer {
+		n -= min(d.snoozes, n)
+	}
+	return cs.Limit > 0 && n >= cs.Limit, cs.ByServer
+}
+
+// Snoozes returns how many deliveries of the message before this one were snoozed, as
+// far as the subscription remembers.
+func (d *Delivery) Snoozes() uint64 { return d.snoozes }
+
+// Snooze is Settle with Nak for a delivery that is not to count where this module
+// counts.
+func (d *Delivery) Snooze(delay time.Duration) (Result, time.Duration, error) {
+	d.sub.hand.snooze(d)
+	return d.Settle(Nak, delay)
 }
 
 // Fail says that the message is going to be given back. From now on a second delivery

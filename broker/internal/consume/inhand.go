@@ -231,6 +231,13 @@ func (h *inHand) settled(d *Delivery, r Result) {
 	}
 }
 
+// snooze notes that a delivery is not to count.
+func (h *inHand) snooze(d *Delivery) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ledger.snooze(d)
+}
+
 // fail is [Delivery.Fail].
 func (h *inHand) fail(d *Delivery) {
 	h.mu.Lock()

@@ -47,6 +47,7 @@ type ledger struct {
 	copies            uint64              // first deliveries below this stream sequence may be second ones, too
 	owed              map[uint64]struct{} // stream sequences; see owe
 	owedFrom          uint64              // the lowest that owed had no room for; 0: none
+	snoozed           map[wire.Identity]uint64
 }
 
 // settle notes an acknowledgement of the consumer's delivery.
@@ -60,9 +61,25 @@ func (l *ledger) settle(cs *consumers.Consumer, d *Delivery, r Result) {
 		l.owe(cs, d)
 		return
 	}
+	delete(l.snoozed, d.Meta.Identity())
 	if d.owed || l.mayRepeat(d) {
 		delete(l.owed, d.Meta.StreamSequence)
 	}
+}
+
+// snooze notes that a delivery is not to count. Of the messages that are snoozed, as
+// many are remembered as others. Another replica does not know.
+func (l *ledger) snooze(d *Delivery) {
+	if l.snoozed == nil {
+		l.snoozed = map[wire.Identity]uint64{}
+	}
+	for id := range l.snoozed {
+		if len(l.snoozed) < remembered {
+			break
+		}
+		delete(l.snoozed, id)
+	}
+	l.snoozed[d.Meta.Identity()] = d.snoozes + 1
 }
 
 // owe notes that a message is to be delivered again: its handler has failed or acks
@@ -112,7 +129,10 @@ func (l *ledger) lowestOwed(n uint64) uint64 {
 }
 
 // started notes that a handler gets a delivery.
-func (l *ledger) started(d *Delivery) { l.last = max(l.last, d.Meta.StreamSequence) }
+func (l *ledger) started(d *Delivery) {
+	l.last = max(l.last, d.Meta.StreamSequence)
+	d.snoozes = l.snoozed[d.Meta.Identity()]
+}
 
 // mayRepeat reports whether a delivery may be the second one of its message. A consumer
 // that was made again counts from 1.
@@ -151,5 +171,6 @@ func (l *ledger) expectCopies(cs *consumers.Consumer, waiting []*Delivery) {
 // again with 1.
 func (l *ledger) startAnew() {
 	l.last, l.copies, l.owedFrom = 0, 0, 0
+	clear(l.snoozed)
 	clear(l.owed)
 }

@@ -50,13 +50,13 @@ func (q *queue) starts(sequence uint64) *Delivery {
 }
 
 func (q *queue) ack(d *Delivery) {
-	d.settled.Store(true)
+	d.settled.Store(settlement(Ack, 0))
 	q.finish(d, q.now, q.now)
 }
 
 func (q *queue) fail(d *Delivery, delay time.Duration) {
 	q.t.Helper()
-	d.settled.Store(true)
+	d.settled.Store(settlement(Ack, 0))
 	if !q.keep(d, d.repeat(), q.now, q.now.Add(delay)) {
 		q.t.Fatal("not kept")
 	}
@@ -166,7 +166,7 @@ func TestUnsettledMessageHoldsItsKey(t *testing.T) {
 	d := q.starts(1)
 	q.finish(d, q.now, q.now.Add(time.Minute))
 	q.starts(0)
-	d.settled.Store(true)
+	d.settled.Store(settlement(Ack, 0))
 	q.settled(d, q.now)
 	d = q.starts(2)
 	q.finish(d, q.now, q.now.Add(time.Minute))
@@ -175,7 +175,7 @@ func TestUnsettledMessageHoldsItsKey(t *testing.T) {
 	if again == d || again.Meta.NumDelivered != 2 {
 		t.Errorf("delivery %d", again.Meta.NumDelivered)
 	}
-	d.settled.Store(true)
+	d.settled.Store(settlement(Ack, 0))
 	q.settled(d, q.now) // late
 	q.ack(again)
 	q.holds(0, 0)

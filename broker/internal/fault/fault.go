@@ -59,6 +59,8 @@ var (
 	ErrPermission = errors.New("permission denied")
 	// ErrAlreadySettled: the delivery was settled before.
 	ErrAlreadySettled = errors.New("delivery already settled")
+	// ErrForeign: the broker or event is of another kind.
+	ErrForeign = errors.New("not of this broker")
 )
 
 var (

@@ -36,6 +36,7 @@ var reasons = []struct {
 	{ErrConsumerNotFound, "consumer_not_found"},
 	{ErrStreamMismatch, "stream_mismatch"},
 	{ErrPermission, "permission"},
+	{ErrForeign, "foreign"},
 	{context.Canceled, "canceled"},
 	{nats.ErrConnectionClosed, "disconnected"},
 	{nats.ErrConnectionReconnecting, "disconnected"},

@@ -1,0 +1,183 @@
+package broker_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// foreign is an event of another broker.
+type foreign struct{ broker.Event }
+
+func TestEventsOfOtherBrokers(t *testing.T) {
+	t.Parallel()
+	for _, e := range []broker.Event{nil, foreign{}} {
+		wantError(t, jsbroker.Nak(e, 0), jsbroker.ErrForeign, "nak")
+		wantError(t, jsbroker.Terminate(e, "why"), jsbroker.ErrForeign, "terminate")
+		if jsbroker.Stopping(e) != nil || jsbroker.NumDelivered(e) != 0 || jsbroker.EventContext(e).Err() != nil {
+			t.Errorf("%T passes for an own one", e)
+		}
+	}
+}
+
+// settledByHand subscribes with DisableAutoAck and hands the events over when the
+// handler has returned.
+func settledByHand(t *testing.T, b broker.Broker) <-chan broker.Event {
+	t.Helper()
+	events := make(chan broker.Event, 100)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		events <- e
+		return nil
+	}, broker.Queue("q"), broker.DisableAutoAck())
+	return events
+}
+
+func TestSettlingFromOutsideTheHandler(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	settled, onSettled := hookChan[jsbroker.Settled]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled, Settled: onSettled}))
+	events := settledByHand(t, b)
+	publish(t, b, "orders", "1")
+
+	e := receive(t, events)
+	if h := receive(t, handled); h.Result != jsbroker.ResultNone {
+		t.Errorf("%+v", h)
+	}
+	noErr(t, jsbroker.Nak(e, 20*time.Millisecond))
+	if s := receive(t, settled); s.Result != jsbroker.ResultNak || s.Delay != 20*time.Millisecond {
+		t.Errorf("%+v", s)
+	}
+	for _, err := range []error{jsbroker.Nak(e, 0), jsbroker.Terminate(e, ""), e.Ack()} {
+		wantError(t, err, jsbroker.ErrAlreadySettled)
+	}
+	e = receive(t, events)
+	if n := jsbroker.NumDelivered(e); n != 2 {
+		t.Errorf("delivery %d, want the second", n)
+	}
+	advisories := make(chan string, 1)
+	nc, _ := natsConn(t, s)
+	_, err := nc.Subscribe("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>", func(m *nats.Msg) { advisories <- string(m.Data) })
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	noErr(t, jsbroker.Terminate(e, "no such customer"))
+	if text := receive(t, advisories); !strings.Contains(text, `"reason":"no such customer"`) {
+		t.Errorf("the advisory says %s", text)
+	}
+	if s := receive(t, settled); s.Result != jsbroker.ResultTerm {
+		t.Errorf("%+v", s)
+	}
+	eventually(t, "the message is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+// What a handler has said itself counts, not its return.
+func TestSettlingInsideTheHandler(t *testing.T) {
+	t.Parallel()
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Handled: onHandled}))
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		if jsbroker.NumDelivered(e) == 1 {
+			return jsbroker.Nak(e, 20*time.Millisecond)
+		}
+		return jsbroker.Terminate(e, "")
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	if h := receive(t, handled); h.Result != jsbroker.ResultNak || h.Delay != 20*time.Millisecond || h.Err != nil {
+		t.Errorf("%+v", h)
+	}
+	if h := receive(t, handled); h.Result != jsbroker.ResultTerm || h.Err != nil {
+		t.Errorf("%+v", h)
+	}
+}
+
+func TestTerminatingMakesADeadLetter(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t), jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+	events := settledByHand(t, b)
+	letters := make(chan *broker.Message, 10)
+	subscribe(t, b, "graves", func(e broker.Event) error {
+		letters <- e.Message()
+		return nil
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "terminated")
+	e := receive(t, events)
+	clear(e.Message().Body)
+	noErr(t, jsbroker.Terminate(e, "no such customer"))
+	if m := receive(t, letters); string(m.Body) != "terminated" || m.Header["Micro-Dead-Letter-Reason"] != "no such customer" {
+		t.Errorf("%q %v", m.Body, m.Header)
+	}
+	publish(t, b, "orders", "nakked")
+	for range 2 {
+		noErr(t, jsbroker.Nak(receive(t, events), 0))
+	}
+	if m := receive(t, letters); string(m.Body) != "nakked" || m.Header["Micro-Dead-Letter-Deliveries"] != "2" {
+		t.Errorf("%q %v", m.Body, m.Header)
+	}
+}
+
+// Where the broker counts, a snooze is no delivery.
+func TestSnoozesDoNotUseUpDeliveries(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t), jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+	failed := make(chan uint64, 100)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		n := jsbroker.NumDelivered(e)
+		if n <= 20 { // more than the limit and all that the broker spares
+			return jsbroker.Snooze(0)
+		}
+		failed <- n
+		return jsbroker.RetryAfter(0, errors.New("fails"))
+	}, broker.Queue("q"))
+	letters := make(chan uint64, 10)
+	subscribe(t, b, "graves", func(e broker.Event) error {
+		letters <- jsbroker.NumDelivered(e)
+		return nil
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	if a, b := receive(t, failed), receive(t, failed); a != 21 || b != 22 {
+		t.Errorf("failed on deliveries %d and %d", a, b)
+	}
+	receive(t, letters)
+	if len(failed) > 0 {
+		t.Errorf("failed also on delivery %d", <-failed)
+	}
+}
+
+func TestStoppingIsClosedBeforeTheContextEnds(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	for name, stop := range map[string]func(broker.Subscriber) error{
+		"unsubscribe": broker.Subscriber.Unsubscribe,
+		"disconnect":  func(broker.Subscriber) error { return b.Disconnect() },
+	} {
+		noErr(t, b.Connect())
+		began, saw := make(chan struct{}), make(chan error, 1)
+		sub := subscribe(t, b, name, func(e broker.Event) error {
+			select {
+			case <-jsbroker.Stopping(e):
+				t.Error("closed before anybody stops")
+			default:
+			}
+			close(began)
+			<-jsbroker.Stopping(e)
+			saw <- jsbroker.EventContext(e).Err()
+			return nil
+		}, broker.Queue("q"))
+		publish(t, b, name, "1")
+		receive(t, began)
+		noErr(t, stop(sub))
+		if err := receive(t, saw); err != nil {
+			t.Errorf("%s: the context has ended: %v", name, err)
+		}
+		noErr(t, b.Disconnect())
+	}
+}
