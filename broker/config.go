@@ -3,17 +3,12 @@ package broker
 import (
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"reflect"
 	"slices"
-	"strings"
 
-	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
-
-	"go-micro-jetstream/broker/internal/wire"
 )
 
 // config is what the options amount to.
@@ -57,40 +52,6 @@ func defaultClientName() string {
 		return "go-micro"
 	}
 	return "go-micro-" + host
-}
-
-// serverURLs normalises addresses: go-micro passes what users type, bare
-// host:port most of the time, and comma lists from the environment.
-func serverURLs(addrs []string, secure bool) ([]string, error) {
-	var urls []string
-	for _, list := range addrs {
-		for a := range strings.SplitSeq(list, ",") {
-			a = strings.TrimSpace(a)
-			if a == "" {
-				continue
-			}
-			scheme, _, ok := strings.Cut(a, "://")
-			switch {
-			case !ok && secure:
-				a = "tls://" + a
-			case !ok:
-				a = "nats://" + a
-			case secure && scheme == "ws":
-				return nil, fmt.Errorf("jetstream: %w: broker.Secure with the plain-text address %s: use wss://", ErrInvalidConfig, wire.WithoutCredentials(a))
-			case scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss":
-				return nil, fmt.Errorf("jetstream: %w: address %s: the scheme must be nats, tls, ws or wss", ErrInvalidConfig, wire.WithoutCredentials(a))
-			}
-			if _, err := url.Parse(a); err != nil {
-				// Its text would show the password, or a part of it.
-				return nil, fmt.Errorf("jetstream: %w: address %s is not a URL: special characters in user and password must be percent-encoded", ErrInvalidConfig, wire.WithoutCredentials(a))
-			}
-			urls = append(urls, a)
-		}
-	}
-	if len(urls) == 0 {
-		urls = []string{nats.DefaultURL}
-	}
-	return urls, nil
 }
 
 // connectionDiffers names what of the connection the other configuration would

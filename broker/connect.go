@@ -1,7 +1,11 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
+	"runtime/debug"
+
+	"github.com/nats-io/nats.go"
 
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
@@ -14,7 +18,8 @@ import (
 // Errors: [ErrInvalidConfig]; [ErrJetStreamUnavailable]; [ErrPermission] for a
 // user who may not subscribe to an inbox; an error without a sentinel for a
 // server before 2.10; or the client's own for servers that cannot be reached or
-// that refuse the credentials.
+// that refuse the credentials. A panic or a runtime.Goexit of your own code in it,
+// such as a dialer, is an error, too.
 func (b *jetstreamBroker) Connect() error {
 	for {
 		cfg, err := b.config()
@@ -45,8 +50,10 @@ func (b *jetstreamBroker) Connect() error {
 
 // dial opens a session. Other calls of Connect and Disconnect wait for it.
 func (b *jetstreamBroker) dial(cfg *config) error {
-	s, err := openSession(b, cfg)
-	b.endDial(s)
+	s, err := b.open(cfg)
+	if errors.Is(err, nats.ErrNoServers) {
+		err = fmt.Errorf("%w: is a nats-server running there? Start one with: nats-server -js", err)
+	}
 	if err != nil {
 		return fmt.Errorf("jetstream: connect to %s: %w", wire.Redacted(cfg.servers), err)
 	}
@@ -56,4 +63,24 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	s.reportFirst()
 	b.states.await(s.reported.last(), link.CloseTimeout)
 	return nil
+}
+
+// open opens a session and ends the dial, whatever the user's code does in it: it may
+// panic, or end its goroutine, so it gets one of its own.
+func (b *jetstreamBroker) open(cfg *config) (s *session, err error) {
+	err = errors.New("code of the user has ended its goroutine (runtime.Goexit)")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("code of the user panicked: %v", r)
+				cfg.log.Error(fmt.Sprintf("connect: %v\n%s", err, debug.Stack()))
+			}
+		}()
+		s, err = openSession(b, cfg)
+	}()
+	<-done
+	b.endDial(s)
+	return s, err
 }

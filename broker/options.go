@@ -161,6 +161,14 @@ func WithClientName(name string) broker.Option {
 // nats.ConnectHandler is called for that, too. It does not do so at a limit of yours:
 // nats.NoReconnect, nats.MaxReconnects.
 //
+// With TLS, nats.go reads the names of further servers of the cluster before the
+// connection is encrypted. Whoever can change that text may add a server of their own. It
+// gets the credentials if it has a certificate that the client trusts, for its own name.
+// So trust only your own certificate authority (RootCAs in broker.TLSConfig), or use
+// nats.IgnoreDiscoveredServers and name all servers in broker.Addrs, or
+// nats.TLSHandshakeFirst, with handshake_first in the server's tls block. The broker
+// ignores no servers by itself: many clients reach the rest of a cluster only so.
+//
 // nats.Timeout, 2s, bounds each attempt to connect to one server, also to one that
 // accepts the connection and then says nothing. Callbacks are called in addition to
 // the broker's.

@@ -50,14 +50,20 @@ func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
 	ss := streams.New(s.conn)
 	s.consumers = consumers.New(s.conn, ss)
 	s.publisher = produce.New(s.conn, ss, cfg.window)
+	opened := false
+	defer func() {
+		if !opened { // also if code of the user panics
+			s.conn.Close()
+		}
+	}()
 	if err := s.conn.Dial(); err != nil {
 		return nil, err
 	}
 	s.log = s.conn.Log()
 	if err := s.publisher.Open(); err != nil {
-		s.conn.Close()
 		return nil, err
 	}
+	opened = true
 	return s, nil
 }
 

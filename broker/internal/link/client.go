@@ -41,10 +41,18 @@ func (r *redials) pause(now time.Time) time.Duration {
 
 // connect makes a client and has everybody use it. Callbacks wait until that is done.
 func (c *Conn) connect(o nats.Options) error {
-	ready := make(chan struct{})
-	defer close(ready)
+	ready := &readiness{done: make(chan struct{})}
+	defer close(ready.done)
 	c.setCallbacks(&o, ready)
+	g := &guard{c: c}
+	g.protect(&o)
 	nc, err := o.Connect()
+	if fault := g.failed(); fault != nil && (err != nil || nc.IsConnected()) {
+		if nc != nil {
+			nc.Close()
+		}
+		return fault
+	}
 	if err != nil {
 		return err
 	}
@@ -60,7 +68,20 @@ func (c *Conn) connect(o nats.Options) error {
 		_ = l.on(next)
 	}
 	c.client.Store(next)
+	ready.ok = true
 	return nil
+}
+
+// readiness tells the callbacks of a client whether it is in use.
+type readiness struct {
+	done chan struct{}
+	ok   bool // set before done is closed
+}
+
+// wait waits until it is known.
+func (r *readiness) wait() (ok bool) {
+	<-r.done
+	return r.ok
 }
 
 // limitReached reports whether the client has closed because the user wants that:

@@ -33,7 +33,11 @@ func (c *Conn) natsOptions(cfg *Config) (nats.Options, error) {
 		if opt == nil {
 			continue
 		}
-		if err := opt(&o); err != nil {
+		var err error
+		if fault := (&guard{c: c}).run("an option", func() { err = opt(&o) }); fault != nil {
+			err = fault
+		}
+		if err != nil {
 			return o, fmt.Errorf("WithNATSOptions: %w", err)
 		}
 	}
@@ -42,19 +46,23 @@ func (c *Conn) natsOptions(cfg *Config) (nats.Options, error) {
 
 // setCallbacks puts our callbacks before those that the user has set. All of them wait
 // until the client is ready, which is when everybody knows it.
-func (c *Conn) setCallbacks(o *nats.Options, ready <-chan struct{}) {
+func (c *Conn) setCallbacks(o *nats.Options, ready *readiness) {
 	user := *o
 	o.NoCallbacksAfterClientClose = false // Close waits for the last one
 	silent := func() bool { return user.NoCallbacksAfterClientClose && c.expected.Load() }
 	o.ConnectedCB = func(nc *nats.Conn) {
-		<-ready
+		if !ready.wait() {
+			return
+		}
 		c.onConnect(nc)
 		if user.ConnectedCB != nil {
 			user.ConnectedCB(nc)
 		}
 	}
 	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
-		<-ready
+		if !ready.wait() {
+			return
+		}
 		c.onDisconnect(nc, err)
 		switch { // the client calls only one of the two as well
 		case silent():
@@ -65,21 +73,27 @@ func (c *Conn) setCallbacks(o *nats.Options, ready <-chan struct{}) {
 		}
 	}
 	o.ReconnectedCB = func(nc *nats.Conn) {
-		<-ready
+		if !ready.wait() {
+			return
+		}
 		c.onReconnect(nc)
 		if user.ReconnectedCB != nil {
 			user.ReconnectedCB(nc)
 		}
 	}
 	o.ClosedCB = func(nc *nats.Conn) {
-		<-ready
+		if !ready.wait() {
+			return
+		}
 		c.onClose(nc)
 		if user.ClosedCB != nil && !silent() {
 			user.ClosedCB(nc)
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
-		<-ready
+		if !ready.wait() {
+			return
+		}
 		c.onAsyncError(nc, sub, err)
 		if user.AsyncErrorCB != nil {
 			user.AsyncErrorCB(nc, sub, err)

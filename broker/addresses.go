@@ -1,0 +1,75 @@
+package broker
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// serverURLs normalises addresses: go-micro passes what users type, bare host:port most
+// of the time, and comma lists from the environment.
+//
+// A special character that is not percent-encoded cuts a password or token in two, and a
+// part of it looks like a host. So an error names the position of an address and not its
+// text, and what may be such a part is refused rather than looked up.
+func serverURLs(addrs []string, secure bool) ([]string, error) {
+	var urls []string
+	credentials := map[string]bool{} // of the addresses so far
+	for _, list := range addrs {
+		for a := range strings.SplitSeq(list, ",") {
+			a = strings.TrimSpace(a)
+			if a == "" {
+				continue
+			}
+			scheme, rest, explicit := strings.Cut(a, "://")
+			if !explicit {
+				scheme, rest = "nats", a
+				if secure {
+					scheme = "tls"
+				}
+			}
+			userinfo, err := checkAddress(scheme, rest, secure)
+			if err == "" && userinfo != "" && !explicit && len(urls) > 0 && !credentials[userinfo] {
+				err = "it has credentials and no scheme, and may be the rest of a password or token with a comma: put a scheme before it, such as nats://, or " + percentEncode
+			}
+			if err != "" {
+				return nil, fmt.Errorf("jetstream: %w: address %d of broker.Addrs: %s", ErrInvalidConfig, len(urls)+1, err)
+			}
+			credentials[userinfo] = true
+			urls = append(urls, scheme+"://"+rest)
+		}
+	}
+	if len(urls) == 0 {
+		urls = []string{nats.DefaultURL}
+	}
+	return urls, nil
+}
+
+const percentEncode = "percent-encode the special characters in user, password and token (, is %2C, / is %2F, # is %23, ? is %3F, @ is %40)"
+
+// checkAddress returns the credentials in an address, and what is wrong with it, if
+// anything is. That text has nothing of the address in it.
+func checkAddress(scheme, rest string, secure bool) (userinfo, wrong string) {
+	switch {
+	case scheme != "nats" && scheme != "tls" && scheme != "ws" && scheme != "wss":
+		return "", "the scheme must be nats, tls, ws or wss"
+	case secure && scheme == "ws":
+		return "", "broker.Secure with the plain-text scheme ws: use wss"
+	}
+	authority, after := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, after = rest[:i], rest[i:]
+	}
+	if strings.Contains(after, "@") {
+		return "", "there is a /, ? or # before an @: " + percentEncode
+	}
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		userinfo = authority[:i]
+	}
+	if _, err := url.Parse(scheme + "://" + rest); err != nil { // its text would show the password
+		return "", "it is not a URL: " + percentEncode
+	}
+	return userinfo, ""
+}
