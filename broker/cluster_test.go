@@ -213,3 +213,39 @@ func TestPublishWaitsForTheServerOfItsStream(t *testing.T) {
 	home.Start(t)
 	noErr(t, receive(t, result))
 }
+
+// Its consumer lives on as many servers as the stream.
+func TestSubscriberWithoutAQueueGoesOnWithoutANode(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a cluster")
+	}
+	c := natstest.StartCluster(t)
+	started := make(chan string, 1)
+	b := newBroker(t, c.Nodes[0].Server, broker.Addrs(c.URLs()...),
+		jsbroker.WithStreamConfig(jetstream.StreamConfig{Replicas: 3}),
+		jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)),
+		jsbroker.WithHooks(jsbroker.Hooks{SubscriptionStart: func(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
+			started <- e.Consumer
+			return ctx
+		}}))
+	h, got := collector()
+	subscribe(t, b, "orders", h)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	defer cancel()
+	goesOn := func() {
+		t.Helper()
+		body := fmt.Sprint(time.Now().UnixNano())
+		publish(t, b, "orders", body, broker.PublishContext(ctx))
+		for receive(t, got) != body {
+		}
+	}
+	goesOn()
+	name := receive(t, started)
+	home := c.ConsumerLeader(t, "ORDERS", name)
+	home.Stop()
+	goesOn()
+	next := c.ConsumerLeader(t, "ORDERS", name)
+	if next == home {
+		t.Error("the node is not away")
+	}
+}

@@ -1,8 +1,10 @@
 package broker_test
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -161,5 +163,56 @@ func TestSubscriberWithoutAQueueOnAWorkQueueIsWarned(t *testing.T) {
 	lines := log.AtLeast(logger.WarnLevel)
 	if len(lines) != 2 || !strings.Contains(lines[0].Text, "name a queue") || lines[0].Fields["stream"] != "JOBS" || lines[0].Fields["topic"] != "jobs" {
 		t.Errorf("warned: %v", lines)
+	}
+}
+
+func TestConsumersKeepToTheLimitsOfTheirStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	limits := jetstream.StreamConsumerLimits{InactiveThreshold: 20 * time.Second, MaxAckPending: 5}
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, ConsumerLimits: limits})
+	for name, tt := range map[string]struct {
+		template *jetstream.ConsumerConfig
+		queue    string
+		want     jetstream.StreamConsumerLimits
+		warnings []string
+	}{
+		"no queue":           {want: limits},
+		"queue":              {queue: "q", want: limits, warnings: []string{"deletes consumer q"}},
+		"a template below":   {template: &jetstream.ConsumerConfig{InactiveThreshold: time.Second, MaxAckPending: 2}, want: jetstream.StreamConsumerLimits{InactiveThreshold: time.Second, MaxAckPending: 2}},
+		"a template beyond":  {template: &jetstream.ConsumerConfig{InactiveThreshold: time.Hour, MaxAckPending: 1000}, want: limits, warnings: []string{"asks for 1h0m0s", "asks for 1000"}},
+		"no limit asked for": {template: &jetstream.ConsumerConfig{MaxAckPending: -1}, want: limits, warnings: []string{"asks for -1"}},
+		"the same for a queue": {template: &jetstream.ConsumerConfig{InactiveThreshold: time.Hour, MaxAckPending: 1000}, queue: "r", want: limits,
+			warnings: []string{"asks for 1h0m0s", "asks for 1000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := natstest.NewLog()
+			opts := []broker.Option{broker.Logger(log)}
+			if tt.template != nil {
+				opts = append(opts, jsbroker.WithConsumerConfig(*tt.template))
+			}
+			starts, hook := hookChan[jsbroker.SubscriptionStart]()
+			b := newBroker(t, s, append(opts, jsbroker.WithHooks(jsbroker.Hooks{SubscriptionStart: func(ctx context.Context, e jsbroker.SubscriptionStart) context.Context { hook(ctx, e); return ctx }}))...)
+			topic := "orders." + strings.ReplaceAll(name, " ", "_")
+			h, got := collector()
+			sub := subscribe(t, b, topic, h, broker.Queue(tt.queue))
+			publish(t, b, topic, "x")
+			receive(t, got)
+			cfg := natstest.ConsumerInfo(t, js, "ORDERS", receive(t, starts).Consumer).Config
+			if cfg.InactiveThreshold != tt.want.InactiveThreshold || cfg.MaxAckPending != tt.want.MaxAckPending {
+				t.Errorf("threshold %v, ack pending %d", cfg.InactiveThreshold, cfg.MaxAckPending)
+			}
+			lines := log.AtLeast(logger.WarnLevel)
+			if len(lines) != len(tt.warnings) {
+				t.Errorf("warned: %v", lines)
+			}
+			for _, text := range tt.warnings {
+				if len(log.With(text)) != 1 {
+					t.Errorf("no warning with %q", text)
+				}
+			}
+			_ = sub.Unsubscribe()
+		})
 	}
 }

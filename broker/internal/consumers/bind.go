@@ -49,13 +49,17 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 
 func (cs *Consumers) bindOn(ctx context.Context, b binding) (*Consumer, *jetstream.ConsumerInfo, error) {
 	if b.queue == "" {
-		c, info, err := cs.create(ctx, b, b.ephemeralConfig())
+		c, info, err := cs.create(ctx, b, cs.limited(b, b.ephemeralConfig()))
 		if err == nil {
 			cs.reportAlone(c, b.topic)
 		}
 		return c, info, err
 	}
-	return cs.bindDurable(ctx, b, b.durableConfig())
+	c, info, err := cs.bindDurable(ctx, b, cs.limited(b, b.durableConfig()))
+	if err == nil {
+		cs.reportPassing(b, c)
+	}
+	return c, info, err
 }
 
 // reportAlone warns of a subscriber that keeps others out. With one replica it works,
@@ -74,6 +78,10 @@ func (b binding) ephemeralConfig() jetstream.ConsumerConfig {
 	cc.Name = ephemeralName(b.topic)
 	if cc.InactiveThreshold == 0 {
 		cc.InactiveThreshold = InactiveThreshold
+	}
+	if cc.Replicas == 0 && b.stream.Replicas > 1 {
+		// Left to the server it has one, and is away as long as the one node is.
+		cc.Replicas = b.stream.Replicas
 	}
 	if b.rules.ConsumerTemplate == nil && b.stream.Retention != jetstream.WorkQueuePolicy {
 		// As with core NATS, everybody gets what is published from now on. A

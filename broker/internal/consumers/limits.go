@@ -9,6 +9,45 @@ import (
 	"go-micro-jetstream/broker/internal/fault"
 )
 
+// limited keeps a configuration within the ConsumerLimits of the stream. The server
+// would refuse it otherwise. What the template asks for and does not get is a warning.
+func (cs *Consumers) limited(b binding, cc jetstream.ConsumerConfig) jetstream.ConsumerConfig {
+	var want jetstream.ConsumerConfig
+	if b.rules.ConsumerTemplate != nil {
+		want = *b.rules.ConsumerTemplate
+	}
+	warn := func(name string, asked bool, w, limit any) {
+		if asked {
+			cs.conn.Log().Warn(fmt.Sprintf("the ConsumerLimits of stream %s permit a %s of %v, and the template asks for %v: the limit holds", b.stream.Name, name, limit, w),
+				"topic", b.topic, "queue", b.queue, "stream", b.stream.Name)
+		}
+	}
+	if limit := b.stream.Limits.InactiveThreshold; limit > 0 && cc.InactiveThreshold > limit {
+		warn("InactiveThreshold", want.InactiveThreshold > limit, want.InactiveThreshold, limit)
+		cc.InactiveThreshold = limit
+	}
+	if limit := b.stream.Limits.MaxAckPending; limit > 0 && (cc.MaxAckPending > limit || cc.MaxAckPending < 0) {
+		warn("MaxAckPending", want.MaxAckPending != 0, want.MaxAckPending, limit)
+		cc.MaxAckPending = limit
+	}
+	return cc
+}
+
+// reportPassing warns of a durable consumer that the server deletes when nobody
+// fetches for a while, because it has inherited that from its stream. Its place in the
+// stream goes with it.
+func (cs *Consumers) reportPassing(b binding, c *Consumer) {
+	threshold := c.Config.InactiveThreshold
+	if c.Ephemeral || threshold == 0 || threshold != b.stream.Limits.InactiveThreshold {
+		return
+	}
+	if t := b.rules.ConsumerTemplate; t != nil && t.InactiveThreshold >= threshold {
+		return // that is what the user wants, or limited has said it
+	}
+	cs.conn.Log().Warn(fmt.Sprintf("the server deletes consumer %s of stream %s, and with it what it has not delivered yet, when nobody fetches from it for %v: the ConsumerLimits of the stream say so. Raise or remove their InactiveThreshold", c.Name, c.Stream.Name, threshold),
+		"topic", b.topic, "queue", b.queue, "stream", c.Stream.Name, "consumer", c.Name)
+}
+
 // limitError explains which limit of the stream, the account or the server is in the
 // way of a consumer. It returns nil for an error that is about something else.
 func (cs *Consumers) limitError(ctx context.Context, b binding, cc jetstream.ConsumerConfig, cause error) error {

@@ -22,6 +22,8 @@ type Stream struct {
 	Duplicates time.Duration // the window of de-duplication
 	Created    time.Time     // tells it from another stream of the same name
 	Ours       bool          // made by this module
+	Replicas   int
+	Limits     jetstream.StreamConsumerLimits // of its consumers; zero: none
 
 	config    jetstream.StreamConfig           // all that the server has
 	transform jetstream.SubjectTransformConfig // zero: none
@@ -43,6 +45,8 @@ func streamOf(info *jetstream.StreamInfo) (*Stream, error) {
 		Created:    info.Created,
 		Ours:       ours,
 		config:     info.Config,
+		Replicas:   info.Config.Replicas,
+		Limits:     info.Config.ConsumerLimits,
 	}
 	if t := info.Config.SubjectTransform; t != nil {
 		s.transform = *t
@@ -57,6 +61,8 @@ func (s *Stream) same(now *Stream, topic string) bool {
 	return now.Created.Equal(s.Created) &&
 		wire.CoversAny(now.Subjects, topic) &&
 		now.Duplicates == s.Duplicates &&
+		now.Replicas == s.Replicas &&
+		now.Limits == s.Limits &&
 		now.transform == s.transform
 }
 
