@@ -21,7 +21,7 @@ type Kind[C any] struct {
 	// Fixed reports whether the server cannot change a field from what it has to
 	// what is wanted.
 	Fixed func(field string, have, want *C) bool
-	// Fill fills in what the server chooses.
+	// Fill fills in what the server chooses, and keeps to its limits.
 	Fill func(*C)
 }
 
@@ -65,7 +65,11 @@ func (k *Kind[C]) Compare(last Record, want, have C) Plan[C] {
 				p.Fixed = append(p.Fixed, change)
 			}
 		case equal(b, h):
-			result.FieldByName(name).Set(raw)
+			value := w
+			if raw.IsZero() { // the server chooses
+				value = raw
+			}
+			result.FieldByName(name).Set(value)
 			p.Record.set(jsonName[C](name), raw)
 			p.Apply = append(p.Apply, change)
 		case named:

@@ -48,7 +48,7 @@ func fixed(field string, _, _ *jetstream.ConsumerConfig) bool {
 }
 
 // fill fills in what the server chooses (setConsumerConfigDefaults in
-// server/consumer.go of nats-server).
+// server/consumer.go of nats-server), and keeps to the limits of the stream.
 func fill(cc *jetstream.ConsumerConfig, limits jetstream.StreamConsumerLimits) {
 	if cc.MaxDeliver <= 0 {
 		cc.MaxDeliver = -1
@@ -62,14 +62,14 @@ func fill(cc *jetstream.ConsumerConfig, limits jetstream.StreamConsumerLimits) {
 	case cc.AckWait == 0:
 		cc.AckWait = DefaultAckWait
 	}
-	if cc.MaxAckPending == 0 {
-		cc.MaxAckPending = limits.MaxAckPending
+	if limit := limits.MaxAckPending; limit > 0 && (cc.MaxAckPending <= 0 || cc.MaxAckPending > limit) {
+		cc.MaxAckPending = limit
 	}
 	if cc.MaxAckPending == 0 {
 		cc.MaxAckPending = defaultMaxAckPending
 	}
-	if cc.InactiveThreshold <= 0 {
-		cc.InactiveThreshold = limits.InactiveThreshold
+	if limit := limits.InactiveThreshold; cc.InactiveThreshold <= 0 || limit > 0 && cc.InactiveThreshold > limit {
+		cc.InactiveThreshold = limit
 	}
 	if cc.OptStartTime != nil {
 		utc := cc.OptStartTime.Round(0).UTC()

@@ -258,3 +258,19 @@ func TestChangeThatTheServerRefusesIsLogged(t *testing.T) {
 	}
 	b.wantLines(t, "consumer q of stream ORDERS cannot follow its configuration and is used as it is: Replicas is 0, not 3: ")
 }
+
+func TestChangesKeepToTheLimitsOfTheStream(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	rules := template(jetstream.ConsumerConfig{MaxAckPending: 50})
+	rules.StreamTemplate = &jetstream.StreamConfig{ConsumerLimits: jetstream.StreamConsumerLimits{MaxAckPending: 100, InactiveThreshold: time.Hour}}
+	b.bind(t, rules, "orders", "q")
+	later := *rules
+	later.ConsumerTemplate = &jetstream.ConsumerConfig{MaxAckPending: 5000}
+	if c := b.bind(t, &later, "orders", "q"); c.Config.MaxAckPending != 100 || c.Config.InactiveThreshold != time.Hour {
+		t.Errorf("%+v", c)
+	}
+	b.wantLines(t, "MaxAckPending is now 100, was 50")
+	b.bind(t, &later, "orders", "q")
+	b.wantLines(t)
+}
