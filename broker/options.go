@@ -173,6 +173,7 @@ func WithClientName(name string) broker.Option {
 // accepts the connection and then says nothing. Callbacks are called in addition to
 // the broker's.
 func WithNATSOptions(opts ...nats.Option) broker.Option {
+	opts = slices.Clone(opts)
 	return option(func(s *settings) error {
 		s.natsOptions = append(slices.Clip(s.natsOptions), opts...)
 		return nil
@@ -193,11 +194,11 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 // difference is logged once. Services that share a stream need the same template
 // for it, or none.
 func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
+	cfg.Subjects, cfg.Metadata, cfg.Sources = slices.Clone(cfg.Subjects), maps.Clone(cfg.Metadata), slices.Clone(cfg.Sources) // the caller may change its own
 	return option(func(s *settings) error {
 		if err := streams.CheckStreamTemplate(cfg); err != nil {
 			return err
 		}
-		cfg.Subjects, cfg.Metadata = slices.Clone(cfg.Subjects), maps.Clone(cfg.Metadata) // the caller may change its own
 		s.rules.StreamTemplate = &cfg
 		return nil
 	})
@@ -233,11 +234,12 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // logged. With HeadersOnly handlers get empty bodies; Subscribe refuses such a
 // consumer where the template does not ask for it.
 func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
+	template := consumers.CopyTemplate(cfg)
 	return option(func(s *settings) error {
-		if err := consumers.CheckConsumerTemplate(cfg); err != nil {
+		if err := consumers.CheckConsumerTemplate(*template); err != nil {
 			return fmt.Errorf("WithConsumerConfig: %w", err)
 		}
-		s.rules.ConsumerTemplate = &cfg
+		s.rules.ConsumerTemplate = template
 		return nil
 	})
 }
@@ -362,6 +364,7 @@ func WithMaxAckExtension(d time.Duration) broker.Option {
 // WithHooks installs observers; see [Hooks]. May be given several times: all
 // of them run.
 func WithHooks(hooks ...Hooks) broker.Option {
+	hooks = slices.Clone(hooks)
 	return option(func(s *settings) error {
 		s.hooks = append(slices.Clip(s.hooks), hooks...)
 		for _, h := range hooks {

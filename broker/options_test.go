@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -633,5 +634,33 @@ func TestUserWithoutAnInboxIsToldSoByConnect(t *testing.T) {
 	eventually(t, "no connection is left", func() bool { return s.NumClients() == 0 })
 	if _, err := connectTo(t, as("limited:pw", s), jsbroker.WithNATSOptions(nats.CustomInboxPrefix("_MINE"))); err != nil {
 		t.Errorf("the way out that the error names: %v", err)
+	}
+}
+
+// One option value may serve several brokers, at a time, and the caller may change
+// what it was made of.
+func TestOptionsCanBeShared(t *testing.T) {
+	t.Parallel()
+	backOff, subjects := []time.Duration{time.Second}, []string{"orders.>"}
+	hooks, nopts := []jsbroker.Hooks{{}}, []nats.Option{nats.NoEcho()}
+	opts := []broker.Option{
+		jsbroker.WithBatchSize(1), jsbroker.WithFetchBytes(1), jsbroker.WithFetchWait(time.Second), jsbroker.WithClientName("x"),
+		jsbroker.WithNATSOptions(nopts...), jsbroker.WithHooks(hooks...), jsbroker.WithConcurrency(2), jsbroker.WithAsyncWindow(2),
+		jsbroker.WithStreamConfig(jetstream.StreamConfig{Subjects: subjects}), jsbroker.WithStreamName(func(string) string { return "X" }),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, BackOff: backOff}),
+		jsbroker.WithDeadLetter("graves"), jsbroker.WithShutdownTimeout(time.Second), jsbroker.WithMaxAckExtension(time.Second),
+	}
+	var made sync.WaitGroup
+	for range 8 {
+		made.Go(func() {
+			if err := jsbroker.NewBroker(opts...).Init(opts...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	backOff[0], subjects[0], hooks[0].Err, nopts[0] = 0, "spoilt", errors.New("spoilt"), nil
+	made.Wait()
+	if err := jsbroker.NewBroker(opts...).Init(); err != nil {
+		t.Errorf("what the caller has changed counts: %v", err)
 	}
 }

@@ -20,6 +20,11 @@ import (
 // subscriber, with a nats-server for this example alone. What it returns second
 // ends both.
 func start(handler any, hooks ...jsbroker.Hooks) (service micro.Service, done func()) {
+	return startWith(handler, nil, hooks...)
+}
+
+// startWith is start with options of the subscriber.
+func startWith(handler any, opts []server.SubscriberOption, hooks ...jsbroker.Hooks) (service micro.Service, done func()) {
 	nats, err := natsserver.Start()
 	must(err)
 	b := jsbroker.NewBroker(broker.Addrs(nats.URL()), broker.Logger(quiet()), jsbroker.WithHooks(hooks...))
@@ -35,7 +40,7 @@ func start(handler any, hooks ...jsbroker.Hooks) (service micro.Service, done fu
 		micro.WrapClient(wrapper.Client()),          // the last of several
 		micro.AfterStop(b.Disconnect),
 	)
-	must(micro.RegisterSubscriber("orders.created", service.Server(), handler, server.SubscriberQueue("payments")))
+	must(micro.RegisterSubscriber("orders.created", service.Server(), handler, append(opts, server.SubscriberQueue("payments"))...))
 	must(service.Start())
 	return service, func() {
 		must(service.Stop())
@@ -93,4 +98,42 @@ func ExampleClient() {
 	err := micro.NewEvent("orders.created", service.Client()).Publish(cancelled, &Order{ID: "4711"})
 	fmt.Println(errors.Is(err, context.Canceled))
 	// Output: true
+}
+
+// What the broker can do reaches it through go-micro's client, too: the second
+// publish of an order is no second order.
+func ExamplePublishOptions() {
+	seen := make(chan string, 2)
+	service, done := start(func(_ context.Context, o *Order) error {
+		seen <- o.ID
+		return nil
+	})
+	defer done()
+
+	event := micro.NewEvent("orders.created", service.Client())
+	for _, id := range []string{"4711", "4711", "4712"} {
+		must(event.Publish(context.Background(), &Order{ID: id}, wrapper.PublishOptions(jsbroker.MessageID("orders.created "+id))))
+	}
+	fmt.Println(<-seen, <-seen)
+	// Output: 4711 4712
+}
+
+// Two handlers of one subscriber at a time.
+func ExampleSubscriberOptions() {
+	began, release := make(chan struct{}), make(chan struct{})
+	service, done := startWith(func(context.Context, *Order) error {
+		began <- struct{}{}
+		<-release
+		return nil
+	}, []server.SubscriberOption{wrapper.SubscriberOptions(jsbroker.Concurrency(2))})
+	defer done()
+
+	event := micro.NewEvent("orders.created", service.Client())
+	must(event.Publish(context.Background(), &Order{ID: "4711"}))
+	must(event.Publish(context.Background(), &Order{ID: "4712"}))
+	<-began
+	<-began
+	close(release)
+	fmt.Println("two at a time")
+	// Output: two at a time
 }

@@ -30,6 +30,7 @@ package wrapper
 import (
 	"context"
 	"runtime/debug"
+	"slices"
 
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
@@ -129,6 +130,49 @@ func handlerContext(ctx context.Context, e broker.Event) (merged context.Context
 // innermost: the context then holds the spans of the others.
 func Client() client.Wrapper {
 	return func(c client.Client) client.Client { return &publisher{c} }
+}
+
+// PublishOptions passes options of the broker through go-micro's client, such as
+// jsbroker.MessageID:
+//
+//	event.Publish(ctx, order, wrapper.PublishOptions(jsbroker.MessageID(order.ID)))
+//
+// It adds to the context of the publish, that of [Client] or of
+// client.PublishContext, which must come before it. Other brokers ignore the
+// options. One value may serve several publishes.
+func PublishOptions(opts ...broker.PublishOption) client.PublishOption {
+	opts = slices.Clone(opts)
+	return func(o *client.PublishOptions) {
+		bo := broker.PublishOptions{Context: o.Context}
+		for _, opt := range opts {
+			if opt != nil {
+				opt(&bo)
+			}
+		}
+		o.Context = bo.Context
+	}
+}
+
+// SubscriberOptions passes options of the broker through go-micro's server, such
+// as jsbroker.Concurrency:
+//
+//	micro.RegisterSubscriber("orders", service.Server(), handle,
+//		server.SubscriberQueue("payments"), wrapper.SubscriberOptions(jsbroker.Concurrency(8)))
+//
+// It adds to the context of server.SubscriberContext, which must come before it.
+// Queue and DisableAutoAck are options of go-micro's own: use those of package
+// server. Other brokers ignore the options.
+func SubscriberOptions(opts ...broker.SubscribeOption) server.SubscriberOption {
+	opts = slices.Clone(opts)
+	return func(o *server.SubscriberOptions) {
+		bo := broker.SubscribeOptions{Context: o.Context}
+		for _, opt := range opts {
+			if opt != nil {
+				opt(&bo)
+			}
+		}
+		o.Context = bo.Context
+	}
 }
 
 type publisher struct{ client.Client }
