@@ -27,6 +27,10 @@ type shutdown struct {
 // A handler, a hook that Disconnect waits for, and [Async]'s done may call it,
 // too. It then returns nil at once, and completes when they have returned.
 //
+// A broker belongs to one service. Two services of a process that share one end
+// each other's subscriptions: the first that stops disconnects it. Give each a
+// broker of its own.
+//
 // Past the bound it closes the connection all the same and returns
 // [ErrShutdownTimeout]. The error says how many handlers still run, whose
 // messages are delivered again after AckWait, how many publishes have no answer,

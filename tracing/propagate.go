@@ -100,12 +100,17 @@ func (i *instance) inject(ctx context.Context, p fieldPropagator, header *carrie
 
 // replace lets a propagator write the headers of ctx. It first deletes the old ones,
 // because ctx may have fewer of them. A tracestate of the previous context must not
-// remain beside a new traceparent.
+// remain beside a new traceparent. Baggage that the propagator cannot read, because
+// it is too large for it, is not in ctx and stays as it is.
 func (c *carrier) replace(ctx context.Context, p propagation.TextMapPropagator) {
+	bag := c.HeaderCarrier["baggage"]
 	for _, name := range c.names {
 		delete(c.HeaderCarrier, name)
 	}
 	p.Inject(ctx, c)
+	if bag != "" && c.HeaderCarrier["baggage"] == "" && slices.Contains(c.names, "baggage") {
+		c.HeaderCarrier["baggage"] = bag
+	}
 }
 
 // sameName reports whether a and b are spellings of one header name. Names are ASCII,

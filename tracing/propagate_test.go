@@ -123,3 +123,15 @@ func TestReplaceLeavesNothingOfTheFormerContext(t *testing.T) {
 		}
 	}
 }
+
+// Propagators take no baggage beyond 8 KiB.
+func TestBaggageThatIsTooLargeStays(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	bag := "k=" + strings.Repeat("v", 9<<10)
+	header := map[string]string{"baggage": bag}
+	b.handle(context.Background(), header)
+	if header["baggage"] != bag {
+		t.Errorf("the handler sees %d bytes of baggage, want %d", len(header["baggage"]), len(bag))
+	}
+}
