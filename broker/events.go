@@ -85,10 +85,15 @@ type Backoff struct {
 }
 
 // ConsumerState is the event of [Hooks.ConsumerState].
+//
+// With Pending above 0 and AckPending at MaxAckPending the queue stands still: the
+// server delivers nothing new until some of what it has delivered is settled.
 type ConsumerState struct {
 	Subscription
-	Pending    uint64 // in the stream, not yet delivered to this consumer
-	AckPending int    // delivered to any subscriber of this consumer, not yet settled
+	Pending       uint64 // in the stream, not yet delivered to this consumer
+	AckPending    int    // delivered to any subscriber of this consumer, not yet settled
+	MaxAckPending int    // how large AckPending may become; 0 means that there is no bound
+	Retries       int    // of AckPending, those that have failed here and wait for their delay; 10,000 at most
 }
 
 // HandleStart is the event of [Hooks.HandleStart].

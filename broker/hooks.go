@@ -52,8 +52,9 @@ type Hooks struct {
 	// and once with a zero Delay when the subscription is healthy again.
 	Backoff func(ctx context.Context, e Backoff)
 	// ConsumerState fires when the server has said how many messages are pending
-	// for this consumer: at subscribe, and about every 15 s while there are no
-	// deliveries, which say it, too.
+	// for this consumer: at subscribe, about every 15 s while there are no
+	// deliveries, which say it, too, and about as often while none of the
+	// deliveries is a first one, although messages are pending.
 	ConsumerState func(ctx context.Context, e ConsumerState)
 
 	// HandleStart fires once per delivery, before the handler runs. It may

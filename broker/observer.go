@@ -35,8 +35,10 @@ func (o observer) Recovered() {
 }
 
 // Learned tells hooks how many messages wait.
-func (o observer) Learned(pending uint64, ackPending int) {
-	emit(o.s.hooks, o.s.hooks.consumerState, o.s.base, ConsumerState{Subscription: o.s.identity(), Pending: pending, AckPending: ackPending})
+func (o observer) Learned(st consume.State) {
+	emit(o.s.hooks, o.s.hooks.consumerState, o.s.base, ConsumerState{
+		Subscription: o.s.identity(), Pending: st.Pending, AckPending: st.AckPending, MaxAckPending: st.MaxAckPending, Retries: st.Retries,
+	})
 }
 
 // Skipped tells hooks of a message that is not handled.

@@ -85,12 +85,12 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	if err := checkSubscribe(ses, cfg, topic, handler, request); err != nil {
 		return nil, err
 	}
-	s, pending, err := ses.newSubscription(cfg, topic, handler, request)
+	s, state, err := ses.newSubscription(cfg, topic, handler, request)
 	if err != nil {
 		return nil, err
 	}
 	s.base = start(s.hooks, s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity()})
-	observer{s}.Learned(pending.messages, pending.acks)
+	observer{s}.Learned(state)
 	s.unwatch = context.AfterFunc(request.Context, func() { _ = s.Unsubscribe() })
 	s.core.Begin(s.base, headStart(handler))
 	return s, nil
@@ -121,18 +121,12 @@ func checkSubscribe(ses *session, cfg *config, topic string, handler broker.Hand
 	return request.checkTemplate(&cfg.rules)
 }
 
-// pendingCounts are what the server knew of a consumer when it was bound.
-type pendingCounts struct {
-	messages uint64
-	acks     int
-}
-
 // newSubscription makes all that a subscription needs, and registers it. A
 // Disconnect waits for it, so that nothing that was made here is left behind.
-func (s *session) newSubscription(cfg *config, topic string, handler broker.Handler, request subscribeOptions) (*subscription, pendingCounts, error) {
-	var pending pendingCounts
+func (s *session) newSubscription(cfg *config, topic string, handler broker.Handler, request subscribeOptions) (*subscription, consume.State, error) {
+	var none consume.State
 	if !s.subscribes.Enter() {
-		return nil, pending, fault.ErrShuttingDown
+		return nil, none, fault.ErrShuttingDown
 	}
 	defer s.subscribes.Leave()
 	ctx, cancel := context.WithTimeout(request.Context, subscribeTimeout)
@@ -166,14 +160,14 @@ func (s *session) newSubscription(cfg *config, topic string, handler broker.Hand
 		Log:             s.log,
 	})
 	if err != nil {
-		return nil, pending, err
+		return nil, none, err
 	}
 	sub.core, sub.base, sub.log = core, core.Context(), core.Log()
 	if !s.subs.add(sub) {
 		core.Discard()
-		return nil, pending, fault.ErrShuttingDown
+		return nil, none, fault.ErrShuttingDown
 	}
-	return sub, pendingCounts{info.NumPending, info.NumAckPending}, nil
+	return sub, consume.StateOf(info), nil
 }
 
 // serverHeadStart is how long the worker of a go-micro server's subscription

@@ -33,6 +33,13 @@
 //	micro_broker_backoff_seconds{topic,queue}                gauge      the current pause; 0 while healthy
 //	micro_broker_pending{topic,queue}                        gauge      messages in the stream that this consumer has not been given yet
 //
+// What the server says of the consumer when it is asked, which is about every 15
+// seconds while nothing new comes:
+//
+//	micro_broker_ack_pending{topic,queue}                    gauge      delivered to any subscriber of this consumer, and not settled
+//	micro_broker_max_ack_pending{topic,queue}                gauge      how large that may become before nothing new is delivered; 0: no bound
+//	micro_broker_retries{topic,queue}                        gauge      failed here, and waiting for their retry: they are part of ack_pending
+//
 // Handling, once per delivery:
 //
 //	micro_broker_in_flight{topic,queue}                      gauge      running handlers
@@ -84,7 +91,8 @@
 // publishing. Series for other reasons start with the first such failure.
 //
 // When the last subscription of a topic and queue ends, its gauges
-// (active_subscriptions, in_flight, pending, backoff_seconds) end too. Its counters
+// (active_subscriptions, in_flight, pending, backoff_seconds, ack_pending,
+// max_ack_pending, retries) end too. Its counters
 // and histograms stay, until 1000 other topics and queues have ended since. So a
 // service that restarts a subscription continues its counters, and one that
 // subscribes to ever new topics does not add series for ever.

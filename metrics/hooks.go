@@ -132,6 +132,9 @@ func (o *observer) backoff(ctx context.Context, e jsbroker.Backoff) {
 func (o *observer) consumerState(ctx context.Context, e jsbroker.ConsumerState) {
 	if sub := o.subscription(ctx); sub != nil {
 		sub.pending.Store(e.Pending)
+		sub.ackPending.Store(int64(e.AckPending))
+		sub.maxAckPending.Store(int64(e.MaxAckPending))
+		sub.retries.Store(int64(e.Retries))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strconv"
 	"strings"
@@ -136,7 +137,9 @@ func TestBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	// From the moment Subscribe has returned.
-	wantScraped(t, reg, zeroSeries)
+	subscribed := maps.Clone(zeroSeries)
+	subscribed["micro_broker_max_ack_pending"+ordersLabels] = 10000
+	wantScraped(t, reg, subscribed)
 
 	for _, body := range []string{"succeeds", "fails once", "panics once", "is discarded"} {
 		if err := publish("orders.created", body); err != nil {

@@ -57,7 +57,11 @@ type series struct {
 	fates
 
 	inFlight atomic.Int64
-	pending  atomic.Uint64 // the latest value, whichever subscription learned it
+
+	// The latest values, whichever subscription learned them.
+	pending       atomic.Uint64
+	ackPending    atomic.Int64
+	maxAckPending atomic.Int64
 
 	subscriptions map[*subscription]struct{} // the active ones; guarded by subscriptions.mu
 }

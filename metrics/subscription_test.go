@@ -28,6 +28,7 @@ var zeroSeries = func() map[string]float64 {
 		"delivery_lag_seconds_count", "delivery_lag_seconds_sum",
 		"dead_lettered_total", "dead_letter_errors_total", "exhausted_total",
 		"skipped_total", "markers_total", "returned_total", "in_flight", "pending",
+		"ack_pending", "max_ack_pending", "retries",
 	} {
 		m["micro_broker_"+name+ordersLabels] = 0
 	}
@@ -53,6 +54,9 @@ var gauges = []string{
 	"micro_broker_backoff_seconds" + ordersLabels,
 	"micro_broker_in_flight" + ordersLabels,
 	"micro_broker_pending" + ordersLabels,
+	"micro_broker_ack_pending" + ordersLabels,
+	"micro_broker_max_ack_pending" + ordersLabels,
+	"micro_broker_retries" + ordersLabels,
 }
 
 func fetchErrors(reason string) string {
@@ -289,8 +293,13 @@ func TestInFlightAndPending(t *testing.T) {
 			"micro_broker_pending" + ordersLabels:   pending,
 		})
 	}
-	h.ConsumerState(ctx, jsbroker.ConsumerState{Subscription: orders, Pending: 9, AckPending: 3})
+	h.ConsumerState(ctx, jsbroker.ConsumerState{Subscription: orders, Pending: 9, AckPending: 3, MaxAckPending: 5, Retries: 2})
 	check(0, 9)
+	want(t, reg, map[string]float64{
+		"micro_broker_ack_pending" + ordersLabels:     3,
+		"micro_broker_max_ack_pending" + ordersLabels: 5,
+		"micro_broker_retries" + ordersLabels:         2,
+	})
 	h.Fetched(ctx, jsbroker.Fetched{Subscription: orders, Messages: 2, NumPending: 7})
 	check(0, 7)
 	d := delivery(orders)

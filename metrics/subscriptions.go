@@ -21,6 +21,10 @@ type subscriptions struct {
 	pending  *prometheus.Desc
 	backoff  *prometheus.Desc
 
+	ackPending    *prometheus.Desc
+	maxAckPending *prometheus.Desc
+	retries       *prometheus.Desc
+
 	mu    sync.Mutex
 	live  map[labels]*series // those with an active subscription
 	ended []labels           // those whose counters are kept without one; the oldest first
@@ -40,6 +44,7 @@ type subscription struct {
 	// that has recovered would hide one that has not, and a worker that ended
 	// during its pause would leave the pause behind.
 	backoff atomic.Int64
+	retries atomic.Int64 // not in series either: each subscription knows its own
 
 	// outer is the subscription in whose context this one started. A broker that has
 	// these hooks twice starts each subscription twice, one inside the other.
@@ -54,7 +59,12 @@ func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
 		inFlight: desc("in_flight", "Handlers that are running now.", "topic", "queue"),
 		pending:  desc("pending", "Messages in the stream that were not yet delivered to this consumer.", "topic", "queue"),
 		backoff:  desc("backoff_seconds", "Current pause in seconds between failed fetches; 0 while healthy.", "topic", "queue"),
-		live:     make(map[labels]*series),
+
+		ackPending:    desc("ack_pending", "Messages delivered to any subscriber of this consumer and not settled, when the server last said so.", "topic", "queue"),
+		maxAckPending: desc("max_ack_pending", "How large ack_pending may become before the server delivers nothing new; 0 if there is no bound.", "topic", "queue"),
+		retries:       desc("retries", "Messages that failed here and waited for their retry, when the server was last asked about the consumer.", "topic", "queue"),
+
+		live: make(map[labels]*series),
 	}
 }
 
@@ -107,25 +117,33 @@ func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
 	ch <- s.inFlight
 	ch <- s.pending
 	ch <- s.backoff
+	ch <- s.ackPending
+	ch <- s.maxAckPending
+	ch <- s.retries
 }
 
 // gauges returns the gauges of the active subscriptions.
 func (s *subscriptions) gauges() []prometheus.Metric {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ms := make([]prometheus.Metric, 0, 4*len(s.live))
+	ms := make([]prometheus.Metric, 0, 7*len(s.live))
 	for l, shared := range s.live {
 		gauge := func(d *prometheus.Desc, v float64) {
 			ms = append(ms, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l.topic, l.queue))
 		}
 		var backoff time.Duration
+		var retries int64
 		for sub := range shared.subscriptions {
 			backoff = max(backoff, time.Duration(sub.backoff.Load()))
+			retries += sub.retries.Load()
 		}
 		gauge(s.active, float64(len(shared.subscriptions)))
 		gauge(s.inFlight, float64(shared.inFlight.Load()))
 		gauge(s.pending, float64(shared.pending.Load()))
 		gauge(s.backoff, backoff.Seconds())
+		gauge(s.ackPending, float64(shared.ackPending.Load()))
+		gauge(s.maxAckPending, float64(shared.maxAckPending.Load()))
+		gauge(s.retries, float64(retries))
 	}
 	return ms
 }

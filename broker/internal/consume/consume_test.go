@@ -490,7 +490,7 @@ func TestRefresh(t *testing.T) {
 	}
 	eventually(t, "it learns that three messages wait", func() bool {
 		s.RefreshIfOlder(0)
-		return receive(t, o.learned) == 3
+		return receive(t, o.learned).Pending == 3
 	})
 	s.Begin(s.Context(), 0)
 	receive(t, o.handled)

@@ -83,7 +83,7 @@ func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration,
 		}
 	}
 	err := d.send(r, delay, false)
-	d.sub.hand.settled(d, r)
+	d.sub.hand.settled(d, r, delay)
 	return r, delay, err
 }
 
@@ -122,7 +122,7 @@ func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, fir
 		d.settled.Store(0)
 		return err
 	}
-	d.sub.hand.settled(d, r)
+	d.sub.hand.settled(d, r, delay)
 	return nil
 }
 

@@ -26,10 +26,12 @@ type fetcher struct {
 
 	// Only the worker that holds the token uses these.
 	silent   *time.Timer // how long nothing may come
+	again    *time.Timer // when to look at the backlog again
 	failures uint64      // in a row
 	setback  setback     // the latest failure, until the subscription has recovered
 	lastSaid string      // what the log has last warned of since fetching worked
 	looked   time.Time   // see lookAtFloor
+	backlog  backlog
 }
 
 // setback is a failed fetch that the subscription has not recovered from. Messages in
@@ -42,8 +44,9 @@ type setback struct {
 }
 
 func newFetcher(s *Subscription) *fetcher {
-	f := &fetcher{s: s, token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour)}
+	f := &fetcher{s: s, token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
 	f.silent.Stop()
+	f.again.Stop()
 	return f
 }
 
@@ -56,6 +59,7 @@ func (f *fetcher) fetch() bool {
 			return !f.s.Stopped()
 		}
 		f.lookAtFloor()
+		f.lookAtBacklog()
 		over, err := f.try()
 		if over {
 			return true
@@ -115,6 +119,10 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 		f.silent.Reset(silence)
 		defer f.silent.Stop()
 	}
+	if wait, wanted := f.backlog.next(); wanted {
+		f.again.Reset(wait)
+		defer f.again.Stop()
+	}
 	select {
 	case m := <-f.s.hand.pull.Messages():
 		return m, nil
@@ -122,6 +130,8 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 		return nil, nil // a message may be started
 	case <-changed:
 		return nil, nil // the request may have died with the connection
+	case <-f.again.C:
+		return nil, nil
 	case <-f.silent.C:
 		return nil, jetstream.ErrNoHeartbeat
 	case err := <-f.refused:

@@ -33,9 +33,12 @@ type inHand struct {
 	running  []*Delivery // by slot; nil when the worker has nothing in hand
 	fetching bool        // a worker waits for messages
 	known    time.Time   // when the number of pending messages was last learned
+	pending  uint64      // that number
+	fresh    time.Time   // when a message last came for the first time
 	ledger   ledger
 	order    *order // nil: all messages have one order
 	epoch    uint32 // see place
+	retries  retries
 
 	keeper    *time.Timer // calls keepAlive; nil until something is in hand
 	armed     bool        // the keeper runs
@@ -46,7 +49,9 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 	h := &inHand{
 		s:       s,
 		running: make([]*Delivery, s.cfg.Concurrency),
-		known:   time.Now(),                         // nobody asks before it has begun
+		known:   time.Now(), // nobody asks before it has begun
+		pending: info.NumPending,
+		fresh:   time.Now(),
 		ledger:  ledger{last: info.AckFloor.Stream}, // where a consumer for new messages begins
 		wake:    make(chan struct{}, 1),
 	}
@@ -217,11 +222,14 @@ func (h *inHand) sorted(keys []uint64) {
 	}
 }
 
-// settled notes what has become of a delivery.
-func (h *inHand) settled(d *Delivery, r Result) {
+// settled notes what has become of a delivery. With Nak it comes again after the delay.
+func (h *inHand) settled(d *Delivery, r Result, delay time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ledger.settle(h.consumer.Load(), d, r)
+	if r == Nak && delay > 0 {
+		h.retries.add(time.Now().Add(delay))
+	}
 	if h.order != nil {
 		now := time.Now()
 		h.order.settled(d, now)
@@ -406,6 +414,10 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 			a.last = newDelivery(h.s, m, now)
 			a.last.epoch = h.epoch
 			h.waiting = append(h.waiting, a.last)
+			h.pending = a.last.Meta.Pending
+			if a.last.Meta.NumDelivered <= 1 {
+				h.fresh = now
+			}
 			a.messages++
 			a.bytes += m.Size()
 		case err == nil || errors.Is(err, wire.ErrBatchDone):
@@ -608,11 +620,34 @@ func (h *inHand) resumeAt() uint64 {
 	return n
 }
 
-// learned notes that the number of pending messages is known.
-func (h *inHand) learned() {
+// learned notes what the server has said of the consumer.
+func (h *inHand) learned(info *jetstream.ConsumerInfo) State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.known = time.Now()
+	h.known, h.pending = time.Now(), info.NumPending
+	state := StateOf(info)
+	state.Retries = h.retries.count(h.known)
+	return state
+}
+
+// retriedSince reports whether a message has failed since then that comes back later.
+func (h *inHand) retriedSince(then time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.retries.added.After(then)
+}
+
+// starved reports whether no message has come for the first time for a while, although
+// some wait in the stream, or may: retries here are a tenth of MaxAckPending.
+func (h *inHand) starved() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if now.Sub(h.fresh) < starvedAfter {
+		return false
+	}
+	most := h.consumer.Load().Config.MaxAckPending
+	return h.pending > 0 || most > 0 && 10*h.retries.count(now) >= most
 }
 
 // knownFor returns how long ago the number of pending messages was learned.

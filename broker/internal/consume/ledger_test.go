@@ -22,7 +22,7 @@ func TestOldestUnsettledMessageIsNotForgotten(t *testing.T) {
 	deliver := func(sequence, delivery uint64, r Result) {
 		d := &Delivery{Meta: wire.Metadata{StreamSequence: sequence, NumDelivered: delivery}}
 		h.ledger.started(d)
-		h.settled(d, r)
+		h.settled(d, r, 0)
 	}
 	resumes := func(want uint64) {
 		t.Helper()
@@ -61,7 +61,7 @@ func TestUnsettledDeliveryIsOwedUntilItIsAcked(t *testing.T) {
 	if n := h.resumeAt(); n != 7 {
 		t.Errorf("resumes at %d, want 7", n)
 	}
-	h.settled(d, Ack)
+	h.settled(d, Ack, 0)
 	if n := h.resumeAt(); n != 8 {
 		t.Errorf("resumes at %d, want 8", n)
 	}

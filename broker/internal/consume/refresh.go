@@ -32,10 +32,11 @@ func (s *Subscription) refresh() {
 	}
 }
 
-// learned tells the observer how many messages wait in the stream.
-func (s *Subscription) learned(info *jetstream.ConsumerInfo) {
-	s.hand.learned()
-	s.cfg.Observer.Learned(info.NumPending, info.NumAckPending)
+// learned tells the observer how many messages wait in the stream, and returns that.
+func (s *Subscription) learned(info *jetstream.ConsumerInfo) State {
+	state := s.hand.learned(info)
+	s.cfg.Observer.Learned(state)
+	return state
 }
 
 // adopt takes over what an operator has changed of the consumer, and how far it is, if

@@ -62,9 +62,8 @@ type Observer interface {
 	FetchFailed(err error, attempt int, delay time.Duration)
 	// Recovered tells that fetching works again after failures.
 	Recovered()
-	// Learned tells how many messages wait in the stream, and how many are delivered
-	// and not settled, as the server has said without a delivery.
-	Learned(pending uint64, ackPending int)
+	// Learned tells what the server has said of the consumer without a delivery.
+	Learned(State)
 	// Skipped tells that a fetched message is not handled. The log has a line about it.
 	Skipped(d *Delivery, why SkipReason)
 	// Settled tells of an acknowledgement that was sent, or could not be sent, which

@@ -104,7 +104,7 @@ type observer struct {
 	fetched  chan int
 	failed   chan error
 	back     chan struct{}
-	learned  chan uint64
+	learned  chan consume.State
 	skipped  chan skipped
 	settled  chan settled
 	spent    chan error
@@ -129,7 +129,7 @@ func newObserver() *observer {
 	const room = 10000
 	return &observer{
 		handled: make(chan string, room), fetched: make(chan int, room), failed: make(chan error, room),
-		back: make(chan struct{}, room), learned: make(chan uint64, room), skipped: make(chan skipped, room),
+		back: make(chan struct{}, room), learned: make(chan consume.State, room), skipped: make(chan skipped, room),
 		settled: make(chan settled, room), spent: make(chan error, room), ended: make(chan struct{}, room),
 	}
 }
@@ -143,7 +143,7 @@ func (o *observer) ack(_ int, d *consume.Delivery) {
 func (o *observer) Fetched(messages, _ int, _ uint64)             { o.fetched <- messages }
 func (o *observer) FetchFailed(err error, _ int, _ time.Duration) { o.failed <- err }
 func (o *observer) Recovered()                                    { o.back <- struct{}{} }
-func (o *observer) Learned(pending uint64, _ int)                 { o.learned <- pending }
+func (o *observer) Learned(s consume.State)                       { o.learned <- s }
 func (o *observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
 	o.skipped <- skipped{d, why}
 }

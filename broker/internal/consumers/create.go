@@ -21,7 +21,7 @@ func (cs *Consumers) create(ctx context.Context, b binding, cc jetstream.Consume
 	}
 	var info *jetstream.ConsumerInfo
 	err := cs.conn.Do(ctx, "CONSUMER.CREATE."+b.stream.Name+"."+cc.Name, func(ctx context.Context) error {
-		c, err := cs.conn.JetStream().CreateConsumer(ctx, b.stream.Name, cc)
+		c, err := cs.createWithRoom(ctx, b.stream.Name, cc)
 		if err == nil {
 			info = c.CachedInfo()
 		}

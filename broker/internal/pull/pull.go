@@ -61,7 +61,7 @@ type Pull struct {
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between deliveries.
-// There are few, so that the channel takes 8 KiB with the default MaxAckPending.
+// There are few, so that the channel takes 8 KiB.
 const statusSlots = 12
 
 // requestBytes bounds what all requests under way may bring if the user has set no
@@ -80,7 +80,9 @@ const spareBytes = requestBytes / 16
 const severalWaiting = 8
 
 // maxSlots bounds the channel for a consumer that may have very many messages under way.
-const maxSlots = 8192
+// The requests under way ask for fewer; the rest is for those from before some
+// reconnects.
+const maxSlots = 1000
 
 // Open makes the inbox. It asks for nothing yet.
 func Open(conn *link.Conn, cs *consumers.Consumer, l Limits) (*Pull, error) {

@@ -99,11 +99,18 @@ func consumerRetries() row {
 			query(queueRate("dead_letter_errors_total")+" * 60", "refused "+byQueue),
 			query(queueRate("exhausted_total")+" * 60", "exhausted "+byQueue)).size(8, 8),
 		timeseries("Not handled",
-			"Fetched messages per second that were not handled, and acknowledgements that failed. Skipped: the ack deadline passed while the message waited, or it was a second delivery of a message that was already handled. Returned: given back because the subscription ended. All but second deliveries are delivered again. If messages are skipped all the time, lower WithBatchSize. If acknowledgements fail, check the connection.",
+			"Fetched messages per second that were not handled, and acknowledgements that failed. Skipped: the ack deadline passed while the message waited, or it was a second delivery of a message that was already handled. Markers: the stream's notes that the last message of a subject has expired. Returned: given back because the subscription ended. All but second deliveries and markers are delivered again. If messages are skipped all the time, lower WithBatchSize. If acknowledgements fail, check the connection.",
 			"mps",
 			query(queueRate("skipped_total"), "skipped "+byQueue),
+			query(queueRate("markers_total"), "markers "+byQueue),
 			query(queueRate("returned_total"), "returned "+byQueue),
-			query(sum("topic, queue, result", rate("settle_errors_total", ofSubscription)), "{{result}} failed "+byQueue)).size(24, 8),
+			query(sum("topic, queue, result", rate("settle_errors_total", ofSubscription)), "{{result}} failed "+byQueue)).size(12, 8),
+		timeseries("Unsettled",
+			"Messages that were delivered and not settled, and those of them that failed and wait for their retry, when the server was last asked: about every 15 s while nothing new comes. At the bound, MaxAckPending, the server delivers nothing new. If retries are most of it, raise MaxAckPending, retry sooner, or set MaxDeliver with WithDeadLetter.",
+			"short",
+			query(aggregate("max", perQueue, metric("ack_pending", ofSubscription)), "unsettled "+byQueue),
+			query(sum(perQueue, metric("retries", ofSubscription)), "retries "+byQueue),
+			query(aggregate("max", perQueue, metric("max_ack_pending", ofSubscription))+" > 0", "bound "+byQueue)).size(12, 8),
 	)
 }
 
