@@ -78,6 +78,14 @@ var (
 	ErrPermission = fault.ErrPermission
 	// ErrAlreadySettled: Ack, [Nak] or [Terminate] on a delivery that was already
 	// acknowledged.
+	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter] or [TTL],
+	// or a stream that others made lacks a flag. The error names the version or the
+	// flag. Nothing was stored.
+	ErrUnsupported = fault.ErrUnsupported
+	// ErrNotScheduled: [CancelDelivery] found no message of that topic and id that
+	// waits: it was delivered, is due just now, was cancelled, or never published.
+	ErrNotScheduled = fault.ErrNotScheduled
+	// ErrAlreadySettled: Ack on a delivery that was already acknowledged.
 	ErrAlreadySettled = fault.ErrAlreadySettled
 	// ErrForeign: a function of this package got a broker or an event of another
 	// package.

@@ -29,6 +29,7 @@ type PublishStart struct {
 	MessageID string            // the id that JetStream de-duplicates by; never empty
 	Header    map[string]string // never nil, owned by the broker; hooks may change it
 	Size      int               // bytes of the body
+	DeliverAt time.Time         // when the message is due; zero: at once
 }
 
 // Published is the event of [Hooks.Published].
@@ -36,6 +37,7 @@ type Published struct {
 	Topic     string
 	MessageID string
 	Size      int           // bytes of the body
+	DeliverAt time.Time     // when the message is due, see [DeliverAt]; zero: at once
 	Stream    string        // empty when Err is set
 	Sequence  uint64        // position in the stream; 0 when Err is set
 	Duplicate bool          // the stream already had this MessageID: nothing new was stored

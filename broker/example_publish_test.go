@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"go-micro.dev/v5/broker"
 
@@ -96,4 +97,59 @@ func ExampleReason() {
 	// not_connected
 	// invalid_topic
 	// other
+}
+
+// A reminder that is sent tomorrow, unless the order is paid before.
+func ExampleDeliverAt() {
+	b, done := connect(jsbroker.WithHooks(jsbroker.Hooks{
+		Published: func(_ context.Context, e jsbroker.Published) {
+			fmt.Println(e.MessageID, "waits in", e.Stream)
+		},
+	}))
+	defer done()
+
+	tomorrow := time.Now().Add(24 * time.Hour)
+	must(b.Publish("orders.unpaid", message("4711"), jsbroker.DeliverAt(tomorrow), jsbroker.MessageID("remind-4711")))
+	// The order is paid:
+	must(jsbroker.CancelDelivery(context.Background(), b, "orders.unpaid", "remind-4711"))
+	fmt.Println("taken back")
+	// Output:
+	// remind-4711 waits in ORDERS-later
+	// taken back
+}
+
+// A message that comes a moment later.
+func ExampleDeliverAfter() {
+	b, done := connect()
+	defer done()
+
+	got := make(chan time.Time, 1)
+	_, err := b.Subscribe("orders.unpaid", func(broker.Event) error {
+		got <- time.Now()
+		return nil
+	})
+	must(err)
+	begin := time.Now()
+	must(b.Publish("orders.unpaid", message("4711"), jsbroker.DeliverAfter(time.Second)))
+	fmt.Println("a second has passed:", (<-got).Sub(begin) >= time.Second)
+	// Output: a second has passed: true
+}
+
+// It is too late to take back what was never there.
+func ExampleCancelDelivery() {
+	b, done := connect()
+	defer done()
+
+	err := jsbroker.CancelDelivery(context.Background(), b, "orders.unpaid", "remind-4711")
+	fmt.Println(errors.Is(err, jsbroker.ErrNotScheduled))
+	// Output: true
+}
+
+// A code that is of no use after five minutes.
+func ExampleTTL() {
+	b, done := connect()
+	defer done()
+
+	fmt.Println(b.Publish("codes.sent", message("123456"), jsbroker.TTL(5*time.Minute)))
+	// Output: <nil>
 }

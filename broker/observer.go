@@ -5,9 +5,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"go-micro-jetstream/broker/internal/consume"
+	"go-micro-jetstream/broker/internal/wire"
 )
 
 var _ consume.Observer = observer{}
@@ -79,7 +78,7 @@ func (s *subscription) delivery(d *consume.Delivery) Delivery {
 	return Delivery{
 		Subscription:     s.identity(),
 		Subject:          d.Msg.Subject,
-		MessageID:        d.Msg.Header.Get(nats.MsgIdHdr),
+		MessageID:        wire.MessageID(d.Msg.Header),
 		StreamSequence:   d.Meta.StreamSequence,
 		ConsumerSequence: d.Meta.ConsumerSequence,
 		NumDelivered:     d.Meta.NumDelivered,

@@ -2,9 +2,12 @@ package broker
 
 import (
 	"context"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
+
+	"go-micro-jetstream/broker/internal/produce"
 )
 
 // publishOptions are what a Publish was asked for.
@@ -13,6 +16,25 @@ type publishOptions struct {
 	messageID string
 	async     func(error)
 	original  nats.Header // of a dead letter; see addValues
+	when      when
+}
+
+// when is what the options say about a message's time.
+type when struct {
+	at     time.Time
+	after  time.Duration // counts if delay is set
+	delay  bool
+	ttl    time.Duration // counts if ttlSet is set
+	ttlSet bool
+}
+
+// timing returns what that means for a message that is published now.
+func (w when) timing() produce.Timing {
+	t := produce.Timing{Due: w.at, TTL: w.ttl, TTLSet: w.ttlSet}
+	if w.delay {
+		t.Due = time.Now().Add(max(w.after, 0))
+	}
+	return t
 }
 
 // publishContext carries this package's publish options in the Context of
@@ -21,6 +43,7 @@ type publishContext struct {
 	context.Context
 	messageID string
 	async     func(error)
+	when      when
 }
 
 // ownOptions returns a copy of this package's options in those of go-micro, to
@@ -74,6 +97,62 @@ func Async(done func(error)) broker.PublishOption {
 	return func(o *broker.PublishOptions) { ownOptions(o).async = done }
 }
 
+// DeliverAfter has the message delivered after d: Publish returns when it is stored,
+// and subscribers see it then. See [DeliverAt]. A d of 0 or less is at once.
+func DeliverAfter(d time.Duration) broker.PublishOption {
+	return func(o *broker.PublishOptions) {
+		w := &ownOptions(o).when
+		w.at, w.after, w.delay = time.Time{}, d, true
+	}
+}
+
+// DeliverAt has the message delivered at t: Publish returns when it is stored, and
+// subscribers see it then, once, with its headers and its trace. It is never early,
+// and about a second late at most, by the clocks of publisher and server, which
+// should agree. Restarts of clients and servers change nothing. A time that has
+// passed is at once. Use it for reminders, and for retries in hours. It works with
+// [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
+//
+// It needs nats-server 2.12; use 2.14 or later where a server may crash, because
+// earlier ones may lose a message that falls due at that moment. The
+// message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
+// the broker makes at the first use. It also has ORDERS source that stream, which it
+// logs. That stream needs one more of the account's streams, and has no limits. If
+// ORDERS is full when a message is due, that one and those after it wait for room.
+// Interest and WorkQueue retention work, and DiscardNew. A stream that others made
+// must hold schedules itself, or source such a stream; else the error is
+// [ErrUnsupported], which says what is missing, and nothing is stored.
+//
+// With [MessageID] a second message with the same id and topic is no second delivery
+// while the first one waits, and within the stream's duplicates window (2 minutes by
+// default) after the first was published. The id of a message that waits is another
+// one than the same id of a message that is published without this option.
+// [CancelDelivery] takes the message back by its id.
+//
+// The stream and the sequence in [Published] are those of where it waits.
+func DeliverAt(t time.Time) broker.PublishOption {
+	return func(o *broker.PublishOptions) {
+		w := &ownOptions(o).when
+		w.at, w.after, w.delay = t, 0, false
+	}
+}
+
+// TTL has the server remove the message after d, if nobody has finished with it
+// until then. It is at least one second, and rounded up to whole seconds; less makes
+// Publish fail with [ErrInvalidConfig]. It counts from the delivery with [DeliverAt].
+// Use it for what is worthless when it is old, such as a one-time code. By default
+// the stream's limits decide.
+//
+// It needs nats-server 2.11. The broker sets the flag allow_msg_ttl on a stream that
+// it made, once, and logs it. The stream of others must have it, or the error is
+// [ErrUnsupported] and nothing is stored.
+func TTL(d time.Duration) broker.PublishOption {
+	return func(o *broker.PublishOptions) {
+		w := &ownOptions(o).when
+		w.ttl, w.ttlSet = d, true
+	}
+}
+
 // publishOptionsOf takes this package's options out of the context after each
 // option, because broker.PublishContext replaces the context that they need:
 // they work in any order. Options of others find the context that is there so
@@ -94,6 +173,12 @@ func publishOptionsOf(opts []broker.PublishOption) publishOptions {
 			}
 			if own.async != nil {
 				p.async = own.async
+			}
+			if own.when.delay || !own.when.at.IsZero() {
+				p.when.at, p.when.after, p.when.delay = own.when.at, own.when.after, own.when.delay
+			}
+			if own.when.ttlSet {
+				p.when.ttl, p.when.ttlSet = own.when.ttl, true
 			}
 			p.ctx = own.Context //nolint:fatcontext // as many as there are options
 		case o.Context != nil:

@@ -48,7 +48,8 @@ import (
 // may be stored. After every other error it is not: [ErrNotConnected],
 // [ErrInvalidTopic], [ErrInvalidHeader], [ErrInvalidMessage],
 // [ErrMessageTooLarge], [ErrStreamFull], [ErrStreamMismatch],
-// [ErrStreamNotFound], [ErrJetStreamUnavailable], [ErrPermission].
+// [ErrStreamNotFound], [ErrJetStreamUnavailable], [ErrPermission],
+// [ErrUnsupported], and [ErrInvalidConfig] for an option out of range.
 func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broker.PublishOption) error {
 	return publishOn(b.session.Load(), b.cfg.Load(), topic, m, publishOptionsOf(opts))
 }
@@ -56,7 +57,7 @@ func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broke
 // publishOn is Publish on a given session, which is nil when there is none.
 func publishOn(s *session, cfg *config, topic string, m *broker.Message, po publishOptions) error {
 	call := publishCall{ctx: po.ctx}
-	call.message = produce.Message{Topic: topic, ID: po.messageID, Original: po.original}
+	call.message = produce.Message{Topic: topic, ID: po.messageID, Original: po.original, Timing: po.when.timing()}
 	if po.messageID == "" {
 		call.message.ID, call.message.OwnID = randomID(), true
 	}
@@ -166,7 +167,7 @@ func (call *publishCall) start() {
 	call.begin = time.Now()
 	m := &call.message
 	m.Header = wire.OutgoingHeader(m.Header)
-	call.ctx = start(call.hooks, call.hooks.publishStart, call.ctx, PublishStart{Topic: m.Topic, MessageID: m.ID, Header: m.Header, Size: len(m.Body)})
+	call.ctx = start(call.hooks, call.hooks.publishStart, call.ctx, PublishStart{Topic: m.Topic, MessageID: m.ID, Header: m.Header, Size: len(m.Body), DeliverAt: m.Timing.Due})
 }
 
 // end tells the hooks how the call ended and returns what the caller gets.
@@ -178,7 +179,7 @@ func (call *publishCall) end(stored wire.PubAck, err error) error {
 	if call.listened {
 		m := &call.message
 		emit(call.hooks, call.hooks.published, call.ctx, Published{
-			Topic: m.Topic, MessageID: m.ID, Size: len(m.Body),
+			Topic: m.Topic, MessageID: m.ID, Size: len(m.Body), DeliverAt: m.Timing.Due,
 			Stream: stored.Stream, Sequence: stored.Sequence, Duplicate: stored.Duplicate,
 			Duration: time.Since(call.begin), Err: err, Reason: Reason(err),
 		})

@@ -22,6 +22,7 @@ type session struct {
 	conn      *link.Conn
 	consumers *consumers.Consumers
 	publisher *produce.Publisher
+	streams   *streams.Streams
 
 	reported   connectionReport // what hooks have been told of the connection
 	subs       registry
@@ -49,6 +50,7 @@ func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
 	})
 	ss := streams.New(s.conn)
 	s.consumers = consumers.New(s.conn, ss)
+	s.streams = ss
 	s.publisher = produce.New(s.conn, ss, cfg.window)
 	opened := false
 	defer func() {

@@ -239,7 +239,7 @@ func (d *Delivery) LearnLimit() { d.sub.limit.learn(d.sub) }
 // handler, or the publisher's before there is a handler.
 func (d *Delivery) Attrs() []any {
 	attrs := []any{"subject", d.Msg.Subject, "sequence", d.Meta.StreamSequence, "deliveries", d.Meta.NumDelivered}
-	if id := d.Msg.Header.Get(nats.MsgIdHdr); id != "" {
+	if id := wire.MessageID(d.Msg.Header); id != "" {
 		attrs = append(attrs, "message_id", id)
 	}
 	header := d.Header

@@ -57,6 +57,10 @@ var (
 	ErrShutdownTimeout = errors.New("shutdown timed out")
 	// ErrPermission: the server refused a subject to this user.
 	ErrPermission = errors.New("permission denied")
+	// ErrUnsupported: the server is too old, or a stream of others lacks a flag.
+	ErrUnsupported = errors.New("not supported")
+	// ErrNotScheduled: no message of that topic and id waits to be delivered.
+	ErrNotScheduled = errors.New("no such message waits to be delivered")
 	// ErrAlreadySettled: the delivery was settled before.
 	ErrAlreadySettled = errors.New("delivery already settled")
 	// ErrForeign: the broker or event is of another kind.

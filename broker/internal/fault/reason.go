@@ -35,6 +35,8 @@ var reasons = []struct {
 	{ErrConsumerConflict, "consumer_conflict"},
 	{ErrConsumerNotFound, "consumer_not_found"},
 	{ErrStreamMismatch, "stream_mismatch"},
+	{ErrUnsupported, "unsupported"},
+	{ErrNotScheduled, "not_scheduled"},
 	{ErrPermission, "permission"},
 	{ErrForeign, "foreign"},
 	{context.Canceled, "canceled"},

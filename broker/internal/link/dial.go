@@ -59,6 +59,15 @@ func (c *Conn) CheckVersion() error {
 	return fmt.Errorf("the nats-server at %s is of version %s, which forgets the metadata of streams and consumers: use 2.10 or later", c.URL(), version)
 }
 
+// Has reports whether the connected server is of version 2.minor or later, and which
+// version it is. One that does not say a version passes.
+func (c *Conn) Has(minor int) (version string, ok bool) {
+	version = c.NATS().ConnectedServerVersion()
+	var major, actual int
+	n, _ := fmt.Sscanf(version, "%d.%d", &major, &actual)
+	return version, n < 2 || major > 2 || major == 2 && actual >= minor
+}
+
 // checkJetStream fails for a server without JetStream and for a user without an inbox.
 // Another error is no reason to fail, and is logged: the user may lack permission for
 // this one request, or the cluster elects a leader just now. The first use will tell.

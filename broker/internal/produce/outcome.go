@@ -29,6 +29,7 @@ const (
 	disconnected // there was no connection, so nothing was written
 	unwritten    // the write failed: no server has the whole message
 	noStream     // nobody answers for the subject: the stream is gone, or has no leader now
+	outdated     // the stream is not what is known of it
 	busy         // the stream takes no messages at the moment
 
 	// The message may be stored.

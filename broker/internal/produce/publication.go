@@ -36,16 +36,21 @@ type publication struct {
 	rules     *streams.Rules
 	msg       nats.Msg
 	header    wire.Header // the memory of msg.Header
+	topic     string      // msg.Subject, unless the message waits
+	id        string
 	ownID     bool
+	timing    Timing
 	deadline  time.Time
 
 	waiter     waiter          // of the latest try
 	stream     *streams.Stream // of the latest try; nil: there was none
-	last       error           // why the latest try, or look-up, failed
-	sent       time.Time       // when the message was sent first; zero: not yet
-	unknown    bool            // a try may have stored the message
-	unanswered int             // tries without an answer
-	pause      time.Duration   // the latest one
+	topics     *streams.Stream // the topic's, where the message has a timing
+	headerSize int
+	last       error         // why the latest try, or look-up, failed
+	sent       time.Time     // when the message was sent first; zero: not yet
+	unknown    bool          // a try may have stored the message
+	unanswered int           // tries without an answer
+	pause      time.Duration // the latest one
 }
 
 // init checks everything that can be checked without the server, and takes over the
@@ -60,6 +65,9 @@ func (p *publication) init(ctx context.Context, publisher *Publisher, m *Message
 	if m.ID != textproto.TrimString(m.ID) {
 		return fmt.Errorf("%w %q: a message id %q would lose its outer blanks on the way, and be another one", fault.ErrInvalidHeader, nats.MsgIdHdr, wire.Shorten(m.ID))
 	}
+	if err := m.Timing.check(); err != nil {
+		return err
+	}
 	size, err := p.header.Make(m.Header, m.ID, len(m.Body) == 0)
 	if err != nil {
 		return err
@@ -70,6 +78,8 @@ func (p *publication) init(ctx context.Context, publisher *Publisher, m *Message
 	publisher.sayLeftOut(m.Topic, p.header.LeftOut())
 	wire.AddValues(p.header.Map(), m.Original)
 	p.publisher, p.rules, p.ownID = publisher, m.Rules, m.OwnID
+	p.topic, p.id, p.headerSize, p.timing = m.Topic, m.ID, size, m.Timing
+	p.forgo()
 	p.msg = nats.Msg{Subject: m.Topic, Header: p.header.Map(), Data: m.Body}
 	var ok bool
 	if p.deadline, ok = ctx.Deadline(); !ok {
@@ -132,7 +142,7 @@ func (p *publication) awaitConnection(ctx context.Context) error {
 // look-up. It returns neither stream nor error if there was no try, and the caller
 // should look again.
 func (p *publication) findStream(ctx context.Context) (*streams.Stream, error) {
-	if st := p.publisher.streams.Known(p.msg.Subject); st != nil {
+	if st := p.publisher.streams.Known(p.topic); st != nil && !p.timed() {
 		return st, nil
 	}
 	st, err := p.lookUpStream(ctx)
@@ -166,13 +176,20 @@ func (p *publication) lookUpStream(ctx context.Context) (*streams.Stream, error)
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	return p.publisher.streams.Stream(ctx, p.rules, p.msg.Subject)
+	st, err := p.publisher.streams.Stream(ctx, p.rules, p.topic)
+	if err == nil && p.timed() {
+		return p.addressed(ctx, st)
+	}
+	return st, err
 }
 
 // passing reports whether a look-up failed because servers are starting or elect a
 // leader, or because the connection was lost.
 func (p *publication) passing(err error) bool {
 	if fault.HasCode(err, fault.CodeTemporarilyAway, fault.CodeStreamOffline) || errors.Is(err, fault.ErrConnectionLost) {
+		return true
+	}
+	if errors.Is(err, errLookAgain) {
 		return true
 	}
 	return p.last != nil && errors.Is(err, nats.ErrNoResponders) // there was JetStream a moment ago
@@ -237,7 +254,7 @@ func (p *publication) read(got answer) result {
 		return r
 	}
 	if r.ack.Stream != p.stream.Name { // the topic has moved to another stream
-		p.publisher.streams.Doubt(p.stream, p.msg.Subject)
+		p.doubt()
 	}
 	if p.ownID {
 		r.ack.Duplicate = false // the first copy was an earlier try
@@ -272,8 +289,10 @@ func (p *publication) retry(ctx context.Context, r result) error {
 		return p.retryUnanswered(ctx, r.err)
 	case noStream:
 		if p.pause >= doubtPause || time.Until(p.deadline) < doubtPause {
-			p.publisher.streams.Doubt(p.stream, p.msg.Subject)
+			p.doubt()
 		}
+	case outdated:
+		p.doubt()
 	case inProcess:
 		p.unknown = true // the answer to the next try says what became of that copy
 	case busy: // the pause is all it takes
@@ -296,7 +315,7 @@ func (p *publication) retryUnanswered(ctx context.Context, err error) error {
 	if expired || p.unanswered > 1 {
 		// The stream may be gone. If the subject has another subscriber, the server does
 		// not say so.
-		p.publisher.streams.Doubt(p.stream, p.msg.Subject)
+		p.doubt()
 	}
 	if expired {
 		return err

@@ -32,9 +32,10 @@ type Message struct {
 	Topic    string
 	Header   map[string]string // Nats-* headers are refused
 	Body     []byte
-	ID       string         // by this id the stream recognises a second copy
-	OwnID    bool           // nobody else has the id: a duplicate is one of the publisher's own tries
-	Original nats.Header    // what Header was copied from, for keys with several values; may be nil
+	ID       string      // by this id the stream recognises a second copy
+	OwnID    bool        // nobody else has the id: a duplicate is one of the publisher's own tries
+	Original nats.Header // what Header was copied from, for keys with several values; may be nil
+	Timing   Timing
 	Rules    *streams.Rules // for a stream that is to be created
 }
 

@@ -19,7 +19,11 @@ func refusal(err *jetstream.APIError, st *streams.Stream) result {
 	switch err.ErrorCode {
 	case fault.CodeTemporarilyAway, fault.CodeStreamOffline, fault.CodeTooManyRequests:
 		return result{outcome: busy, err: err}
-	case fault.CodeDuplicateInProcess:
+	case fault.CodeWrongLastSequence:
+		return alreadyWaits(err, st)
+	case fault.CodeTTLDisabled, fault.CodeSchedulesDisabled:
+		return result{outcome: outdated, err: err}
+	case fault.CodeDuplicateInProcess, fault.CodeWrongLastSequencePending:
 		return result{outcome: inProcess, err: err}
 	}
 	return result{outcome: refused, err: refusalError(err, st)}

@@ -24,6 +24,9 @@ type Stream struct {
 	Ours       bool          // made by this module
 	Replicas   int
 	Limits     jetstream.StreamConsumerLimits // of its consumers; zero: none
+	TTL        bool                           // removes messages when their time to live is over
+
+	later atomic.Pointer[Later] // how messages wait for it; nil: not known
 
 	config    jetstream.StreamConfig           // all that the server has
 	transform jetstream.SubjectTransformConfig // zero: none
@@ -47,6 +50,7 @@ func streamOf(info *jetstream.StreamInfo) (*Stream, error) {
 		config:     info.Config,
 		Replicas:   info.Config.Replicas,
 		Limits:     info.Config.ConsumerLimits,
+		TTL:        info.Config.AllowMsgTTL,
 	}
 	if t := info.Config.SubjectTransform; t != nil {
 		s.transform = *t

@@ -1,0 +1,277 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Later is where messages of a stream wait until they are due: in a companion, a
+// WorkQueue stream that holds the schedules and what is due. The stream sources from
+// there what is due. Schedules cannot be in the stream itself: the server refuses
+// them next to DiscardNew and next to sources, an Interest stream does not keep
+// them, and the limits of the stream would remove them.
+//
+// A stream of others may hold its schedules itself, if its owner wants it so.
+type Later struct {
+	Stream *Stream // has the schedules
+	Direct bool    // it is the topic's own stream
+	MaxMsg int     // bytes that the topic's stream accepts as a message; 0: no limit
+
+	checked time.Time
+}
+
+const (
+	minorTTL       = 11 // of the first nats-server with allow_msg_ttl
+	minorSchedules = 12 // of the first with allow_msg_schedules
+
+	// laterFreshness is how long a companion is trusted without a look. Somebody may
+	// have taken it away, or two processes may have changed the stream at a time.
+	laterFreshness = time.Minute
+)
+
+// WithTTL returns the stream when it removes messages whose time to live is over. A
+// stream of this module is changed for that.
+func (ss *Streams) WithTTL(ctx context.Context, rules *Rules, s *Stream) (*Stream, error) {
+	if s.TTL {
+		return s, nil
+	}
+	if version, ok := ss.conn.Has(minorTTL); !ok {
+		return nil, fmt.Errorf("%w: a time to live needs nats-server 2.%d, and this one is %s", fault.ErrUnsupported, minorTTL, version)
+	}
+	if err := ss.ensuring.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer ss.ensuring.release()
+	sc, err := ss.config(ctx, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !sc.AllowMsgTTL {
+		if !s.Ours || rules.OthersStreams {
+			return nil, fmt.Errorf("%w: stream %s lacks allow_msg_ttl, and the broker does not change it: have its owner set the flag", fault.ErrUnsupported, s.Name)
+		}
+		sc.AllowMsgTTL = true
+		if sc, err = ss.change(ctx, sc); err != nil {
+			return nil, err
+		}
+		if !sc.AllowMsgTTL {
+			return nil, fmt.Errorf("%w: the server of stream %s does not know allow_msg_ttl: use nats-server 2.%d", fault.ErrUnsupported, s.Name, minorTTL)
+		}
+		ss.conn.Log().Info(fmt.Sprintf("stream %s has allow_msg_ttl now, because a message with a time to live is published", s.Name), "stream", s.Name)
+	}
+	now, err := ss.Info(ctx, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	ss.cache.add(now)
+	return now, nil
+}
+
+// Later returns where messages of the stream wait. For a stream of this module it
+// makes the companion, and has the stream source it.
+func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, error) {
+	if l := s.later.Load(); l != nil && time.Since(l.checked) < laterFreshness {
+		return l, nil
+	}
+	if version, ok := ss.conn.Has(minorSchedules); !ok {
+		return nil, fmt.Errorf("%w: to deliver a message later needs nats-server 2.%d, and this one is %s", fault.ErrUnsupported, minorSchedules, version)
+	}
+	if err := ss.ensuring.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer ss.ensuring.release()
+	if l := s.later.Load(); l != nil && time.Since(l.checked) < laterFreshness {
+		return l, nil
+	}
+	sc, err := ss.config(ctx, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	l := &Later{MaxMsg: max(int(sc.MaxMsgSize), 0), checked: time.Now()}
+	if sc.AllowMsgSchedules && wire.CoversAny(sc.Subjects, wire.LaterPattern(s.Name)) && sc.Retention != jetstream.InterestPolicy {
+		l.Stream, l.Direct = s, true
+	} else if l.Stream, err = ss.companion(ctx, s, sc, s.Ours && !rules.OthersStreams); err != nil {
+		return nil, err
+	}
+	s.later.Store(l)
+	return l, nil
+}
+
+// companion returns the companion of a stream. If may, it makes what is missing.
+func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.StreamConfig, may bool) (*Stream, error) {
+	name := wire.LaterStream(s.Name)
+	lc, err := ss.config(ctx, name)
+	missing := errors.Is(err, jetstream.ErrStreamNotFound)
+	if err != nil && !missing {
+		return nil, err
+	}
+	ready := !missing && lc.AllowMsgSchedules && lc.AllowMsgTTL && wire.CoversAny(lc.Subjects, wire.LaterPattern(s.Name)) && wire.CoversAny(lc.Subjects, wire.DuePattern(s.Name))
+	sourced := slices.ContainsFunc(sc.Sources, func(src *jetstream.StreamSource) bool { return src.Name == name })
+	if !may && (!ready || !sourced) {
+		return nil, fmt.Errorf("%w: stream %s lacks allow_msg_schedules with the subject %s, and the broker does not change it: "+
+			"have its owner add both (not with Interest retention), or make a stream %s with them and %s, which %s sources with the transform %s to >",
+			fault.ErrUnsupported, s.Name, wire.LaterPattern(s.Name), name, wire.DuePattern(s.Name), s.Name, wire.DuePattern(s.Name))
+	}
+	if !ready {
+		if err := ss.makeCompanion(ctx, s, sc, missing); err != nil {
+			return nil, err
+		}
+	}
+	if !sourced {
+		sc.Sources = append(slices.Clip(sc.Sources), &jetstream.StreamSource{
+			Name:              name,
+			SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: wire.DuePattern(s.Name), Destination: ">"}},
+		})
+		if _, err := ss.change(ctx, sc); err != nil {
+			return nil, err
+		}
+		ss.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", s.Name, name), "stream", s.Name)
+	}
+	return ss.Info(ctx, name)
+}
+
+// makeCompanion makes the companion of a stream, on the same servers and as safe.
+func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.StreamConfig, missing bool) error {
+	lc := jetstream.StreamConfig{
+		Name:              wire.LaterStream(s.Name),
+		Description:       "messages of stream " + s.Name + " that are delivered later",
+		Subjects:          []string{wire.LaterPattern(s.Name), wire.DuePattern(s.Name)},
+		Retention:         jetstream.WorkQueuePolicy,
+		Storage:           sc.Storage,
+		Replicas:          sc.Replicas,
+		Placement:         sc.Placement,
+		Compression:       sc.Compression,
+		Duplicates:        sc.Duplicates,
+		AllowRollup:       true,
+		AllowMsgTTL:       true,
+		AllowMsgSchedules: true,
+		Metadata:          Owned(nil),
+	}
+	if !missing {
+		there, err := ss.Info(ctx, lc.Name)
+		if err == nil && !there.Ours {
+			return fmt.Errorf("%w: stream %s is not of this broker and lacks allow_msg_schedules, allow_msg_ttl or the subjects %s and %s",
+				fault.ErrUnsupported, lc.Name, lc.Subjects[0], lc.Subjects[1])
+		}
+		if err != nil {
+			return err
+		}
+		if lc, err = ss.change(ctx, lc); err != nil {
+			return err
+		}
+	} else {
+		info, err := ss.request(ctx, lc)
+		if err != nil {
+			return fmt.Errorf("create stream %s: %w", lc.Name, err)
+		}
+		lc = info.Config
+		ss.conn.Log().Info(fmt.Sprintf("created stream %s, where messages of stream %s wait that are delivered later", lc.Name, s.Name), "stream", lc.Name)
+	}
+	if !lc.AllowMsgSchedules {
+		return fmt.Errorf("%w: the server of stream %s does not know allow_msg_schedules: use nats-server 2.%d", fault.ErrUnsupported, lc.Name, minorSchedules)
+	}
+	return nil
+}
+
+// config asks the server for the configuration of a stream.
+func (ss *Streams) config(ctx context.Context, name string) (sc jetstream.StreamConfig, err error) {
+	err = ss.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+		s, err := ss.conn.JetStream().Stream(ctx, name)
+		if err == nil {
+			sc = s.CachedInfo().Config
+		}
+		return err
+	})
+	if err != nil {
+		return sc, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	return sc, nil
+}
+
+// change asks the server to change a stream, and returns what it is then.
+func (ss *Streams) change(ctx context.Context, sc jetstream.StreamConfig) (now jetstream.StreamConfig, err error) {
+	err = ss.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
+		s, err := ss.conn.JetStream().UpdateStream(ctx, sc)
+		if err == nil {
+			now = s.CachedInfo().Config
+		}
+		return err
+	})
+	if err != nil {
+		return now, fmt.Errorf("change stream %s: %w", sc.Name, err)
+	}
+	return now, nil
+}
+
+// Cancel takes back the message with that id that waits for the topic. It returns
+// fault.ErrNotScheduled if there is none, or if it falls due meanwhile.
+func (ss *Streams) Cancel(ctx context.Context, topic, id string) error {
+	s := ss.Known(topic)
+	if s == nil {
+		if err := ss.ensuring.acquire(ctx); err != nil {
+			return err
+		}
+		var err error
+		s, err = ss.lookUp(ctx, topic)
+		ss.ensuring.release()
+		if errors.Is(err, fault.ErrStreamNotFound) {
+			return fault.ErrNotScheduled
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{wire.LaterStream(s.Name), s.Name} {
+		err := ss.cancelIn(ctx, name, wire.LaterSubject(s.Name, topic, id))
+		if !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return err
+		}
+	}
+	return fault.ErrNotScheduled
+}
+
+// cancelIn deletes the schedule with that subject.
+func (ss *Streams) cancelIn(ctx context.Context, name, subject string) error {
+	var due time.Time
+	var sequence uint64
+	err := ss.conn.Ask(ctx, "STREAM.MSG.GET."+name, func(ctx context.Context) error {
+		s, err := ss.conn.JetStream().Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		m, err := s.GetLastMsgForSubject(ctx, subject)
+		if err == nil {
+			sequence = m.Sequence
+			due, _ = wire.DueTime(m.Header)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !time.Now().Before(due) {
+		return fmt.Errorf("%w: it was due at %s and is delivered just now", fault.ErrNotScheduled, due.Format(time.RFC3339))
+	}
+	err = ss.conn.Do(ctx, "STREAM.MSG.DELETE."+name, func(ctx context.Context) error {
+		s, err := ss.conn.JetStream().Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		return s.DeleteMsg(ctx, sequence)
+	})
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) || fault.HasCode(err, fault.CodeMsgDeleteFailed) {
+		return fmt.Errorf("%w: it was delivered or cancelled meanwhile", fault.ErrNotScheduled)
+	}
+	if err == nil && !time.Now().Before(due) {
+		return fmt.Errorf("%w: it fell due while it was being cancelled, and may be delivered", fault.ErrNotScheduled)
+	}
+	return err
+}

@@ -1,0 +1,51 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+
+	"go-micro.dev/v5/broker"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/produce"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// CancelDelivery takes back a message that waits because of [DeliverAt] or
+// [DeliverAfter]. The topic is the one that it was published to, and the id that of
+// [MessageID]; without that option hooks know it from [Published]. Use it for a
+// reminder that nobody needs any more.
+//
+// When it returns nil, the message is not delivered. It returns [ErrNotScheduled] if
+// the message does not wait any more: it was delivered, falls due just now, was
+// cancelled, or never published. The context bounds the call; without a deadline it
+// takes 5 seconds at most per request.
+//
+// Other errors: [ErrNotConnected], [ErrInvalidTopic], [ErrPermission], and
+// [ErrUnsupported] for a broker of another kind. It is safe for concurrent use.
+func CancelDelivery(ctx context.Context, b broker.Broker, topic, id string) error {
+	own, ok := b.(*jetstreamBroker)
+	if !ok || own == nil {
+		return fmt.Errorf("jetstream: cancel delivery: %w: the broker is none of this package", ErrUnsupported)
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	if err := own.cancelDelivery(ctx, topic, id); err != nil {
+		return fmt.Errorf("jetstream: cancel the delivery of %q to %q: %w", wire.Shorten(id), wire.Shorten(topic), err)
+	}
+	return nil
+}
+
+func (b *jetstreamBroker) cancelDelivery(ctx context.Context, topic, id string) error {
+	if err := wire.CheckPublishTopic(topic); err != nil {
+		return err
+	}
+	s := b.session.Load()
+	if s == nil {
+		return fault.ErrNoConnection
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*produce.PublishTimeout)
+	defer cancel()
+	return s.streams.Cancel(ctx, topic, id)
+}

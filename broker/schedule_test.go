@@ -1,0 +1,287 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// stamped is when a body arrived, with what.
+type stamped struct {
+	body   string
+	at     time.Time
+	header map[string]string
+	topic  string
+}
+
+func stamper() (broker.Handler, <-chan stamped) {
+	ch := make(chan stamped, 20000)
+	return func(e broker.Event) error {
+		ch <- stamped{string(e.Message().Body), time.Now(), maps.Clone(e.Message().Header), e.Topic()}
+		return nil
+	}, ch
+}
+
+func TestDeliverAfterOnStreamsOfAllKinds(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]jetstream.StreamConfig{
+		"WorkQueue":              {Retention: jetstream.WorkQueuePolicy},
+		"WorkQueue, DiscardNew":  {Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgs: 100},
+		"Interest":               {Retention: jetstream.InterestPolicy},
+		"Limits, DiscardNew":     {Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew, MaxMsgs: 100},
+		"Limits, memory, MaxAge": {Retention: jetstream.LimitsPolicy, Storage: jetstream.MemoryStorage, MaxAge: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t, startServer(t), jsbroker.WithStreamConfig(cfg))
+			h, got := stamper()
+			subscribe(t, b, "orders.>", h, broker.Queue("q")) // makes the stream as it was made before
+			publish(t, b, "orders.created", "before")
+			if r := receive(t, got); r.body != "before" {
+				t.Fatalf("got %+v", r)
+			}
+			begin := time.Now()
+			const delay = 1300 * time.Millisecond
+			trace := "00-11111111111111111111111111111111-1111111111111111-01"
+			err := b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "a", "traceparent": trace}, Body: []byte("later")},
+				jsbroker.DeliverAfter(delay), jsbroker.TTL(time.Hour))
+			noErr(t, err)
+			publish(t, b, "orders.created", "at once")
+			if r := receive(t, got); r.body != "at once" {
+				t.Fatalf("got %+v", r)
+			}
+			r := receive(t, got)
+			if r.body != "later" || r.topic != "orders.created" || !maps.Equal(r.header, map[string]string{"Tenant": "a", "traceparent": trace}) {
+				t.Fatalf("got %+v", r)
+			}
+			if took := r.at.Sub(begin); took < delay {
+				t.Errorf("delivered after %v, too early", took)
+			}
+			publish(t, b, "orders.created", "end")
+			if r := receive(t, got); r.body != "end" {
+				t.Fatalf("got %+v", r)
+			}
+		})
+	}
+}
+
+func TestDeliverAtATimeThatHasPassed(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := newBroker(t, s)
+	h, got := stamper()
+	subscribe(t, b, "orders", h)
+	publish(t, b, "orders", "1", jsbroker.DeliverAt(time.Now().Add(-time.Hour)))
+	publish(t, b, "orders", "2", jsbroker.DeliverAfter(-time.Second))
+	for _, body := range []string{"1", "2"} {
+		if r := receive(t, got); r.body != body {
+			t.Fatalf("got %+v", r)
+		}
+	}
+	// The same again once it is due is no second delivery.
+	at := time.Now().Add(time.Second)
+	publish(t, b, "orders", "3", jsbroker.DeliverAt(at), jsbroker.MessageID("three"))
+	if r := receive(t, got); r.body != "3" || r.at.Before(at) {
+		t.Fatalf("got %+v", r)
+	}
+	publish(t, b, "orders", "3 again", jsbroker.DeliverAt(at), jsbroker.MessageID("three"))
+	publish(t, b, "orders", "4", jsbroker.DeliverAt(at), jsbroker.MessageID("four"))
+	if r := receive(t, got); r.body != "4" {
+		t.Fatalf("got %+v", r)
+	}
+}
+
+func TestASecondMessageOfAnIDIsNoSecondDelivery(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	ended, onEnd := hookChan[jsbroker.Published]()
+	started, onStart := hookChan[jsbroker.HandleStart]()
+	// The window is over before the message is due.
+	b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Duplicates: 100 * time.Millisecond}), jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd, HandleStart: noContext(onStart)}))
+	h, got := stamper()
+	subscribe(t, b, "orders.>", h)
+	at := time.Now().Add(1500 * time.Millisecond)
+	id := "an id with blanks and a ."
+	for i := range 4 {
+		publish(t, b, "orders.created", "first", jsbroker.DeliverAt(at.Add(time.Duration(i)*time.Hour)), jsbroker.MessageID(id))
+		if e := receive(t, ended); e.Duplicate != (i > 0) || e.Stream != "ORDERS-later" || e.Sequence != 1 || e.DeliverAt.IsZero() {
+			t.Errorf("publish %d: %+v", i, e)
+		}
+		if i == 1 {
+			<-time.After(200 * time.Millisecond) // past the window
+		}
+	}
+	publish(t, b, "orders.paid", "second", jsbroker.DeliverAt(at), jsbroker.MessageID(id+"2"))
+	var bodies []string
+	for range 2 {
+		r := receive(t, got)
+		bodies = append(bodies, r.body)
+		if r.at.Before(at) {
+			t.Errorf("too early by %v", at.Sub(r.at))
+		}
+		if e := receive(t, started); e.MessageID != id && e.MessageID != id+"2" {
+			t.Errorf("message id %q", e.MessageID)
+		}
+	}
+	slices.Sort(bodies)
+	if !slices.Equal(bodies, []string{"first", "second"}) {
+		t.Errorf("got %q", bodies)
+	}
+}
+
+func TestCancelDelivery(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	other := newBroker(t, s) // knows nothing of the stream
+	ctx := testContext(t)
+	wantError(t, jsbroker.CancelDelivery(ctx, other, "orders", "1"), jsbroker.ErrNotScheduled, "orders", "1")
+	h, got := stamper()
+	subscribe(t, b, "orders", h)
+	at := time.Now().Add(1500 * time.Millisecond)
+	for i := range 4 {
+		publish(t, b, "orders", strconv.Itoa(i), jsbroker.DeliverAt(at), jsbroker.MessageID(strconv.Itoa(i)))
+	}
+	noErr(t, jsbroker.CancelDelivery(ctx, b, "orders", "1"))
+	noErr(t, jsbroker.CancelDelivery(ctx, other, "orders", "2"))
+	wantError(t, jsbroker.CancelDelivery(ctx, b, "orders", "1"), jsbroker.ErrNotScheduled)
+	wantError(t, jsbroker.CancelDelivery(ctx, b, "orders.other", "0"), jsbroker.ErrNotScheduled)
+	bodies := []string{receive(t, got).body, receive(t, got).body}
+	slices.Sort(bodies)
+	if !slices.Equal(bodies, []string{"0", "3"}) {
+		t.Errorf("got %q", bodies)
+	}
+	wantError(t, jsbroker.CancelDelivery(ctx, b, "orders", "0"), jsbroker.ErrNotScheduled)
+	wantError(t, jsbroker.CancelDelivery(ctx, jsbroker.NewBroker(), "orders", "0"), jsbroker.ErrNotConnected)
+	wantError(t, jsbroker.CancelDelivery(ctx, broker.NewMemoryBroker(), "orders", "0"), jsbroker.ErrUnsupported)
+	eventually(t, "nothing waits any more", func() bool { return streamInfo(t, js, "ORDERS-later").State.Msgs == 0 })
+}
+
+func TestTTL(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	log := natstest.NewLog()
+	b := newBroker(t, s, broker.Logger(log))
+	publish(t, b, "orders", "stays")
+	for range 3 {
+		publish(t, b, "orders", "goes", jsbroker.TTL(1500*time.Millisecond))
+	}
+	if h := natstest.LastMessage(t, js, "ORDERS", "orders").Header; h.Get("Nats-TTL") != "2" {
+		t.Errorf("on the wire: %v", h)
+	}
+	eventually(t, "three are gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 1 })
+	if n := len(log.With("allow_msg_ttl")); n != 1 {
+		t.Errorf("%d lines: %s", n, log.Text())
+	}
+	for _, d := range []time.Duration{0, -time.Second, 999 * time.Millisecond} {
+		wantError(t, b.Publish("orders", message("x"), jsbroker.TTL(d)), jsbroker.ErrInvalidConfig, "TTL", "1s")
+	}
+	wantError(t, b.Publish("orders", message("x"), jsbroker.DeliverAt(time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC))), jsbroker.ErrInvalidConfig, "2262")
+}
+
+func TestStreamsOfOthersAreNotChangedForLater(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "THEIRS", Subjects: []string{"orders.>"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "OPEN", Subjects: []string{"bills.>", "_later.OPEN.>"}, AllowMsgSchedules: true, AllowRollup: true, AllowMsgTTL: true})
+	b := newBroker(t, s)
+	wantError(t, b.Publish("orders.a", message("x"), jsbroker.TTL(time.Second)), jsbroker.ErrUnsupported, "THEIRS", "allow_msg_ttl")
+	wantError(t, b.Publish("orders.a", message("x"), jsbroker.DeliverAfter(time.Second)), jsbroker.ErrUnsupported, "THEIRS", "allow_msg_schedules")
+	if info := streamInfo(t, js, "THEIRS"); info.State.Msgs != 0 || info.Config.AllowMsgTTL || len(info.Config.Sources) != 0 {
+		t.Errorf("%+v", info)
+	}
+	h, got := stamper()
+	subscribe(t, b, "bills.>", h)
+	at := time.Now().Add(time.Second)
+	publish(t, b, "bills.a", "x", jsbroker.DeliverAt(at))
+	if r := receive(t, got); r.body != "x" || r.topic != "bills.a" || r.at.Before(at) {
+		t.Errorf("%+v", r)
+	}
+	for _, topic := range []string{"_later.x", "_due", "_due.ORDERS.x"} {
+		wantError(t, b.Publish(topic, message("x")), jsbroker.ErrInvalidTopic, "later")
+	}
+	_, err := js.Stream(testContext(t), "THEIRS-later")
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("a stream was made: %v", err)
+	}
+}
+
+// What waits survives a restart of server and clients: each is delivered once, and
+// none early.
+func TestWhatWaitsSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	n := 10_000
+	if testing.Short() {
+		n = 500
+	}
+	s := natstest.StartRestartable(t)
+	b := newBroker(t, s.Server)
+	due := make(map[string]time.Time, n)
+	var answers sync.WaitGroup
+	start := time.Now()
+	for i := range n {
+		answers.Add(1)
+		body := strconv.Itoa(i)
+		due[body] = start.Add(2*time.Second + time.Duration(i%100)*60*time.Millisecond)
+		noErr(t, b.Publish(fmt.Sprintf("orders.%d", i%7), message(body), jsbroker.DeliverAt(due[body]), jsbroker.Async(func(err error) {
+			defer answers.Done()
+			if err != nil {
+				t.Error(err)
+			}
+		})))
+	}
+	answers.Wait()
+	noErr(t, b.Disconnect())
+	s.Stop()
+	s.Start(t)
+	again := newBroker(t, s.Server)
+	h, got := stamper()
+	up := time.Now()
+	subscribe(t, again, "orders.>", h, broker.Queue("q"))
+	late := make([]time.Duration, 0, n)
+	for range n {
+		r := receive(t, got)
+		at, ok := due[r.body]
+		if !ok {
+			t.Fatalf("%q is a second delivery", r.body)
+		}
+		delete(due, r.body)
+		if r.at.Before(at) {
+			t.Errorf("%q is early by %v", r.body, at.Sub(r.at))
+		}
+		if at.After(up) {
+			late = append(late, r.at.Sub(at))
+		}
+	}
+	slices.Sort(late)
+	if len(late) > 0 {
+		t.Logf("%d messages: lateness p50 %v, p99 %v, at most %v", len(late), late[len(late)/2], late[len(late)*99/100], late[len(late)-1])
+	}
+	publish(t, again, "orders.0", "end")
+	if r := receive(t, got); r.body != "end" {
+		t.Errorf("%q is a second delivery", r.body)
+	}
+}
+
+// noContext makes a start hook of a function that only looks.
+func noContext[E any](look func(context.Context, E)) func(context.Context, E) context.Context {
+	return func(ctx context.Context, e E) context.Context {
+		look(ctx, e)
+		return nil
+	}
+}
