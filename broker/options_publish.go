@@ -113,9 +113,8 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // passed is at once. Use it for reminders, and for retries in hours. It works with
 // [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
 //
-// It needs nats-server 2.12; use 2.14 or later where a server may crash, because
-// earlier ones may lose a message that falls due at that moment. The
-// message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
+// It needs nats-server 2.14, because earlier ones may lose a message that falls due;
+// with one of these the error is [ErrUnsupported]. The message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
 // the broker makes at the first use. It also has ORDERS source that stream, which it
 // logs. That stream needs one more of the account's streams, and has no limits. If
 // ORDERS is full when a message is due, that one and those after it wait for room.

@@ -29,8 +29,11 @@ type Later struct {
 }
 
 const (
-	minorTTL       = 11 // of the first nats-server with allow_msg_ttl
-	minorSchedules = 12 // of the first with allow_msg_schedules
+	minorTTL = 11 // of the first nats-server with allow_msg_ttl
+	// minorSchedules is of the first nats-server on which this loses nothing. 2.12 has
+	// allow_msg_schedules, too, but a message that is due did not arrive there, and it
+	// removes what is sourced from a WorkQueue stream before it is stored.
+	minorSchedules = 14
 
 	// laterFreshness is how long a companion is trusted without a look. Somebody may
 	// have taken it away, or two processes may have changed the stream at a time.
