@@ -294,3 +294,14 @@ func ExampleSetHandlerError() {
 	fmt.Println(e.Result, e.Err)
 	// Output: term no such customer
 }
+
+// A readiness probe.
+func ExampleHealth() {
+	b, done := connect()
+	fmt.Println(jsbroker.Health(context.Background(), b))
+	done()
+	fmt.Println(errors.Is(jsbroker.Health(context.Background(), b), jsbroker.ErrNotConnected))
+	// Output:
+	// <nil>
+	// true
+}

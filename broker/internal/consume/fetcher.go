@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,8 +22,9 @@ const mendTimeout = 10 * time.Second
 // token, fetches until some have come, and gives the token back.
 type fetcher struct {
 	s       *Subscription
-	token   chan struct{} // full while a worker fetches
-	refused chan error    // what the server refused the subscription
+	token   chan struct{}         // full while a worker fetches
+	refused chan error            // what the server refused the subscription
+	trouble atomic.Pointer[error] // see Trouble
 
 	// Only the worker that holds the token uses these.
 	silent   *time.Timer // how long nothing may come
@@ -86,6 +88,7 @@ func (f *fetcher) try() (over bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		f.asked()
 		m, err = f.await(changed, silence)
 		if m == nil {
 			return false, err
@@ -99,6 +102,22 @@ func (f *fetcher) try() (over bool, err error) {
 		f.healthy()
 	}
 	return false, a.err
+}
+
+// Trouble returns why the subscription does not fetch, or nil if it does.
+func (s *Subscription) Trouble() error {
+	if err := s.fetcher.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// asked ends a trouble that has passed by itself, once there is a request again: with
+// an empty stream the next sign of life may take long.
+func (f *fetcher) asked() {
+	if err := f.s.Trouble(); err != nil && (quietly(err) || errors.Is(err, fault.ErrConnectionLost)) {
+		f.trouble.Store(nil)
+	}
 }
 
 // down returns why no request can be sent, or nil.
@@ -168,6 +187,7 @@ func (f *fetcher) healthy() {
 	}
 	f.log(level, fmt.Sprintf("fetching again after %d failures", f.failures))
 	f.failures, f.lastSaid = 0, ""
+	f.trouble.Store(nil)
 	f.s.cfg.Observer.Recovered()
 }
 
@@ -175,6 +195,7 @@ func (f *fetcher) healthy() {
 func (f *fetcher) fail(err error) {
 	f.s.hand.abandon()
 	f.failures++
+	f.trouble.Store(&err)
 	delay := backoff.Delay(f.failures)
 	f.logFailure(err, delay)
 	f.setback = setback{
