@@ -561,3 +561,47 @@ func TestPauseEndsWhenTheConnectionIsBack(t *testing.T) {
 		t.Error("it does not go on")
 	}
 }
+
+// Whoever may publish to the inbox may not have this client publish anywhere in turn.
+func TestStraysInTheInboxAreNotAnsweredAndNoFailure(t *testing.T) {
+	t.Parallel()
+	b, o := newTestbed(t), newObserver()
+	b.start(o)
+	b.publish("1")
+	receive(t, o.handled)
+	requests := make(chan *nats.Msg, 100)
+	if _, err := b.conn.NATS().ChanSubscribe("$JS.API.CONSUMER.MSG.NEXT.ORDERS.q", requests); err != nil {
+		t.Fatal(err)
+	}
+	replies := []string{"$JS.API.STREAM.PURGE.ORDERS", "elsewhere", "$JS.ACK.", "$JS.ACK.OTHER.c.1.1.1.1.0", "$JS.ACK.ORDERS.other.1.1.1.1.0", "$JS.ACK.a.b.ORDERS.other.1.1.1.1.0", ""}
+	answers := make(chan *nats.Msg, 100)
+	for _, subject := range []string{"$JS.API.STREAM.PURGE.>", "elsewhere", "$JS.ACK.OTHER.>", "$JS.ACK.ORDERS.other.>", "$JS.ACK.a.>"} {
+		if _, err := b.conn.NATS().ChanSubscribe(subject, answers); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inbox := receive(t, requests).Reply
+	for _, reply := range replies {
+		for _, header := range []nats.Header{nil, {"Status": {"409"}, "Description": {"Consumer Deleted"}}} {
+			if header != nil && reply == "" {
+				continue // what the server would send
+			}
+			if err := b.conn.NATS().PublishMsg(&nats.Msg{Subject: inbox, Reply: reply, Header: header, Data: []byte("x")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.publish("2")
+	if body := receive(t, o.handled); body != "2" {
+		t.Errorf("handled %q", body)
+	}
+	if err := b.conn.NATS().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if len(answers) > 0 {
+		t.Errorf("answered to %s", (<-answers).Subject)
+	}
+	if len(o.failed) > 0 {
+		t.Errorf("a failure: %v", <-o.failed)
+	}
+}

@@ -404,8 +404,12 @@ func (h *inHand) collect(m *nats.Msg) arrivals {
 func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 	now := time.Now()
 	for ; m != nil; m = h.arrived() {
-		delivery, err := h.pull.Accept(m)
 		cs := h.consumer.Load()
+		if isForeign(m, h.s.cfg.Topic, cs) {
+			a.foreign = m
+			continue
+		}
+		delivery, err := h.pull.Accept(m)
 		switch {
 		case delivery && !wire.Covers(h.s.cfg.Topic, m.Subject):
 			a.strays = append(a.strays, newDelivery(h.s, m, now))

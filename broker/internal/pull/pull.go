@@ -320,8 +320,8 @@ func (p *Pull) delivered(size int) {
 // undelivered returns how much the request that a status has ended was still to
 // deliver, out of everything under way. If the server does not say, that is all of it.
 func undelivered(m *nats.Msg, header string, all int) int {
-	if n, ok := wire.ParseUint(m.Header.Get(header)); ok {
-		return min(int(n), all)
+	if n, ok := wire.ParseUint(m.Header.Get(header)); ok && n < uint64(max(all, 0)) {
+		return int(n)
 	}
 	return all
 }

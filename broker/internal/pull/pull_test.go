@@ -29,6 +29,7 @@ func TestEndsOfRequests(t *testing.T) {
 		{"in full, with bytes to spare", "409", "Batch Completed", "0", "700", 300, 300, false},
 		{"bytes used up", "409", "Message Size Exceeds MaxBytes", "40", "5", 260, 995, true},
 		{"expired", "408", "Request Timeout", "250", "900", 50, 100, true},
+		{"with a number that no server sends", "408", "Request Timeout", "18446744073709551615", "9223372036854775808", 0, 0, true},
 		{"of a server that does not say", "408", "Request Timeout", "", "", 0, 0, true},
 		{"heartbeat", "100", "Idle Heartbeat", "", "", 300, 1000, false},
 	} {

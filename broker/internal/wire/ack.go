@@ -83,6 +83,21 @@ func ParseMetadata(reply string) (Metadata, error) {
 	}, nil
 }
 
+// Acknowledges reports whether a subject is the ack subject of a delivery by that
+// consumer of that stream.
+func Acknowledges(reply, stream, consumer string) bool {
+	if _, err := ParseMetadata(reply); err != nil {
+		return false
+	}
+	rest := strings.TrimPrefix(reply, "$JS.ACK.")
+	if strings.Count(rest, ".") >= 8 { // with domain and account
+		_, rest, _ = strings.Cut(rest, ".")
+		_, rest, _ = strings.Cut(rest, ".")
+	}
+	rest, ok := strings.CutPrefix(rest, stream+".")
+	return ok && strings.HasPrefix(rest, consumer+".")
+}
+
 // ParseUint reads a decimal number without a sign. It does not allocate, and it is
 // not ok if s has anything else in it or is beyond 64 bits.
 func ParseUint(s string) (n uint64, ok bool) {
