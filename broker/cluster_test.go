@@ -249,3 +249,23 @@ func TestSubscriberWithoutAQueueGoesOnWithoutANode(t *testing.T) {
 		t.Error("the node is not away")
 	}
 }
+
+// A cluster without a leader refuses a Subscribe, which would work a moment later.
+func TestSubscribeRidesThroughAnElection(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a cluster")
+	}
+	c := natstest.StartCluster(t)
+	_, js := natsConn(t, c.Nodes[0].Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Replicas: 3})
+	leader := c.Leader(t)
+	other := c.Node(t, "node that does not lead", func(s *server.Server) bool { return s != leader.Server })
+	b := newBroker(t, other.Server)
+	leader.Stop()
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("q"))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	publish(t, b, "orders", "x", broker.PublishContext(ctx))
+	receive(t, got)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -24,11 +25,38 @@ type binding struct {
 // Bind finds or creates the consumer of a subscription, and its stream. Without a
 // queue the consumer is always a new one, which Delete removes. It returns what
 // the server says of the consumer as well. If it fails, it leaves no consumer
-// behind. The context bounds it.
+// behind. While a cluster has no leader, or a server restarts, it tries again. The
+// context bounds it.
 //
 // Errors: those of Streams.Stream, ErrConsumerConflict, ErrConsumerNotFound,
 // ErrWorkQueueConflict.
 func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
+	for pause := minBindPause; ; pause = min(2*pause, maxBindPause) {
+		c, info, err := cs.bind(ctx, rules, topic, queue)
+		// An answer that is lost with its server never comes. A cluster without a leader
+		// says so, and has one soon.
+		if !fault.Passing(err) && !errors.Is(err, context.DeadlineExceeded) {
+			return c, info, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			if !cs.conn.Up() {
+				err = fault.Outage(err)
+			}
+			return nil, nil, err
+		}
+	}
+}
+
+// The pause between two tries of Bind doubles from the one to the other.
+const (
+	minBindPause = 100 * time.Millisecond
+	maxBindPause = time.Second
+)
+
+// bind is Bind once.
+func (cs *Consumers) bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
 	s, err := cs.streams.ForConsumer(ctx, rules, topic)
 	if err != nil {
 		return nil, nil, err
