@@ -285,3 +285,24 @@ func noContext[E any](look func(context.Context, E)) func(context.Context, E) co
 		return nil
 	}
 }
+
+func TestDeliverAfterOnACluster(t *testing.T) {
+	t.Parallel()
+	c := natstest.StartCluster(t)
+	b := newBroker(t, c.Nodes[0].Server, jsbroker.WithStreamConfig(jetstream.StreamConfig{Replicas: 3, Retention: jetstream.WorkQueuePolicy}))
+	h, got := stamper()
+	at := time.Now().Add(5 * time.Second)
+	due := map[string]bool{}
+	for i := range 100 {
+		due[strconv.Itoa(i)] = true
+		publish(t, b, "orders.created", strconv.Itoa(i), jsbroker.DeliverAt(at), jsbroker.MessageID("id-"+strconv.Itoa(i)))
+	}
+	subscribe(t, b, "orders.>", h)
+	for range 100 {
+		r := receive(t, got)
+		if !due[r.body] || r.at.Before(at) {
+			t.Fatalf("%q early by %v, or twice", r.body, at.Sub(r.at))
+		}
+		delete(due, r.body)
+	}
+}
