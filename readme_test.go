@@ -573,7 +573,7 @@ func TestTheSpans(t *testing.T) {
 }
 
 func TestTheDeadLetterHeaders(t *testing.T) {
-	src, err := os.ReadFile("broker/deadletter.go")
+	src, err := os.ReadFile("broker/internal/deadletter/letter.go")
 	if err != nil {
 		t.Fatal(err)
 	}

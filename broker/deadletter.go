@@ -6,28 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
+	"math"
 
 	"go-micro.dev/v5/broker"
 
 	"go-micro-jetstream/broker/internal/backoff"
 	"go-micro-jetstream/broker/internal/consume"
-	"go-micro-jetstream/broker/internal/wire"
+	"go-micro-jetstream/broker/internal/deadletter"
+	"go-micro-jetstream/broker/internal/produce"
 )
-
-// Headers of a dead letter, beside the original's own.
-const (
-	deadLetterReason     = "Micro-Dead-Letter-Reason"     // the error of the last delivery
-	deadLetterTopic      = "Micro-Dead-Letter-Topic"      // the original's concrete subject
-	deadLetterStream     = "Micro-Dead-Letter-Stream"     // the original's stream
-	deadLetterQueue      = "Micro-Dead-Letter-Queue"      // the queue that gave it up; may be empty
-	deadLetterDeliveries = "Micro-Dead-Letter-Deliveries" // how often it was delivered
-)
-
-// maxReason bounds an error text in a header, in bytes, so that a dead letter
-// does not exceed the server's limit for messages.
-const maxReason = 1024
 
 // deadLetters reports whether the message goes to the dead-letter topic when it
 // is given up. A dead letter that fails there does not: it would go round for
@@ -37,44 +24,106 @@ func (s *subscription) deadLetters(d *consume.Delivery) bool {
 	return topic != "" && d.Msg.Subject != topic
 }
 
-// publishDeadLetter reports whether the message is stored as a dead letter. A
-// message that the server does not deliver again has no other chance. For such
-// a one it keeps trying until the subscription ends, while the ack deadline is
-// extended.
+// burial is what became of a message that is given up.
+type burial int
+
+const (
+	burialFailed burial = iota // not stored, perhaps later
+	burialUnfit                // nothing of it can ever be stored: not even a reference fits
+	buried                     // stored
+	referred                   // stored without its body
+)
+
+// publishDeadLetter publishes the message as a dead letter. A message that the
+// server does not deliver again has no other chance. For such a one it keeps
+// trying until the subscription ends, while the ack deadline is extended.
 //
 // The publish has the values of the handler's context but not its end: a
 // deadline that a hook has set may be what the message failed of. Disconnect
 // ends the publish when it gives handlers up.
-func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bool {
+func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) burial {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(e.d.Context))
 	defer cancel()
 	defer context.AfterFunc(s.core.Context(), cancel)()
-	topic := s.cfg.rules.DeadLetter
+	topic, letter := s.cfg.rules.DeadLetter, s.deadLetter(e, cause)
 	for attempt := uint64(1); ; attempt++ {
-		err := publishOn(s.session, s.cfg, topic, s.deadLetter(e, cause),
-			publishOptions{ctx: ctx, messageID: s.deadLetterID(e.d), original: e.d.Msg.Header})
+		form, cut, err := s.storeDeadLetter(ctx, e, letter)
 		emit(s.hooks, s.hooks.deadLettered, e.d.Context, DeadLettered{Delivery: s.delivery(e.d), DeadLetterTopic: topic, Cause: cause, Err: err})
 		if err == nil {
-			s.logDeadLetter(e, cause)
-			return true
+			s.logDeadLetter(e, letter, form, cut)
+			if form.HasBody() || len(letter.Body) == 0 {
+				return buried
+			}
+			return referred
+		}
+		if errors.Is(err, ErrMessageTooLarge) {
+			return burialUnfit
 		}
 		s.logSome(slog.LevelError, e.d, "dead letter not stored, the message is kept: %v", err)
-		if !persist || errors.Is(err, ErrMessageTooLarge) || ctx.Err() != nil {
-			return false
+		if !persist || errors.Is(err, ErrDeadLetterLoop) || errors.Is(err, ErrInvalidHeader) || ctx.Err() != nil {
+			return burialFailed
 		}
 		if !s.core.Pause(backoff.Delay(attempt)) {
-			return false
+			return burialFailed
 		}
 	}
 }
 
+// storeDeadLetter publishes the first form of the letter that fits. If hooks make
+// the header invalid, or leave no room for the body, it does without them.
+func (s *subscription) storeDeadLetter(ctx context.Context, e *event, letter *deadletter.Letter) (form deadletter.Form, cut string, err error) {
+	if n := letter.Hops(); n > deadletter.MaxHops {
+		return form, "", fmt.Errorf("%w: it has become one %d times already: look for a subject mapping, a transform, a republish or a handler that leads from %s back to what is subscribed to",
+			ErrDeadLetterLoop, n-1, s.cfg.rules.DeadLetter)
+	}
+	limit, _ := s.session.conn.Accepts(math.MaxInt)
+	hooks := true
+	for {
+		made := letter.Make(form, limit)
+		if form < deadletter.Bare && !made.Fits(limit) {
+			form++
+			continue
+		}
+		err = s.sendDeadLetter(ctx, e, letter.ID, made, hooks && form != deadletter.OwnHeaders && form < deadletter.Bare)
+		switch {
+		case errors.Is(err, ErrInvalidHeader) && hooks:
+			hooks = false
+		case errors.Is(err, ErrMessageTooLarge) && form < deadletter.Bare:
+			form++
+		default:
+			return form, made.Cut, err
+		}
+	}
+}
+
+func (s *subscription) sendDeadLetter(ctx context.Context, e *event, id string, made *deadletter.Made, hooks bool) error {
+	topic := s.cfg.rules.DeadLetter
+	if hooks {
+		return publishOn(s.session, s.cfg, topic, &broker.Message{Header: made.Header, Body: made.Body},
+			publishOptions{ctx: ctx, messageID: id, original: e.d.Msg.Header})
+	}
+	_, err := s.session.publisher.Publish(ctx, produce.Message{Topic: topic, Header: made.Header, Body: made.Body,
+		ID: id, Original: e.d.Msg.Header, Rules: &s.cfg.rules})
+	return err
+}
+
 // logDeadLetter writes a line for each dead letter, also in a flood: each has cost
 // a message, and the line is what a person looks for.
-func (s *subscription) logDeadLetter(e *event, cause error) {
-	topic, reason := s.cfg.rules.DeadLetter, headerText(fmt.Sprint(cause))
-	s.log.Log(e.d.Context, slog.LevelWarn, fmt.Sprintf("dead letter stored in %s: %s", topic, reason),
-		append(e.d.Attrs(), "dead_letter_topic", topic, "reason", reason)...)
+func (s *subscription) logDeadLetter(e *event, letter *deadletter.Letter, form deadletter.Form, cut string) {
+	topic, reason := s.cfg.rules.DeadLetter, deadletter.Text(letter.Reason, maxLoggedReason)
+	level, text := slog.LevelWarn, fmt.Sprintf("dead letter stored in %s: %s", topic, reason)
+	attrs := append(e.d.Attrs(), "dead_letter_topic", topic, "reason", reason)
+	if cut != "" {
+		attrs = append(attrs, "cut", cut)
+	}
+	if !form.HasBody() && len(letter.Body) > 0 {
+		level, text = slog.LevelError, fmt.Sprintf("dead letter stored in %s without its body of %d bytes, which does not fit: %s", topic, len(letter.Body), reason)
+	}
+	s.log.Log(e.d.Context, level, text, attrs...)
 }
+
+// maxLoggedReason bounds an error text in a log line about a dead letter, in bytes.
+const maxLoggedReason = 1024
 
 // maxKept is the largest array, in bytes, that a worker keeps for the next body.
 const maxKept = 64 << 10
@@ -100,19 +149,18 @@ func (s *subscription) keepBody(slot int, e *event) {
 }
 
 // deadLetter is the message as it was received, and why it was given up.
-func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
-	h, _ := wire.IncomingHeader(e.d.Msg.Header)
-	for k, v := range h {
-		if wire.CheckHeader(k, v, len(e.d.Msg.Data) == 0) != nil {
-			delete(h, k) // from a client that checks less than ours
-		}
+func (s *subscription) deadLetter(e *event, cause error) *deadletter.Letter {
+	return &deadletter.Letter{
+		Original:   e.d.Msg.Header,
+		Body:       e.body,
+		Reason:     fmt.Sprint(cause), // which survives an Error method that panics
+		Topic:      e.d.Msg.Subject,
+		Stream:     s.core.Consumer().Stream.Name,
+		Queue:      s.queue,
+		Sequence:   e.d.Meta.StreamSequence,
+		Deliveries: e.d.Deliveries(),
+		ID:         s.deadLetterID(e.d),
 	}
-	h[deadLetterReason] = headerText(fmt.Sprint(cause)) // which survives an Error method that panics
-	h[deadLetterTopic] = e.d.Msg.Subject
-	h[deadLetterStream] = s.core.Consumer().Stream.Name
-	h[deadLetterQueue] = s.queue
-	h[deadLetterDeliveries] = strconv.FormatUint(e.d.Deliveries(), 10)
-	return &broker.Message{Header: h, Body: e.body}
 }
 
 // deadLetterID is the same for every attempt, also by another replica, so that
@@ -120,19 +168,5 @@ func (s *subscription) deadLetter(e *event, cause error) *broker.Message {
 // same number in a stream that was deleted and made again.
 func (s *subscription) deadLetterID(d *consume.Delivery) string {
 	cs := s.core.Consumer()
-	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", cs.Stream.Name, cs.Name, d.Meta.StreamSequence, d.Meta.StoredAt)
-}
-
-// headerText makes a text fit for a header value.
-func headerText(s string) string {
-	if len(s) > maxReason {
-		s = s[:maxReason]
-	}
-	s = strings.ToValidUTF8(s, "?")
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
+	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", deadletter.Encode(cs.Stream.Name), deadletter.Encode(cs.Name), d.Meta.StreamSequence, d.Meta.StoredAt)
 }

@@ -1,11 +1,15 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
@@ -93,4 +97,273 @@ func TestEachDeadLetterIsOneLine(t *testing.T) {
 		"subject": "orders.paid", "sequence": fmt.Sprint(n + 1), "deliveries": "1", "message_id": "panics",
 		"dead_letter_topic": "graves", "reason": "handler panicked: ouch",
 	})
+}
+
+// letters returns the first messages of a stream, at most so many.
+func letters(t *testing.T, js jetstream.JetStream, name string, most int) (all []*jetstream.RawStreamMsg) {
+	t.Helper()
+	st, err := js.Stream(testContext(t), name)
+	noErr(t, err)
+	for seq := st.CachedInfo().State.FirstSeq; len(all) < most && seq <= st.CachedInfo().State.LastSeq; seq++ {
+		m, err := st.GetMsg(testContext(t), seq)
+		noErr(t, err)
+		all = append(all, m)
+	}
+	return all
+}
+
+// counting has the server, or the broker, count the deliveries of queue q on orders.>
+// up to 1.
+func counting(t *testing.T, js jetstream.JetStream, byServer bool) broker.Option {
+	t.Helper()
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders", "orders.>"}, Retention: jetstream.WorkQueuePolicy})
+	if byServer {
+		natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders.>", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 1})
+	}
+	return jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1})
+}
+
+// failingButOne fails on all topics but orders.good.
+func failingButOne() (broker.Handler, <-chan string) {
+	good := make(chan string, 10)
+	return func(e broker.Event) error {
+		if e.Topic() == "orders.good" {
+			good <- e.Topic()
+			return nil
+		}
+		return errors.New(strings.Repeat("reason ", 100))
+	}, good
+}
+
+// Other clients publish to subjects that a header cannot carry.
+func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
+	t.Parallel()
+	for _, byServer := range []bool{true, false} {
+		t.Run(fmt.Sprintf("counted by the server %v", byServer), func(t *testing.T) {
+			t.Parallel()
+			const n = 1000
+			s := startServer(t)
+			nc, js := natsConn(t, s)
+			b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"))
+			strange := []string{"orders.\x00", "orders.\x01\x7f", "orders.\xff", "orders.100%"}
+			h, good := failingButOne()
+			subscribe(t, b, "orders.>", h, broker.Queue("q"))
+			for i := range n {
+				noErr(t, nc.Publish(strange[i%len(strange)], []byte("x")))
+			}
+			noErr(t, nc.Flush())
+			publish(t, b, "orders.good", "x")
+			receive(t, good)
+			eventually(t, "nothing is left", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			if got := streamInfo(t, js, "GRAVES").State.Msgs; got != n {
+				t.Fatalf("%d dead letters, want %d", got, n)
+			}
+			all := letters(t, js, "GRAVES", len(strange))
+			for i, want := range []string{"orders.%00", "orders.%01%7F", "orders.%FF", "orders.100%25"} {
+				if got := all[i].Header.Get("Micro-Dead-Letter-Topic"); got != want {
+					t.Errorf("%q, want %q", got, want)
+				}
+			}
+		})
+	}
+}
+
+// The names of the stream and of its consumers are in a dead letter, and in its id.
+func TestDeadLetterFromAStreamWithAStrangeName(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "OR\x01DERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
+	subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(nil) }, broker.Queue("q"))
+	noErr(t, nc.Publish("orders", []byte("x")))
+	eventually(t, "the original is gone", func() bool {
+		state := streamInfo(t, js, "OR\x01DERS").State
+		return state.LastSeq == 1 && state.Msgs == 0
+	})
+	if h := natstest.LastMessage(t, js, "GRAVES", "graves").Header; h.Get("Micro-Dead-Letter-Stream") != "OR%01DERS" {
+		t.Errorf("dead letter %v", h)
+	}
+}
+
+// A hook of the user's can make every dead letter invalid, or too large.
+func TestHooksDoNotPreventDeadLetters(t *testing.T) {
+	t.Parallel()
+	for name, header := range map[string]string{"an invalid header": "a\nb", "a large header": strings.Repeat("x", 70_000)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			b := newBroker(t, s, counting(t, js, true), jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{
+				PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
+					if e.Topic == "graves" {
+						e.Header["Hook"] = header
+					}
+					return ctx
+				},
+			}))
+			h, _ := failingButOne()
+			subscribe(t, b, "orders.>", h, broker.Queue("q"))
+			publish(t, b, "orders.created", "x")
+			eventually(t, "nothing is left", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			if m := natstest.LastMessage(t, js, "GRAVES", "graves"); string(m.Data) != "x" || m.Header.Get("Micro-Dead-Letter-Topic") != "orders.created" {
+				t.Errorf("dead letter %v: %q", m.Header, m.Data)
+			}
+		})
+	}
+}
+
+func TestDeadLettersThatDoNotFitAreCut(t *testing.T) {
+	t.Parallel()
+	const payload = 200_000 // of the server
+	headers := func(n, size int) nats.Header {
+		h := nats.Header{"Content-Type": {"application/json"}}
+		for i := range n {
+			h[fmt.Sprint("X-", i)] = []string{strings.Repeat("h", size)}
+		}
+		return h
+	}
+	for name, test := range map[string]struct {
+		header nats.Header
+		body   int   // the body fills the message up to the server's limit, less so many bytes
+		stored int32 // MaxMsgSize of the dead letters' stream
+		cut    string
+		kept   bool // Content-Type
+	}{
+		"all fits":                        {headers(1, 10), 5000, -1, "", true},
+		"room for a short reason":         {headers(1, 10), 700, -1, "reason", true},
+		"room for few headers":            {headers(1, 2500), 0, -1, "reason, headers", true},
+		"headers near their limit":        {headers(1, 65_300), 100_000, -1, "reason, headers", true},
+		"many headers near their limit":   {headers(3690, 8), 100_000, -1, "reason, headers", true},
+		"no room":                         {nil, 0, -1, "reason, body", false},
+		"room for the id only":            {nil, 150, -1, "reason, body", false},
+		"limit of the stream":             {headers(1, 10), 5000, 2000, "reason, body", true},
+		"stream with room for a few only": {headers(1, 1000), 5000, 1000, "reason, headers, body", false},
+	} {
+		for _, byServer := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, counted by the server %v", name, byServer), func(t *testing.T) {
+				t.Parallel()
+				s := startServer(t, func(o *server.Options) { o.MaxPayload = payload })
+				nc, js := natsConn(t, s)
+				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: test.stored})
+				log := natstest.NewLog()
+				b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"), broker.Logger(log))
+				h, good := failingButOne()
+				subscribe(t, b, "orders.>", h, broker.Queue("q"))
+				m := &nats.Msg{Subject: "orders.created", Header: test.header}
+				m.Data = make([]byte, payload-m.Size()+len(m.Subject)-test.body)
+				noErr(t, nc.PublishMsg(m))
+				noErr(t, nc.Flush())
+				publish(t, b, "orders.good", "x")
+				receive(t, good)
+				eventually(t, "it is a dead letter", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+				letter := natstest.LastMessage(t, js, "GRAVES", "graves")
+				for k, want := range map[string]string{"Cut": test.cut, "Topic": "orders.created", "Stream": "ORDERS", "Sequence": "1", "Queue": "q", "Deliveries": "1"} {
+					if got := letter.Header.Get("Micro-Dead-Letter-" + k); got != want {
+						t.Errorf("%s is %q, want %q", k, got, want)
+					}
+				}
+				if got := letter.Header.Get("Content-Type") != ""; got != test.kept {
+					t.Errorf("Content-Type: %v, want %v", got, test.kept)
+				}
+				noBody, left := strings.HasSuffix(test.cut, "body"), uint64(0)
+				if got := len(letter.Data); noBody && got > 0 || !noBody && got != len(m.Data) {
+					t.Errorf("a body of %d bytes", got)
+				}
+				if noBody && byServer {
+					left = 1 // what the letter refers to
+				}
+				eventually(t, "the original is settled", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == left })
+				if lines := log.With("without its body"); len(lines) > 0 != noBody {
+					t.Errorf("logged:\n%s", log.Text())
+				}
+			})
+		}
+	}
+}
+
+func TestManyDeadLettersThatDoNotFitStopNoQueue(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int32{"a reference fits": -1, "nothing fits": 50} {
+		for _, byServer := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, counted by the server %v", name, byServer), func(t *testing.T) {
+				t.Parallel()
+				const n, payload = 1000, 2000
+				s := startServer(t, func(o *server.Options) { o.MaxPayload = payload })
+				nc, js := natsConn(t, s)
+				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: size})
+				exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
+				log := natstest.NewLog()
+				b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}), broker.Logger(log))
+				h, good := failingButOne()
+				subscribe(t, b, "orders.>", h, broker.Queue("q"))
+				for range n {
+					noErr(t, nc.Publish("orders.created", make([]byte, payload)))
+				}
+				noErr(t, nc.Flush())
+				publish(t, b, "orders.good", "x")
+				receive(t, good)
+				if size < 0 {
+					eventually(t, "all are dead letters", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == n })
+					return
+				}
+				for range n {
+					receive(t, exhausted)
+				}
+				if lines := log.With("terminated without a dead letter"); !byServer && len(lines) != n {
+					t.Errorf("%d lines, want %d", len(lines), n)
+				}
+			})
+		}
+	}
+}
+
+// What is stored on the dead-letter topic comes back as a new message.
+func TestDeadLettersThatComeBackEnd(t *testing.T) {
+	t.Parallel()
+	graves := jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}}
+	orders := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy}
+	for name, test := range map[string]struct {
+		streams func() []jetstream.StreamConfig
+		account func(*server.Account) error
+	}{
+		"by a transform": {streams: func() []jetstream.StreamConfig {
+			o := orders
+			o.Subjects, o.SubjectTransform = []string{"orders", "graves"}, &jetstream.SubjectTransformConfig{Source: "graves", Destination: "orders"}
+			return []jetstream.StreamConfig{o}
+		}},
+		"by a republish": {streams: func() []jetstream.StreamConfig {
+			g := graves
+			g.RePublish = &jetstream.RePublish{Source: "graves", Destination: "orders"}
+			return []jetstream.StreamConfig{g, orders}
+		}},
+		"by a mapping": {
+			streams: func() []jetstream.StreamConfig { return []jetstream.StreamConfig{orders} },
+			account: func(a *server.Account) error { return a.AddMapping("graves", "orders") },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			for _, cfg := range test.streams() {
+				natstest.MakeStream(t, js, cfg)
+			}
+			if test.account != nil {
+				noErr(t, test.account(s.GlobalAccount()))
+				natstest.UpdateStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders", "graves"}, Retention: jetstream.WorkQueuePolicy})
+			}
+			dead, onDead := hookChan[jsbroker.DeadLettered]()
+			b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDead}))
+			subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, broker.Queue("q"))
+			publish(t, b, "orders", "x")
+			for range 5 {
+				noErr(t, receive(t, dead).Err)
+			}
+			wantError(t, receive(t, dead).Err, jsbroker.ErrDeadLetterLoop, "5 times", "graves", "mapping")
+			if h := natstest.LastMessage(t, js, "ORDERS", "orders").Header; h.Get("Micro-Dead-Letter-Hops") != "5" {
+				t.Errorf("kept %v", h)
+			}
+		})
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go-micro.dev/v5/broker"
+
+	"go-micro-jetstream/broker/internal/deadletter"
 )
 
 // delivery is what [EventContext], [NumDelivered], [Nak], [Terminate] and
@@ -123,9 +125,16 @@ func (e *event) giveUp(operation string, cause error) error {
 	if e.sub.opts.AutoAck { // the worker may need its array for the next message
 		letter.body = bytes.Clone(e.d.Msg.Data)
 	}
-	err := e.d.Term(headerText(cause.Error()), func() error {
-		if e.sub.deadLetters(e.d) && !e.sub.publishDeadLetter(letter, cause, false) {
+	err := e.d.Term(deadletter.Text(cause.Error(), maxLoggedReason), func() error {
+		if !e.sub.deadLetters(e.d) {
+			return nil
+		}
+		switch e.sub.publishDeadLetter(letter, cause, false) {
+		case burialFailed:
 			return errNoDeadLetter
+		case burialUnfit:
+			observer{e.sub}.Unfit(e.d, cause)
+		default:
 		}
 		return nil
 	})

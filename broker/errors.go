@@ -76,6 +76,11 @@ var (
 	ErrShutdownTimeout = fault.ErrShutdownTimeout
 	// ErrPermission: the server refused a subject to this user.
 	ErrPermission = fault.ErrPermission
+	// ErrDeadLetterLoop: the message has become a dead letter 5 times, so something
+	// leads from the dead-letter topic back to its subscription: a subject mapping,
+	// a transform, a republish or a handler. It is kept, and delivered again after
+	// a growing delay. Its header Micro-Dead-Letter-Hops has the count.
+	ErrDeadLetterLoop = fault.ErrDeadLetterLoop
 	// ErrAlreadySettled: Ack, [Nak] or [Terminate] on a delivery that was already
 	// acknowledged.
 	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter] or [TTL],

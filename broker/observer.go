@@ -63,6 +63,15 @@ func (o observer) Exhausted(d *consume.Delivery, cause error) {
 	emit(s.hooks, s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
 }
 
+// Unfit tells hooks of a message that is given up although nothing of it fits the
+// dead-letter topic. There is a line for each: it says what is lost.
+func (o observer) Unfit(d *consume.Delivery, cause error) {
+	s := o.s
+	s.log.Log(d.Context, slog.LevelError, fmt.Sprintf("not even a reference to the message fits the dead-letter topic %s, so it is terminated without a dead letter: raise MaxMsgSize of the topic's stream, or the server's max_payload: %v",
+		s.cfg.rules.DeadLetter, cause), append(d.Attrs(), "size", len(d.Msg.Data))...)
+	emit(s.hooks, s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
+}
+
 // Ended tells hooks that the last worker has ended.
 func (o observer) Ended() {
 	s := o.s

@@ -280,8 +280,23 @@ func WithExistingConsumers() broker.Option {
 // only after the dead letter is stored.
 //
 // A dead letter has the body of the original, as it was received. It has the
-// headers of the original and Micro-Dead-Letter-Reason, -Topic, -Stream, -Queue
-// and -Deliveries. Consumers with HeadersOnly deliver no bodies, so Subscribe
+// headers of the original and Micro-Dead-Letter-Reason, -Topic, -Stream,
+// -Sequence, -Queue, -Deliveries and -Hops. In the values of -Topic, -Stream and
+// -Queue, control characters and % are written as %XX.
+//
+// A dead letter that is too large for the server or for the stream of the topic
+// is cut, and Micro-Dead-Letter-Cut says what is missing: the end of the reason,
+// headers, at last the body. The letter is then a reference to -Stream and
+// -Sequence, logged as an error. The original stays where the stream has Limits
+// retention, and where the server counts the deliveries and this was the last;
+// else it is removed. If not even the reference fits, the message is terminated,
+// with an error in the log and an Exhausted event. So give the topic's stream no
+// MaxMsgSize.
+//
+// A message that has become a dead letter 5 times, because something leads from
+// the topic back to the subscription, is kept; see [ErrDeadLetterLoop].
+//
+// Consumers with HeadersOnly deliver no bodies, so Subscribe
 // refuses them.
 //
 // The broker counts the deliveries itself, by MaxDeliver of the running

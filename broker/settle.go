@@ -42,7 +42,14 @@ func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration
 	switch {
 	case (discarded || exhausted) && s.deadLetters(d):
 		s.logFailure(e, "; next: dead letter")
-		if s.publishDeadLetter(e, err, exhausted && byServer) {
+		switch b := s.publishDeadLetter(e, err, exhausted && byServer); {
+		case b == buried, b == referred && !(exhausted && byServer):
+			return settled(d.Settle(consume.Term, 0))
+		case b == referred: // the server makes no more deliveries: what the letter refers to stays
+			d.Fail()
+			return settled(d.Settle(consume.Nak, 0))
+		case b == burialUnfit && !(exhausted && byServer): // it would come again and again
+			observer{s}.Unfit(d, err)
 			return settled(d.Settle(consume.Term, 0))
 		}
 	case discarded:

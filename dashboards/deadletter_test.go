@@ -20,15 +20,15 @@ import (
 func TestRefusedDeadLetterIsStuckWhenItDoesNotComeAgain(t *testing.T) {
 	t.Parallel()
 	needPrometheus(t)
-	const large = 1<<16 - 200 // with the headers of a dead letter too large for the server
+	const small = 100 // bytes: not even a reference fits
 	for name, c := range map[string]struct {
 		byServer bool // the consumer is made by others, and the delivery its last one
-		body     string
+		maxSize  int32
 		stuck    bool
 	}{
 		"delivered again":          {},
 		"held until there is room": {byServer: true},
-		"can never be stored":      {byServer: true, body: strings.Repeat("x", large), stuck: true},
+		"can never be stored":      {byServer: true, maxSize: small, stuck: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -41,7 +41,7 @@ func TestRefusedDeadLetterIsStuckWhenItDoesNotComeAgain(t *testing.T) {
 				}
 				return stream
 			}
-			graves := create(jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgs: 1, Discard: jetstream.DiscardNew})
+			graves := create(jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgs: 1, Discard: jetstream.DiscardNew, MaxMsgSize: c.maxSize})
 			if _, err := js.Publish(t.Context(), "graves", []byte("occupied")); err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestRefusedDeadLetterIsStuckWhenItDoesNotComeAgain(t *testing.T) {
 			if _, err := b.Subscribe("refunds", func(broker.Event) error { return jsbroker.Discard(errBoom) }, broker.Queue("q")); err != nil {
 				t.Fatal(err)
 			}
-			if err := b.Publish("refunds", &broker.Message{Body: []byte(c.body)}, jsbroker.MessageID("refund")); err != nil {
+			if err := b.Publish("refunds", &broker.Message{Body: []byte("x")}, jsbroker.MessageID("refund")); err != nil {
 				t.Fatal(err)
 			}
 			s.events.await(t, 1, "refunds refused dead letter refund")

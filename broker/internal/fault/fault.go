@@ -61,6 +61,8 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	// ErrNotScheduled: no message of that topic and id waits to be delivered.
 	ErrNotScheduled = errors.New("no such message waits to be delivered")
+	// ErrDeadLetterLoop: the message has become a dead letter too often.
+	ErrDeadLetterLoop = errors.New("dead letters go round in a loop")
 	// ErrAlreadySettled: the delivery was settled before.
 	ErrAlreadySettled = errors.New("delivery already settled")
 	// ErrForeign: the broker or event is of another kind.

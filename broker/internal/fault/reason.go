@@ -39,6 +39,7 @@ var reasons = []struct {
 	{ErrNotScheduled, "not_scheduled"},
 	{ErrPermission, "permission"},
 	{ErrForeign, "foreign"},
+	{ErrDeadLetterLoop, "dead_letter_loop"},
 	{context.Canceled, "canceled"},
 	{nats.ErrConnectionClosed, "disconnected"},
 	{nats.ErrConnectionReconnecting, "disconnected"},
