@@ -81,6 +81,9 @@ var (
 	// a transform, a republish or a handler. It is kept, and delivered again after
 	// a growing delay. Its header Micro-Dead-Letter-Hops has the count.
 	ErrDeadLetterLoop = fault.ErrDeadLetterLoop
+	// ErrDeadLetterCut: a dead letter has not all headers or no body, because they
+	// did not fit, and its original is gone. [Redrive] leaves it where it is.
+	ErrDeadLetterCut = fault.ErrDeadLetterCut
 	// ErrAlreadySettled: Ack, [Nak] or [Terminate] on a delivery that was already
 	// acknowledged.
 	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter] or [TTL],

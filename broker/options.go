@@ -282,7 +282,8 @@ func WithExistingConsumers() broker.Option {
 // A dead letter has the body of the original, as it was received. It has the
 // headers of the original and Micro-Dead-Letter-Reason, -Topic, -Stream,
 // -Sequence, -Queue, -Deliveries and -Hops. In the values of -Topic, -Stream and
-// -Queue, control characters and % are written as %XX.
+// -Queue, control characters and % are written as %XX. [Redrive] publishes dead
+// letters to their topics again.
 //
 // A dead letter that is too large for the server or for the stream of the topic
 // is cut, and Micro-Dead-Letter-Cut says what is missing: the end of the reason,

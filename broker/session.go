@@ -20,9 +20,9 @@ type session struct {
 	log    *slog.Logger
 
 	conn      *link.Conn
+	streams   *streams.Streams
 	consumers *consumers.Consumers
 	publisher *produce.Publisher
-	streams   *streams.Streams
 
 	reported   connectionReport // what hooks have been told of the connection
 	subs       registry
@@ -48,10 +48,9 @@ func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
 			Refused: s.refused,
 		},
 	})
-	ss := streams.New(s.conn)
-	s.consumers = consumers.New(s.conn, ss)
-	s.streams = ss
-	s.publisher = produce.New(s.conn, ss, cfg.window)
+	s.streams = streams.New(s.conn)
+	s.consumers = consumers.New(s.conn, s.streams)
+	s.publisher = produce.New(s.conn, s.streams, cfg.window)
 	opened := false
 	defer func() {
 		if !opened { // also if code of the user panics

@@ -63,6 +63,8 @@ var (
 	ErrNotScheduled = errors.New("no such message waits to be delivered")
 	// ErrDeadLetterLoop: the message has become a dead letter too often.
 	ErrDeadLetterLoop = errors.New("dead letters go round in a loop")
+	// ErrDeadLetterCut: a part of the dead letter is missing, and its original is gone.
+	ErrDeadLetterCut = errors.New("a part of the dead letter is missing")
 	// ErrAlreadySettled: the delivery was settled before.
 	ErrAlreadySettled = errors.New("delivery already settled")
 	// ErrForeign: the broker or event is of another kind.

@@ -40,6 +40,7 @@ var reasons = []struct {
 	{ErrPermission, "permission"},
 	{ErrForeign, "foreign"},
 	{ErrDeadLetterLoop, "dead_letter_loop"},
+	{ErrDeadLetterCut, "dead_letter_cut"},
 	{context.Canceled, "canceled"},
 	{nats.ErrConnectionClosed, "disconnected"},
 	{nats.ErrConnectionReconnecting, "disconnected"},

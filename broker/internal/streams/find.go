@@ -75,6 +75,13 @@ func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topi
 	return s, nil
 }
 
+// Existing returns the stream that captures the topic, which may have wildcards. It
+// creates none, and remembers none. Errors: ErrStreamNotFound, ErrStreamMismatch, those
+// of link.Conn.Do, or the server's.
+func (ss *Streams) Existing(ctx context.Context, topic string) (*Stream, error) {
+	return ss.lookUp(ctx, topic)
+}
+
 // find returns the stream that captures the topic. If there is none, it creates one,
 // unless an option forbids that.
 func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden string) (*Stream, error) {

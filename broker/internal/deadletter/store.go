@@ -1,0 +1,201 @@
+package deadletter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Store is the stream that holds the letters of a topic. It is read by sequence, which
+// needs no consumer.
+type Store struct {
+	Name      string
+	Last      uint64 // the sequence of the last message when the store was opened
+	Consumers int    // how many there were then
+	conn      *link.Conn
+	topic     string
+}
+
+// Open finds the stream of a dead-letter topic, which may have wildcards. It refuses one
+// from which nothing can be removed.
+func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic string) (*Store, error) {
+	st, err := ss.Existing(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{Name: st.Name, conn: conn, topic: topic}
+	info, err := s.info(ctx, st.Name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Config.DenyDelete || info.Config.Sealed {
+		return nil, fmt.Errorf("%w: stream %s has DenyDelete set, or is sealed: nothing can be removed from it, so each run would publish all its letters again", fault.ErrInvalidConfig, st.Name)
+	}
+	s.Last, s.Consumers = info.State.LastSeq, info.State.Consumers
+	return s, nil
+}
+
+func (s *Store) info(ctx context.Context, stream string) (info *jetstream.StreamInfo, err error) {
+	err = s.conn.Ask(ctx, "STREAM.INFO."+stream, func(ctx context.Context) error {
+		st, err := s.conn.JetStream().Stream(ctx, stream)
+		if err == nil {
+			info = st.CachedInfo()
+		}
+		return err
+	})
+	return info, err
+}
+
+// Stored is a message in a stream.
+type Stored struct {
+	Stream   string
+	Sequence uint64
+	Subject  string
+	Header   nats.Header
+	Body     []byte
+	StoredAt time.Time
+}
+
+// Next returns the first message of the topic from the sequence on, or nil if there is
+// none.
+func (s *Store) Next(ctx context.Context, from uint64) (*Stored, error) {
+	return s.get(ctx, s.Name, map[string]any{"seq": from, "next_by_subj": s.topic})
+}
+
+// get asks the leader of a stream for a message. A direct get may be answered by a
+// replica that still has what was removed. It returns nil if there is none.
+func (s *Store) get(ctx context.Context, stream string, which map[string]any) (*Stored, error) {
+	var answer struct {
+		Message *struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := s.request(ctx, "STREAM.MSG.GET."+stream, which, &answer)
+	switch {
+	case fault.HasCode(err, jetstream.JSErrCodeMessageNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read stream %s: %w", stream, err)
+	case answer.Message == nil:
+		return nil, fmt.Errorf("read stream %s: the answer has no message", stream)
+	}
+	m := answer.Message
+	stored := &Stored{Stream: stream, Sequence: m.Seq, Subject: m.Subject, Body: m.Data, StoredAt: m.Time}
+	if len(m.Header) > 0 {
+		if stored.Header, err = nats.DecodeHeadersMsg(m.Header); err != nil {
+			return nil, fmt.Errorf("read message %d of stream %s: %w", m.Seq, stream, err)
+		}
+	}
+	return stored, nil
+}
+
+// Remove removes a message from its stream. One that is gone already is fine.
+func (s *Store) Remove(ctx context.Context, m *Stored) error {
+	err := s.request(ctx, "STREAM.MSG.DELETE."+m.Stream, map[string]any{"seq": m.Sequence, "no_erase": true}, nil)
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		if left, again := s.get(ctx, m.Stream, map[string]any{"seq": m.Sequence}); again == nil && left == nil {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove message %d of stream %s: %w", m.Sequence, m.Stream, err)
+	}
+	return nil
+}
+
+// request sends a request to the API and reads the answer.
+func (s *Store) request(ctx context.Context, name string, body map[string]any, answer any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return s.conn.Ask(ctx, name, func(ctx context.Context) error {
+		m, err := s.conn.NATS().RequestWithContext(ctx, "$JS.API."+name, data)
+		if err != nil {
+			return err
+		}
+		var failed struct {
+			Error *jetstream.APIError `json:"error"`
+		}
+		if err := json.Unmarshal(m.Data, &failed); err != nil {
+			return err
+		}
+		if failed.Error != nil {
+			return failed.Error
+		}
+		if answer == nil {
+			return nil
+		}
+		return json.Unmarshal(m.Data, answer)
+	})
+}
+
+// Parse returns what the headers of a dead letter say. It is not ok if the message is
+// none.
+func Parse(m *Stored) (l Letter, ok bool) {
+	topic, ok := m.Header[Topic]
+	if !ok || len(topic) == 0 || topic[0] == "" {
+		return l, false
+	}
+	number := func(key string) uint64 {
+		n, _ := wire.ParseUint(m.Header.Get(key))
+		return n
+	}
+	return Letter{
+		Original: m.Header, Body: m.Body, Reason: m.Header.Get(Reason), Topic: Decode(topic[0]), Stream: Decode(m.Header.Get(Stream)), Queue: Decode(m.Header.Get(Queue)),
+		Sequence: number(Sequence), Deliveries: number(Deliveries), ID: m.Header.Get(nats.MsgIdHdr),
+	}, true
+}
+
+// Original returns the message that a letter with something missing was made of, or nil
+// if it is gone. Its place may have been taken by the message of another stream of that
+// name: the id of the letter tells them apart.
+func (s *Store) Original(ctx context.Context, l *Letter) (*Stored, error) {
+	if l.Sequence == 0 || wire.CheckName(l.Stream) != nil {
+		return nil, nil
+	}
+	m, err := s.get(ctx, l.Stream, map[string]any{"seq": l.Sequence})
+	if errors.Is(err, jetstream.ErrStreamNotFound) || fault.HasCode(err, jetstream.JSErrCodeStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil || m == nil || m.Subject != l.Topic || !strings.HasSuffix(l.ID, fmt.Sprintf(":%d:%d", m.Sequence, m.StoredAt.UnixNano())) {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Keeps reports whether a stream keeps what its consumers have finished with.
+func (s *Store) Keeps(ctx context.Context, stream string) (bool, error) {
+	info, err := s.info(ctx, stream)
+	if err != nil {
+		return false, err
+	}
+	return info.Config.Retention == jetstream.LimitsPolicy, nil
+}
+
+// Again returns the header with which a message is published to its topic again. Its
+// hops begin anew.
+func Again(original nats.Header, redriven uint64) map[string]string {
+	h, _ := wire.IncomingHeader(original)
+	maps.DeleteFunc(h, func(k, _ string) bool { return strings.HasPrefix(k, prefix) })
+	h[Redriven] = strconv.FormatUint(redriven, 10)
+	return h
+}

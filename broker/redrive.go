@@ -1,0 +1,248 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go-micro.dev/v5/broker"
+
+	"go-micro-jetstream/broker/internal/deadletter"
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// DeadLetter is a dead letter that [Redrive] has found.
+type DeadLetter struct {
+	Stream   string    // the stream that holds the letter
+	Sequence uint64    // its place there
+	Subject  string    // the dead-letter topic
+	StoredAt time.Time // when it became a dead letter, by the server's clock
+
+	Topic            string // where it came from, and where it goes
+	OriginalStream   string // the stream that the original was in
+	OriginalSequence uint64 // its place there
+	Queue            string // the queue that gave it up; may be empty
+	Reason           string // why
+	Deliveries       uint64 // how often it was delivered
+	Redriven         uint64 // how often it was redriven before
+	Cut              string // what is missing: reason, headers, body; empty if nothing is
+
+	Header map[string]string // as a handler of the dead-letter topic gets it
+	Body   []byte
+}
+
+// RedriveOption is an option of [Redrive].
+type RedriveOption func(*redrive)
+
+// redrive is one call of Redrive.
+type redrive struct {
+	session *session
+	cfg     *config
+	store   *deadletter.Store
+	filter  func(DeadLetter) bool
+	limit   int
+	limited bool
+	dryRun  bool
+
+	failed int
+	errs   []error // the first maxRedriveErrors of them
+}
+
+// maxRedriveErrors is how many letters the error of Redrive names.
+const maxRedriveErrors = 10
+
+// RedriveFilter chooses the letters: those for which the function returns true. The
+// others stay. It is called in the order of the stream, on the goroutine of [Redrive].
+func RedriveFilter(want func(DeadLetter) bool) RedriveOption {
+	return func(r *redrive) { r.filter = want }
+}
+
+// RedriveLimit ends [Redrive] after n letters: at least 1. The default is no limit.
+func RedriveLimit(n int) RedriveOption {
+	return func(r *redrive) { r.limit, r.limited = n, true }
+}
+
+// RedriveDryRun has [Redrive] count the letters that it would redrive, and change
+// nothing. With [RedriveFilter] it lists them.
+func RedriveDryRun() RedriveOption {
+	return func(r *redrive) { r.dryRun = true }
+}
+
+// Redrive publishes dead letters to the topics that they came from, in the order of
+// their stream, and removes each one as soon as it is stored there. It returns how
+// many. Use it once the cause is mended. The dead-letter topic may have wildcards. What
+// becomes a dead letter after the call began stays.
+//
+// A message that is redriven has its headers and body, and Micro-Dead-Letter-Redriven,
+// which counts. If it fails again, it is a dead letter again and keeps that count. Of a
+// letter without its body or some headers (see [WithDeadLetter]) the original is
+// published, if its stream still has it; a stuck original is then removed, too.
+//
+// Redrive can be interrupted at any point and called again: nothing is lost. A letter
+// that was published and not removed has the same message id the next time, so it is
+// stored once within the duplicates window of the topic's stream (2 minutes by default),
+// as far as that stream remembers ids. The same holds for two calls at a time.
+//
+// Letters are read and removed by sequence, which needs no consumer and works beside
+// subscribers of the dead-letter topic. What they have in hand, they handle all the
+// same. A stream with WorkQueue retention has only letters that nobody has acked. One
+// with Limits retention also has those that subscribers have handled: they are redriven,
+// too. One with Interest retention keeps none without a consumer. If there are
+// consumers, a line in the log says so.
+//
+// A letter that cannot be published, because its topic or header is invalid, its stream
+// is missing or full, or a part of it is missing, stays, and Redrive goes on. The error
+// then names the first 10 and the number of all. Redrive stops where it cannot go on:
+// the context has ended, the connection or an outcome is lost, or a letter cannot be
+// removed. Each letter takes three requests, one after the other.
+//
+// The user needs permission to publish to the topics, to
+// $JS.API.STREAM.NAMES, and with the name of the dead letters' stream to
+// $JS.API.STREAM.INFO, $JS.API.STREAM.MSG.GET and $JS.API.STREAM.MSG.DELETE. For letters
+// that were cut it needs the last three for the streams of the originals, too.
+//
+// Errors: [ErrNotConnected], [ErrForeign], [ErrInvalidTopic], [ErrInvalidConfig],
+// [ErrStreamNotFound], [ErrStreamMismatch], [ErrPermission], [ErrDeadLetterCut], and those of Publish.
+func Redrive(ctx context.Context, b broker.Broker, deadLetterTopic string, opts ...RedriveOption) (n int, err error) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	r, err := newRedrive(b, deadLetterTopic, opts)
+	if err == nil {
+		n, err = r.run(ctx, deadLetterTopic)
+	}
+	if err != nil {
+		err = fmt.Errorf("jetstream: redrive %q: %w", wire.Shorten(deadLetterTopic), err)
+	}
+	return n, err
+}
+
+func newRedrive(b broker.Broker, topic string, opts []RedriveOption) (*redrive, error) {
+	r := &redrive{}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(r)
+		}
+	}
+	own, ok := b.(*jetstreamBroker)
+	switch {
+	case !ok || own == nil:
+		return nil, fmt.Errorf("%w: the broker is a %T, not one of NewBroker", ErrForeign, b)
+	case r.limited && r.limit < 1:
+		return nil, fmt.Errorf("%w: RedriveLimit(%d): want at least 1", ErrInvalidConfig, r.limit)
+	}
+	if err := wire.CheckSubscribeTopic(topic); err != nil {
+		return nil, err
+	}
+	r.session, r.cfg = own.session.Load(), own.cfg.Load()
+	if r.session == nil || r.cfg == nil {
+		return nil, fault.ErrNoConnection
+	}
+	return r, nil
+}
+
+func (r *redrive) run(ctx context.Context, topic string) (n int, err error) {
+	if r.store, err = deadletter.Open(ctx, r.session.conn, r.session.streams, topic); err != nil {
+		return 0, err
+	}
+	if r.store.Consumers > 0 && !r.dryRun {
+		r.session.log.Info(fmt.Sprintf("redriving %s beside %d consumers of stream %s: letters that they have in hand may be handled by them, too", topic, r.store.Consumers, r.store.Name))
+	}
+	for next := uint64(1); next <= r.store.Last && (!r.limited || n < r.limit); {
+		m, err := r.store.Next(ctx, next)
+		if err != nil {
+			return n, err
+		}
+		if m == nil || m.Sequence > r.store.Last {
+			break
+		}
+		next = m.Sequence + 1
+		done, err := r.one(ctx, m)
+		if err != nil {
+			return n, err
+		}
+		if done {
+			n++
+		}
+	}
+	if r.failed > len(r.errs) {
+		r.errs = append(r.errs, fmt.Errorf("and %d more", r.failed-len(r.errs)))
+	}
+	return n, errors.Join(r.errs...)
+}
+
+// one redrives a letter. An error ends Redrive.
+func (r *redrive) one(ctx context.Context, m *deadletter.Stored) (done bool, err error) {
+	l, ok := deadletter.Parse(m)
+	if !ok {
+		return false, nil // put there by somebody else
+	}
+	redriven, _ := wire.ParseUint(m.Header.Get(deadletter.Redriven))
+	if r.filter != nil && !r.filter(found(m, &l, redriven)) {
+		return false, nil
+	}
+	if r.dryRun {
+		return true, nil
+	}
+	source, err := r.source(ctx, m, &l)
+	if err == nil {
+		err = publishOn(r.session, r.cfg, l.Topic,
+			&broker.Message{Header: deadletter.Again(source.Header, redriven+1), Body: source.Body},
+			publishOptions{ctx: ctx, messageID: fmt.Sprintf("redrive:%s:%d:%d", deadletter.Encode(m.Stream), m.Sequence, m.StoredAt.UnixNano()), original: source.Header})
+	}
+	if err != nil {
+		err = fmt.Errorf("letter %d of stream %s: %w", m.Sequence, m.Stream, err)
+		if ctx.Err() != nil || errors.Is(err, ErrNotConnected) || errors.Is(err, ErrPublishUnknown) || errors.Is(err, ErrJetStreamUnavailable) {
+			return false, err
+		}
+		if r.failed++; len(r.errs) < maxRedriveErrors {
+			r.errs = append(r.errs, err)
+		}
+		return false, nil
+	}
+	return r.remove(ctx, m, source)
+}
+
+// remove removes a letter that is published, and its original if that was stuck.
+func (r *redrive) remove(ctx context.Context, m, source *deadletter.Stored) (done bool, err error) {
+	if source != m {
+		keeps, err := r.store.Keeps(ctx, source.Stream)
+		if err == nil && !keeps {
+			err = r.store.Remove(ctx, source)
+		}
+		if err != nil {
+			return false, fmt.Errorf("letter %d of stream %s is published, but neither it nor its original is removed: %w", m.Sequence, m.Stream, err)
+		}
+	}
+	if err := r.store.Remove(ctx, m); err != nil {
+		return false, fmt.Errorf("letter %d is published, but not removed: %w", m.Sequence, err)
+	}
+	return true, nil
+}
+
+// source returns what is to be published: the letter, or its original if headers or
+// body of the letter are missing.
+func (r *redrive) source(ctx context.Context, m *deadletter.Stored, l *deadletter.Letter) (*deadletter.Stored, error) {
+	cut := m.Header.Get(deadletter.Cut)
+	if !strings.Contains(cut, "headers") && !strings.Contains(cut, "body") {
+		return m, nil
+	}
+	original, err := r.store.Original(ctx, l)
+	if err == nil && original == nil {
+		err = fmt.Errorf("%w: %s, and stream %s does not have the original any more: publish what there is by hand", ErrDeadLetterCut, cut, l.Stream)
+	}
+	return original, err
+}
+
+func found(m *deadletter.Stored, l *deadletter.Letter, redriven uint64) DeadLetter {
+	header, _ := wire.IncomingHeader(m.Header)
+	return DeadLetter{
+		Stream: m.Stream, Sequence: m.Sequence, Subject: m.Subject, StoredAt: m.StoredAt,
+		Topic: l.Topic, OriginalStream: l.Stream, OriginalSequence: l.Sequence, Queue: l.Queue, Reason: l.Reason,
+		Deliveries: l.Deliveries, Redriven: redriven, Cut: m.Header.Get(deadletter.Cut),
+		Header: header, Body: m.Body,
+	}
+}

@@ -1,0 +1,240 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// shop has n dead letters of orders.created on graves. Its handler fails until mended
+// is set, and passes on the messages that it has handled.
+type shop struct {
+	s       *server.Server
+	js      jetstream.JetStream
+	b       broker.Broker
+	mended  atomic.Bool
+	handled chan *broker.Message
+}
+
+func newShop(t *testing.T, n int, change ...func(*server.Options)) *shop {
+	t.Helper()
+	sh := &shop{s: startServer(t, change...), handled: make(chan *broker.Message, 1000)}
+	var opts []nats.Option
+	url := broker.Addrs(sh.s.ClientURL())
+	if len(change) > 0 {
+		opts, url = append(opts, nats.UserInfo("admin", "admin")), as("admin:admin", sh.s)
+	}
+	_, sh.js = natsConn(t, sh.s, opts...)
+	sh.b = newBroker(t, sh.s, url, jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
+	subscribe(t, sh.b, "orders.created", func(e broker.Event) error {
+		if !sh.mended.Load() {
+			return errors.New("not yet")
+		}
+		sh.handled <- e.Message()
+		return nil
+	}, broker.Queue("q"))
+	for i := range n {
+		noErr(t, sh.b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "acme"}, Body: fmt.Append(nil, i)}))
+	}
+	if n > 0 {
+		sh.wait(t, n)
+	}
+	return sh
+}
+
+// wait waits until there are so many letters, and nothing else.
+func (sh *shop) wait(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, "the letters are there", func() bool {
+		return streamInfo(t, sh.js, "ORDERS").State.Msgs == 0 && streamInfo(t, sh.js, "GRAVES").State.Msgs == uint64(n)
+	})
+}
+
+func TestRedrivePublishesInOrderAndRemoves(t *testing.T) {
+	t.Parallel()
+	const n = 20
+	sh := newShop(t, n)
+	sh.mended.Store(true)
+	got, err := jsbroker.Redrive(testContext(t), sh.b, "graves")
+	if got != n || err != nil {
+		t.Fatalf("%d, %v", got, err)
+	}
+	for i := range n {
+		m := receive(t, sh.handled)
+		if string(m.Body) != fmt.Sprint(i) || m.Header["Tenant"] != "acme" || m.Header["Micro-Dead-Letter-Redriven"] != "1" || m.Header["Micro-Dead-Letter-Reason"] != "" {
+			t.Errorf("%d: %q %v", i, m.Body, m.Header)
+		}
+	}
+	sh.wait(t, 0)
+	if got, err := jsbroker.Redrive(testContext(t), sh.b, "graves"); got != 0 || err != nil {
+		t.Errorf("the second run: %d, %v", got, err)
+	}
+}
+
+func TestRedrivenMessageThatFailsAgainHasItsHistory(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	sh := newShop(t, n)
+	for round := range 7 { // more than MaxHops
+		if got, err := jsbroker.Redrive(testContext(t), sh.b, "graves"); got != n || err != nil {
+			t.Fatalf("%d, %v", got, err)
+		}
+		sh.wait(t, n)
+		h := natstest.LastMessage(t, sh.js, "GRAVES", "graves").Header
+		if h.Get("Micro-Dead-Letter-Redriven") != fmt.Sprint(round+1) || h.Get("Micro-Dead-Letter-Hops") != "1" || h.Get("Micro-Dead-Letter-Topic") != "orders.created" {
+			t.Errorf("round %d: %v", round, h)
+		}
+	}
+}
+
+func TestRedriveOptions(t *testing.T) {
+	t.Parallel()
+	sh := newShop(t, 6)
+	sh.mended.Store(true)
+	ctx := testContext(t)
+	var seen []jsbroker.DeadLetter
+	all := func(l jsbroker.DeadLetter) bool { seen = append(seen, l); return true }
+	if got, err := jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveDryRun(), jsbroker.RedriveFilter(all)); got != 6 || err != nil {
+		t.Fatalf("%d, %v", got, err)
+	}
+	sh.wait(t, 6)
+	l := seen[5]
+	if len(seen) != 6 || l.Stream != "GRAVES" || l.Sequence != 6 || l.Subject != "graves" || l.Topic != "orders.created" || l.OriginalStream != "ORDERS" || l.OriginalSequence != 6 ||
+		l.Queue != "q" || l.Reason != "not yet" || l.Deliveries != 1 || l.Redriven != 0 || l.Cut != "" || string(l.Body) != "5" || l.Header["Tenant"] != "acme" || l.StoredAt.IsZero() {
+		t.Errorf("%d letters, the last is %+v", len(seen), l)
+	}
+	odd := func(l jsbroker.DeadLetter) bool { return l.Sequence%2 == 1 }
+	if got, err := jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveFilter(odd), jsbroker.RedriveLimit(2)); got != 2 || err != nil {
+		t.Fatalf("%d, %v", got, err)
+	}
+	if a, b := receive(t, sh.handled), receive(t, sh.handled); string(a.Body)+string(b.Body) != "02" {
+		t.Errorf("%s, %s", a.Body, b.Body)
+	}
+	sh.wait(t, 4)
+	_, err := jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveLimit(0))
+	wantError(t, err, jsbroker.ErrInvalidConfig, "RedriveLimit(0)", "at least 1")
+	_, err = jsbroker.Redrive(ctx, sh.b, "a..b")
+	wantError(t, err, jsbroker.ErrInvalidTopic)
+	_, err = jsbroker.Redrive(ctx, sh.b, "nowhere")
+	wantError(t, err, jsbroker.ErrStreamNotFound, "nowhere")
+	_, err = jsbroker.Redrive(ctx, broker.NewMemoryBroker(), "graves")
+	wantError(t, err, jsbroker.ErrForeign, "NewBroker")
+	_, err = jsbroker.Redrive(ctx, jsbroker.NewBroker(quiet()), "graves")
+	wantError(t, err, jsbroker.ErrNotConnected)
+}
+
+// Between publishing a letter and removing it, the worst moment.
+func TestRedriveThatIsInterruptedDoublesAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	const n = 5
+	sh := newShop(t, n, natstest.Limited(natstest.NoPublish("$JS.API.STREAM.MSG.DELETE.GRAVES")))
+	sh.mended.Store(true)
+	limited := newBroker(t, sh.s, as("limited:pw", sh.s))
+	got, err := jsbroker.Redrive(testContext(t), limited, "graves")
+	wantError(t, err, jsbroker.ErrPermission, "published, but not removed", "MSG.DELETE.GRAVES")
+	if got != 0 {
+		t.Errorf("%d", got)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	calls := 0
+	got, err = jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveFilter(func(jsbroker.DeadLetter) bool {
+		if calls++; calls == 3 {
+			cancel()
+		}
+		return true
+	}))
+	if got != 2 || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d, %v", got, err)
+	}
+	if got, err := jsbroker.Redrive(testContext(t), sh.b, "graves"); got != n-2 || err != nil {
+		t.Errorf("%d, %v", got, err)
+	}
+	sh.wait(t, 0)
+	var bodies []string
+	for range n {
+		bodies = append(bodies, string(receive(t, sh.handled).Body))
+	}
+	if want := []string{"0", "1", "2", "3", "4"}; !slices.Equal(bodies, want) || len(sh.handled) > 0 {
+		t.Errorf("handled %v, and %d more", bodies, len(sh.handled))
+	}
+}
+
+func TestRedriveLeavesWhatItCannotPublish(t *testing.T) {
+	t.Parallel()
+	sh := newShop(t, 2)
+	sh.mended.Store(true)
+	for header, value := range map[string]string{"Micro-Dead-Letter-Topic": "orders.%00", "Other": "x"} {
+		m := nats.NewMsg("graves")
+		m.Header.Set(header, value)
+		_, err := sh.js.PublishMsg(testContext(t), m)
+		noErr(t, err)
+	}
+	got, err := jsbroker.Redrive(testContext(t), sh.b, "graves")
+	wantError(t, err, jsbroker.ErrInvalidTopic, "of stream GRAVES")
+	if got != 2 {
+		t.Errorf("%d", got)
+	}
+	sh.wait(t, 2)
+}
+
+func TestRedriveTakesTheOriginalOfALetterThatWasCut(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500})
+	b := newBroker(t, s, counting(t, js, true), jsbroker.WithDeadLetter("graves"))
+	var mended atomic.Bool
+	got := make(chan *broker.Message, 10)
+	subscribe(t, b, "orders.>", func(e broker.Event) error {
+		if !mended.Load() {
+			return errors.New("no")
+		}
+		got <- e.Message()
+		return nil
+	}, broker.Queue("q"))
+	body := string(make([]byte, 2000))
+	noErr(t, b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "acme"}, Body: []byte(body)}))
+	eventually(t, "it is a dead letter", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+	mended.Store(true)
+	if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 1 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if m := receive(t, got); string(m.Body) != body || m.Header["Tenant"] != "acme" {
+		t.Errorf("%d bytes, %v", len(m.Body), m.Header)
+	}
+	eventually(t, "nothing is left", func() bool {
+		return streamInfo(t, js, "ORDERS").State.Msgs == 0 && streamInfo(t, js, "GRAVES").State.Msgs == 0
+	})
+	// One whose original is gone.
+	mended.Store(false)
+	noErr(t, b.Publish("orders.created", &broker.Message{Body: []byte(body)}))
+	eventually(t, "it is a dead letter", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+	st, err := js.Stream(testContext(t), "ORDERS")
+	noErr(t, err)
+	noErr(t, st.Purge(testContext(t)))
+	n, err := jsbroker.Redrive(testContext(t), b, "graves")
+	wantError(t, err, jsbroker.ErrDeadLetterCut, "ORDERS", "body")
+	if n != 0 || streamInfo(t, js, "GRAVES").State.Msgs != 1 {
+		t.Errorf("%d", n)
+	}
+}
+
+func TestRedriveRefusesAStreamThatKeepsEverything(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, DenyDelete: true})
+	_, err := jsbroker.Redrive(testContext(t), newBroker(t, s), "graves")
+	wantError(t, err, jsbroker.ErrInvalidConfig, "DenyDelete", "GRAVES")
+}
