@@ -17,34 +17,37 @@ import (
 func serverURLs(addrs []string, secure bool) ([]string, error) {
 	var urls []string
 	credentials := map[string]bool{} // of the addresses so far
-	for _, list := range addrs {
-		for a := range strings.SplitSeq(list, ",") {
-			a = strings.TrimSpace(a)
-			if a == "" {
-				continue
-			}
-			scheme, rest, explicit := strings.Cut(a, "://")
-			if !explicit {
-				scheme, rest = "nats", a
-				if secure {
-					scheme = "tls"
-				}
-			}
-			userinfo, err := checkAddress(scheme, rest, secure)
-			if err == "" && userinfo != "" && !explicit && len(urls) > 0 && !credentials[userinfo] {
-				err = "it has credentials and no scheme, and may be the rest of a password or token with a comma: put a scheme before it, such as nats://, or " + percentEncode
-			}
-			if err != "" {
-				return nil, fmt.Errorf("jetstream: %w: address %d of broker.Addrs: %s", ErrInvalidConfig, len(urls)+1, err)
-			}
-			credentials[userinfo] = true
-			urls = append(urls, scheme+"://"+rest)
+	for a := range strings.SplitSeq(strings.Join(addrs, ","), ",") {
+		a = strings.TrimSpace(a)
+		if a == "" {
+			continue
 		}
+		scheme, rest, explicit := strings.Cut(a, "://")
+		if !explicit {
+			scheme, rest = bareScheme(secure), a
+		}
+		userinfo, wrong := checkAddress(scheme, rest, secure)
+		if wrong == "" && userinfo != "" && !explicit && len(urls) > 0 && !credentials[userinfo] {
+			wrong = "it has credentials and no scheme, and may be the rest of a password or token with a comma: put a scheme before it, such as nats://, or " + percentEncode
+		}
+		if wrong != "" {
+			return nil, fmt.Errorf("jetstream: %w: address %d of broker.Addrs: %s", ErrInvalidConfig, len(urls)+1, wrong)
+		}
+		credentials[userinfo] = true
+		urls = append(urls, scheme+"://"+rest)
 	}
 	if len(urls) == 0 {
 		urls = []string{nats.DefaultURL}
 	}
 	return urls, nil
+}
+
+// bareScheme is the scheme of an address that has none.
+func bareScheme(secure bool) string {
+	if secure {
+		return "tls"
+	}
+	return "nats"
 }
 
 const percentEncode = "percent-encode the special characters in user, password and token (, is %2C, / is %2F, # is %23, ? is %3F, @ is %40)"

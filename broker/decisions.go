@@ -82,9 +82,6 @@ func RetryDelay(err error) (d time.Duration, ok bool) {
 // snoozeOf returns the snooze of a handler that has neither panicked nor
 // discarded the message, or nil.
 func snoozeOf(err error) *snoozeError {
-	if err == nil {
-		return nil
-	}
 	snooze := findError[*snoozeError](err)
 	if snooze == nil || findError[*discardError](err) != nil || findError[*PanicError](err) != nil {
 		return nil

@@ -158,7 +158,7 @@ func (d *Delivery) body(r Result, delay time.Duration, reason string) []byte {
 		return d.sub.Consumer().NakBody(d.served(), delay)
 	case Term:
 		if reason != "" && knowsReasons(d.sub.cfg.Conn.NATS().ConnectedServerVersion()) {
-			return append(append(wire.TermBody[:len(wire.TermBody):len(wire.TermBody)], ' '), reason...)
+			return append(append(slices.Clip(wire.TermBody), ' '), reason...)
 		}
 		return wire.TermBody
 	}

@@ -1,7 +1,6 @@
 package consume
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -265,6 +264,6 @@ func TestOrderInTheLongRun(t *testing.T) {
 	}
 	q.holds(0, 0)
 	if len(q.lanes) != 0 || len(q.waits) != 0 || q.bytes != 0 {
-		t.Error(fmt.Sprintf("left: %+v", q.order))
+		t.Errorf("left: %+v", q.order)
 	}
 }

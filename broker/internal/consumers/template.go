@@ -39,7 +39,7 @@ const limitKey = streams.OwnerKey + "-max-deliver"
 func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {
 	switch {
 	case cfg.Name != "" || cfg.Durable != "":
-		return fmt.Errorf("Name and Durable come from broker.Queue")
+		return fmt.Errorf("the fields Name and Durable come from broker.Queue")
 	case cfg.FilterSubject != "" || len(cfg.FilterSubjects) > 0:
 		return fmt.Errorf("the filter comes from the topic")
 	case cfg.AckPolicy != jetstream.AckExplicitPolicy:

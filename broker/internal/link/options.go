@@ -50,15 +50,25 @@ func (c *Conn) setCallbacks(o *nats.Options, ready *readiness) {
 	user := *o
 	o.NoCallbacksAfterClientClose = false // Close waits for the last one
 	silent := func() bool { return user.NoCallbacksAfterClientClose && c.expected.Load() }
-	o.ConnectedCB = func(nc *nats.Conn) {
-		if !ready.wait() {
-			return
-		}
-		c.onConnect(nc)
-		if user.ConnectedCB != nil {
-			user.ConnectedCB(nc)
+	// after returns a callback that runs ours and then the user's.
+	after := func(ours, users nats.ConnHandler) nats.ConnHandler {
+		return func(nc *nats.Conn) {
+			if !ready.wait() {
+				return
+			}
+			ours(nc)
+			if users != nil {
+				users(nc)
+			}
 		}
 	}
+	o.ConnectedCB = after(c.onConnect, user.ConnectedCB)
+	o.ReconnectedCB = after(c.onReconnect, user.ReconnectedCB)
+	o.ClosedCB = after(c.onClose, func(nc *nats.Conn) {
+		if user.ClosedCB != nil && !silent() {
+			user.ClosedCB(nc)
+		}
+	})
 	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
 		if !ready.wait() {
 			return
@@ -70,24 +80,6 @@ func (c *Conn) setCallbacks(o *nats.Options, ready *readiness) {
 			user.DisconnectedErrCB(nc, err)
 		case user.DisconnectedCB != nil:
 			user.DisconnectedCB(nc)
-		}
-	}
-	o.ReconnectedCB = func(nc *nats.Conn) {
-		if !ready.wait() {
-			return
-		}
-		c.onReconnect(nc)
-		if user.ReconnectedCB != nil {
-			user.ReconnectedCB(nc)
-		}
-	}
-	o.ClosedCB = func(nc *nats.Conn) {
-		if !ready.wait() {
-			return
-		}
-		c.onClose(nc)
-		if user.ClosedCB != nil && !silent() {
-			user.ClosedCB(nc)
 		}
 	}
 	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {

@@ -198,7 +198,7 @@ func TestVersionsSideBySideDoNotUndoEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Doubt(s, "orders")
-	if s, err = b.Stream(b.ctx, old, "orders"); err != nil {
+	if _, err := b.Stream(b.ctx, old, "orders"); err != nil {
 		t.Fatal(err)
 	}
 	if sc := b.config(t, "ORDERS"); sc.MaxAge != 2*time.Hour {
