@@ -22,7 +22,7 @@ func TestDesignNamesWhatExists(t *testing.T) {
 		t.Fatal(err)
 	}
 	declared := declaredNames(t)
-	elsewhere := []string{"Status", "Fetch"} // a header, and a method of nats.go
+	elsewhere := []string{"Status", "Fetch"}                                    // a header, and a method of nats.go
 	identifier := regexp.MustCompile(`^[A-Za-z]+[a-z][A-Za-z]*(\.[A-Za-z]+)*$`) // no stream, subject or header
 	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(string(page), -1) {
 		name := m[1]

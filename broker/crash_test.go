@@ -138,9 +138,10 @@ func TestSubscriberKilledInItsLastDelivery(t *testing.T) {
 		t.Parallel()
 		s := startServer(t)
 		_, js := natsConn(t, s)
-		b := newBroker(t, s, jsbroker.WithDeadLetter("graves"))
+		cc := jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}
+		b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(cc))
 		publish(t, b, "orders", "x")
-		victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, DeadLetter: "graves", Consumer: jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}})
+		victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, DeadLetter: "graves", Consumer: cc})
 		victim.await(t, "started x")
 		victim.kill()
 		h, got := deliveries()
@@ -159,9 +160,10 @@ func TestSubscriberKilledInItsLastDelivery(t *testing.T) {
 			t.Fatal(err)
 		}
 		exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
-		b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}))
+		cc := jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}
+		b := newBroker(t, s, jsbroker.WithConsumerConfig(cc), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}))
 		publish(t, b, "orders", "x")
-		victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: jetstream.ConsumerConfig{AckWait: ackWait, MaxDeliver: 1}})
+		victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: cc})
 		victim.await(t, "started x")
 		victim.kill()
 		h, got := deliveries()

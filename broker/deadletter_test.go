@@ -33,7 +33,7 @@ func TestLineAboutAFailureSaysWhatComesNext(t *testing.T) {
 		"growing delay":    {func(broker.Event) error { return no }, nil, "handler failed: no; next: again in 1", false}, // 1s to 1.1s
 		"a panic":          {func(broker.Event) error { panic("ouch") }, nil, "handler panicked: ouch; next: again in 1", false},
 		"discarded":        {func(broker.Event) error { return jsbroker.Discard(no) }, nil, "handler failed: no", false},
-		"acked and failed": {func(e broker.Event) error { _ = e.Ack(); return no }, nil, "handler failed: no; the message was acknowledged before", false},
+		"acked and failed": {func(e broker.Event) error { _ = e.Ack(); return no }, nil, "handler failed: no; the message was settled before", false},
 		"a dead letter": {func(broker.Event) error { return no },
 			[]broker.Option{jsbroker.WithDeadLetter("graves")}, "handler failed: no; next: dead letter", true},
 		"a discarded dead letter": {func(broker.Event) error { return jsbroker.Discard(no) },

@@ -83,8 +83,8 @@ func RetryDelay(err error) (d time.Duration, ok bool) {
 // discarded the message, or nil.
 func snoozeOf(err error) *snoozeError {
 	snooze := findError[*snoozeError](err)
-	if snooze == nil || findError[*discardError](err) != nil || findError[*PanicError](err) != nil {
-		return nil
+	if findError[*discardError](err) != nil || findError[*PanicError](err) != nil {
+		snooze = nil
 	}
 	return snooze
 }

@@ -38,24 +38,25 @@ func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration
 	d.LearnLimit()
 	discarded := findError[*discardError](err) != nil
 	exhausted, byServer := d.Exhausted()
+	last := exhausted && byServer // the server makes no more deliveries
 	delay := s.retryDelay(d, err)
 	switch {
 	case (discarded || exhausted) && s.deadLetters(d):
 		s.logFailure(e, "; next: dead letter")
-		switch b := s.publishDeadLetter(e, err, exhausted && byServer); {
-		case b == buried, b == referred && !(exhausted && byServer):
+		switch b := s.publishDeadLetter(e, err, last); {
+		case b == buried, b == referred && !last:
 			return settled(d.Settle(consume.Term, 0))
-		case b == referred: // the server makes no more deliveries: what the letter refers to stays
+		case b == referred: // what the letter refers to stays
 			d.Fail()
 			return settled(d.Settle(consume.Nak, 0))
-		case b == burialUnfit && !(exhausted && byServer): // it would come again and again
+		case b == burialUnfit && !last: // it would come again and again
 			observer{s}.Unfit(d, err)
 			return settled(d.Settle(consume.Term, 0))
 		}
 	case discarded:
 		s.logFailure(e, "")
 		return settled(d.Settle(consume.Term, 0))
-	case exhausted && byServer:
+	case last:
 		s.logFailure(e, "; next: nothing, it is kept in the stream")
 	default:
 		s.logFailure(e, "; next: again "+inTime(delay))

@@ -115,7 +115,7 @@ func TestCredentials(t *testing.T) {
 	for url, text := range map[string]string{
 		host:                                "refuses the credentials",
 		"nats://validator:wr0ng@" + host:    "refuses the credentials",
-		"nats://validator:wr%zz0ng@" + host: "percent-encoded",
+		"nats://validator:wr%zz0ng@" + host: "percent-encode",
 		"http://validator:wr0ng@" + host:    "scheme",
 	} {
 		p := proc.Start(t, binary, nil, url)

@@ -109,8 +109,7 @@ func (s *Store) get(ctx context.Context, stream string, which map[string]any) (*
 // Remove removes a message from its stream. One that is gone already is fine.
 func (s *Store) Remove(ctx context.Context, m *Stored) error {
 	err := s.request(ctx, "STREAM.MSG.DELETE."+m.Stream, map[string]any{"seq": m.Sequence, "no_erase": true}, nil)
-	var api *jetstream.APIError
-	if errors.As(err, &api) {
+	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
 		if left, again := s.get(ctx, m.Stream, map[string]any{"seq": m.Sequence}); again == nil && left == nil {
 			return nil
 		}
@@ -174,7 +173,7 @@ func (s *Store) Original(ctx context.Context, l *Letter) (*Stored, error) {
 	}
 	m, err := s.get(ctx, l.Stream, map[string]any{"seq": l.Sequence})
 	if errors.Is(err, jetstream.ErrStreamNotFound) || fault.HasCode(err, jetstream.JSErrCodeStreamNotFound) {
-		return nil, nil
+		m, err = nil, nil
 	}
 	if err != nil || m == nil || m.Subject != l.Topic || !strings.HasSuffix(l.ID, fmt.Sprintf(":%d:%d", m.Sequence, m.StoredAt.UnixNano())) {
 		return nil, err
