@@ -164,11 +164,14 @@ func Parse(m *Stored) (l Letter, ok bool) {
 	}, true
 }
 
+// isName reports whether a stream may have that name.
+func isName(stream string) bool { return wire.CheckName(stream) == nil }
+
 // Original returns the message that a letter with something missing was made of, or nil
 // if it is gone. Its place may have been taken by the message of another stream of that
 // name: the id of the letter tells them apart.
 func (s *Store) Original(ctx context.Context, l *Letter) (*Stored, error) {
-	if l.Sequence == 0 || wire.CheckName(l.Stream) != nil {
+	if l.Sequence == 0 || !isName(l.Stream) {
 		return nil, nil
 	}
 	m, err := s.get(ctx, l.Stream, map[string]any{"seq": l.Sequence})
