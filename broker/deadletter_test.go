@@ -141,7 +141,7 @@ func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
 	for _, byServer := range []bool{true, false} {
 		t.Run(fmt.Sprintf("counted by the server %v", byServer), func(t *testing.T) {
 			t.Parallel()
-			const n = 1000
+			n := manyLetters()
 			s := startServer(t)
 			nc, js := natsConn(t, s)
 			b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"))
@@ -154,8 +154,8 @@ func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
 			noErr(t, nc.Flush())
 			publish(t, b, "orders.good", "x")
 			receive(t, good)
-			eventually(t, "nothing is left", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
-			if got := streamInfo(t, js, "GRAVES").State.Msgs; got != n {
+			awaitEmpty(t, js, "ORDERS")
+			if got := streamInfo(t, js, "GRAVES").State.Msgs; got != uint64(n) {
 				t.Fatalf("%d dead letters, want %d", got, n)
 			}
 			all := letters(t, js, "GRAVES", len(strange))
@@ -164,6 +164,28 @@ func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
 					t.Errorf("%q, want %q", got, want)
 				}
 			}
+		})
+	}
+}
+
+// manyLetters is how many messages would stop a queue by their number: with -short fewer,
+// as the race detector makes each of them cost tens of milliseconds.
+func manyLetters() int {
+	if testing.Short() {
+		return 100
+	}
+	return 1000
+}
+
+// awaitEmpty waits until a stream is empty. It fails when nothing leaves the stream any
+// more, however long all of it takes.
+func awaitEmpty(t *testing.T, js jetstream.JetStream, stream string) {
+	t.Helper()
+	for left := streamInfo(t, js, stream).State.Msgs; left > 0; {
+		before := left
+		eventually(t, fmt.Sprintf("fewer than %d messages are left", before), func() bool {
+			left = streamInfo(t, js, stream).State.Msgs
+			return left < before
 		})
 	}
 }
@@ -288,7 +310,8 @@ func TestManyDeadLettersThatDoNotFitStopNoQueue(t *testing.T) {
 		for _, byServer := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, counted by the server %v", name, byServer), func(t *testing.T) {
 				t.Parallel()
-				const n, payload = 1000, 2000
+				const payload = 2000
+				n := manyLetters()
 				s := startServer(t, func(o *server.Options) { o.MaxPayload = payload })
 				nc, js := natsConn(t, s)
 				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: size})
@@ -304,7 +327,7 @@ func TestManyDeadLettersThatDoNotFitStopNoQueue(t *testing.T) {
 				publish(t, b, "orders.good", "x")
 				receive(t, good)
 				if size < 0 {
-					eventually(t, "all are dead letters", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == n })
+					eventually(t, "all are dead letters", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == uint64(n) })
 					return
 				}
 				for range n {
