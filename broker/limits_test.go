@@ -131,6 +131,9 @@ func TestSettingsOfConsumersBeyondALimitAreNamed(t *testing.T) {
 
 // A stream on disk has a bound of its own, apart from the server's max_payload.
 func TestMessageThatTheFileStoreDoesNotTakeIsTooLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("under the race detector 33 MiB take longer than a try waits for the answer")
+	}
 	t.Parallel()
 	b := newBroker(t, startServer(t, func(o *server.Options) { o.MaxPayload = 48 << 20 }))
 	err := b.Publish("orders", message(strings.Repeat("x", 33<<20)))
