@@ -90,12 +90,13 @@ func TestSubscriberKilledInItsHandlerLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	_, js := natsConn(t, s)
-	b := newBroker(t, s)
+	cc := jetstream.ConsumerConfig{AckWait: ackWait}
+	b := newBroker(t, s, jsbroker.WithConsumerConfig(cc))
 	const n = 5 // one in the handler, the others fetched and not started
 	for i := range n {
 		publish(t, b, "orders", fmt.Sprint(i))
 	}
-	victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: jetstream.ConsumerConfig{AckWait: ackWait}})
+	victim := startDoomed(t, doomed{URL: s.ClientURL(), Hang: true, Consumer: cc})
 	victim.await(t, "started 0")
 	eventually(t, "the others are fetched", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == n })
 	victim.kill()
@@ -119,9 +120,10 @@ func TestSubscriberKilledBeforeItsAckIsOutHandlesTwice(t *testing.T) {
 	// What refuses the ack holds it back until the process is dead.
 	s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.ACK.>")))
 	_, js := natsConn(t, s, nats.UserInfo("admin", "admin"))
-	b := newBroker(t, s, as("admin:admin", s))
+	cc := jetstream.ConsumerConfig{AckWait: ackWait}
+	b := newBroker(t, s, as("admin:admin", s), jsbroker.WithConsumerConfig(cc))
 	publish(t, b, "orders", "x")
-	victim := startDoomed(t, doomed{URL: strings.Replace(s.ClientURL(), "nats://", "nats://limited:pw@", 1), Consumer: jetstream.ConsumerConfig{AckWait: ackWait}})
+	victim := startDoomed(t, doomed{URL: strings.Replace(s.ClientURL(), "nats://", "nats://limited:pw@", 1), Consumer: cc})
 	victim.await(t, "handled")
 	victim.kill()
 	h, got := deliveries()

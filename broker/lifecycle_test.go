@@ -134,8 +134,8 @@ func TestDisconnectWaitsForHandlersAndTheirPublishes(t *testing.T) {
 func TestDisconnectIsBounded(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	b := newBroker(t, s, jsbroker.WithShutdownTimeout(100*time.Millisecond), jsbroker.WithConcurrency(2),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 500 * time.Millisecond}))
+	shortWait := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 500 * time.Millisecond})
+	b := newBroker(t, s, jsbroker.WithShutdownTimeout(100*time.Millisecond), jsbroker.WithConcurrency(2), shortWait)
 	gaveUp, started := make(chan error, 2), make(chan struct{}, 2)
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
@@ -161,7 +161,7 @@ func TestDisconnectIsBounded(t *testing.T) {
 	}
 	// Delivered again elsewhere, though the handlers never return.
 	h, got := collector()
-	subscribe(t, newBroker(t, s), "orders", h, broker.Queue("q"))
+	subscribe(t, newBroker(t, s, shortWait), "orders", h, broker.Queue("q"))
 	receive(t, got)
 	receive(t, got)
 }

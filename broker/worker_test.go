@@ -290,9 +290,8 @@ func TestLaterDeliveryMayWaitAsLongAsItsBackOffSays(t *testing.T) {
 func TestAckExtensionIsBounded(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	hang := newBroker(t, s, jsbroker.WithShutdownTimeout(0),
-		jsbroker.WithMaxAckExtension(100*time.Millisecond),
-		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond}))
+	shortWait := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond})
+	hang := newBroker(t, s, jsbroker.WithShutdownTimeout(0), jsbroker.WithMaxAckExtension(100*time.Millisecond), shortWait)
 	started, release := make(chan string, 10), make(chan struct{})
 	t.Cleanup(func() { close(release) })
 	subscribe(t, hang, "orders", func(e broker.Event) error {
@@ -302,7 +301,7 @@ func TestAckExtensionIsBounded(t *testing.T) {
 	}, broker.Queue("q"))
 	publish(t, hang, "orders", "1")
 	receive(t, started)
-	healthy := newBroker(t, s)
+	healthy := newBroker(t, s, shortWait)
 	h, got := collector()
 	subscribe(t, healthy, "orders", h, broker.Queue("q"))
 	receive(t, got)

@@ -347,7 +347,7 @@ func TestAbandonedHandlerIsNotKeptAlive(t *testing.T) {
 	s.Abandon()
 	receive(t, ctx.Done())
 	other := newObserver()
-	b.start(other)
+	b.start(other, ackWait(300*time.Millisecond)) // settings follow the latest subscriber
 	receive(t, other.handled)
 	close(release)
 	receive(t, s.Done())
