@@ -2,9 +2,7 @@ package broker_test
 
 import (
 	"context"
-	"errors"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -113,18 +111,9 @@ func hookChan[E any]() (<-chan E, func(context.Context, E)) {
 	return ch, func(_ context.Context, e E) { ch <- e }
 }
 
-// wantError checks that an error is the sentinel and that its text has all the
-// parts: whoever reads it must be able to act on it.
 func wantError(t testing.TB, err, sentinel error, parts ...string) {
 	t.Helper()
-	if !errors.Is(err, sentinel) {
-		t.Fatalf("got error %v, want %v", err, sentinel)
-	}
-	for _, part := range parts {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("the error does not name %q: %v", part, err)
-		}
-	}
+	natstest.WantError(t, err, sentinel, parts...)
 }
 
 // noAnswer is how long it takes at least until a call gives up that waits for an

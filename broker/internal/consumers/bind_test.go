@@ -10,6 +10,7 @@ import (
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/internal/natstest"
 )
 
 func TestTopicsOfAQueueHaveAConsumerEach(t *testing.T) {
@@ -32,7 +33,7 @@ func TestTopicsOfAQueueHaveAConsumerEach(t *testing.T) {
 		t.Errorf("%s is now %s", second.Name, again.Name)
 	}
 	_, _, err := b.Bind(b.ctx, rules, "orders.b", "")
-	wantError(t, err, fault.ErrWorkQueueConflict, "consumer "+second.Name+" (orders.b) overlaps orders.b, so a subscriber without a queue cannot consume it")
+	natstest.WantError(t, err, fault.ErrWorkQueueConflict, "consumer "+second.Name+" (orders.b) overlaps orders.b, so a subscriber without a queue cannot consume it")
 	if names := b.consumers(t, "ORDERS"); len(names) != 1 {
 		t.Errorf("consumers %v", names)
 	}
@@ -47,13 +48,13 @@ func TestConsumersOfOthers(t *testing.T) {
 	if c := b.bind(t, rules, "orders.a", "q"); c.Ours || c.Config.AckWait != time.Minute {
 		t.Errorf("%+v", c)
 	}
-	if lines := b.logged("consumer q of stream THEIRS exists and is used as it is: AckWait is 1m0s, not 1s"); len(lines) != 1 || !strings.Contains(lines[0], "topic=orders.a queue=q stream=THEIRS consumer=q") {
+	if lines := b.log.Take("consumer q of stream THEIRS exists and is used as it is: AckWait is 1m0s, not 1s"); len(lines) != 1 || !strings.Contains(lines[0], "topic=orders.a queue=q stream=THEIRS consumer=q") {
 		t.Errorf("logged %q", lines)
 	}
 	_, _, err := b.Bind(b.ctx, rules, "orders.b", "q")
-	wantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS was not made by this broker and has the filter orders.a")
+	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS was not made by this broker and has the filter orders.a")
 	_, _, err = b.Bind(b.ctx, &streams.Rules{OthersConsumers: true}, "orders.b", "other")
-	wantError(t, err, fault.ErrConsumerNotFound, "create the pull consumer other on stream THEIRS, with the filter orders.b")
+	natstest.WantError(t, err, fault.ErrConsumerNotFound, "create the pull consumer other on stream THEIRS, with the filter orders.b")
 }
 
 func TestBindFindsTheStreamAgainThatWasDeleted(t *testing.T) {

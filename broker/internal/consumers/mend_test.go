@@ -8,6 +8,7 @@ import (
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/internal/natstest"
 )
 
 func TestMendLeavesAGoodConsumerAlone(t *testing.T) {
@@ -106,7 +107,7 @@ func TestMendReturnsAConsumerThatCannotServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, err := b.Mend(b.ctx, new(streams.Rules), c, "orders.a", "q", nil)
-	wantError(t, err, fault.ErrConsumerConflict, "consumer q of stream ORDERS has been changed and now has the filter orders.*")
+	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream ORDERS has been changed and now has the filter orders.*")
 	if m.Consumer == nil || m.Consumer.Limit != 7 || m.Another || m.Remade || m.Info != nil {
 		t.Errorf("%+v", m)
 	}
@@ -122,7 +123,7 @@ func TestMendWaitsForWhatOthersMade(t *testing.T) {
 	b.deleteConsumer(t, "THEIRS", "theirs")
 	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingConsumers": existing} {
 		m, err := b.Mend(b.ctx, r, theirs, "orders", "theirs", nil)
-		wantError(t, err, jetstream.ErrConsumerNotFound, "consumer theirs of stream THEIRS is gone", text, "create it again")
+		natstest.WantError(t, err, jetstream.ErrConsumerNotFound, "consumer theirs of stream THEIRS is gone", text, "create it again")
 		if m != (consumers.Mended{}) {
 			t.Errorf("%+v", m)
 		}
@@ -130,6 +131,6 @@ func TestMendWaitsForWhatOthersMade(t *testing.T) {
 	b.deleteStream(t, "THEIRS")
 	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingStreams": {OthersStreams: true}} {
 		_, err := b.Mend(b.ctx, r, ours, "orders", "ours", nil)
-		wantError(t, err, fault.ErrStreamNotFound, "stream THEIRS is gone", text, "create it again")
+		natstest.WantError(t, err, fault.ErrStreamNotFound, "stream THEIRS is gone", text, "create it again")
 	}
 }

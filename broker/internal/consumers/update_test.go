@@ -39,7 +39,7 @@ func (b *bench) edit(t *testing.T, stream string, change func(*jetstream.Consume
 func (b *bench) wantLines(t *testing.T, want ...string) {
 	t.Helper()
 	var rest []string
-	for _, line := range b.logged(`msg="consumer`) {
+	for _, line := range b.log.Take(`msg="consumer`) {
 		if i := slices.IndexFunc(want, func(w string) bool { return strings.Contains(line, w) }); i >= 0 {
 			want = slices.Delete(slices.Clone(want), i, i+1)
 		} else {
@@ -204,7 +204,7 @@ func TestConsumersThatDeliverHeadersOnly(t *testing.T) {
 	b.makeStream(t, "THEIRS", "orders")
 	b.makeConsumer(t, "THEIRS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", HeadersOnly: true})
 	_, _, err := b.Bind(b.ctx, new(streams.Rules), "orders", "q")
-	wantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS delivers headers only", "HeadersOnly in WithConsumerConfig")
+	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS delivers headers only", "HeadersOnly in WithConsumerConfig")
 	headersOnly := template(jetstream.ConsumerConfig{HeadersOnly: true})
 	b.bind(t, headersOnly, "orders", "q")
 	b.wantLines(t)
@@ -213,7 +213,7 @@ func TestConsumersThatDeliverHeadersOnly(t *testing.T) {
 	// One of ours follows the code.
 	c := b.bind(t, headersOnly, "users", "q")
 	_, err = b.Mend(b.ctx, new(streams.Rules), c, "users", "q", nil)
-	wantError(t, err, fault.ErrConsumerConflict, "headers only")
+	natstest.WantError(t, err, fault.ErrConsumerConflict, "headers only")
 	rules := &streams.Rules{DeadLetter: "graves"}
 	if c := b.bind(t, rules, "users", "q"); c.Config.HeadersOnly {
 		t.Errorf("%+v", c)
@@ -221,7 +221,7 @@ func TestConsumersThatDeliverHeadersOnly(t *testing.T) {
 	b.wantLines(t, "HeadersOnly is now false, was true")
 	b.edit(t, "USERS", func(cc *jetstream.ConsumerConfig) { cc.HeadersOnly = true })
 	_, _, err = b.Bind(b.ctx, rules, "users", "q")
-	wantError(t, err, fault.ErrConsumerConflict, "headers only", "WithDeadLetter")
+	natstest.WantError(t, err, fault.ErrConsumerConflict, "headers only", "WithDeadLetter")
 }
 
 func TestPausedConsumerIsAWarning(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/internal/natstest"
 )
 
 func TestStreamIsCreatedAndThenKnown(t *testing.T) {
@@ -30,7 +31,7 @@ func TestStreamIsCreatedAndThenKnown(t *testing.T) {
 	if b.Known("orders") != s || b.Known("users") != nil {
 		t.Error("another stream is known")
 	}
-	if lines := b.logged("created stream ORDERS for orders, orders.>"); len(lines) != 1 || !strings.Contains(lines[0], "topic=orders.created stream=ORDERS") {
+	if lines := b.log.Take("created stream ORDERS for orders, orders.>"); len(lines) != 1 || !strings.Contains(lines[0], "topic=orders.created stream=ORDERS") {
 		t.Errorf("logged %q", lines)
 	}
 	found, err := b.another(t).Stream(b.ctx, new(streams.Rules), "orders")
@@ -57,7 +58,7 @@ func TestStreamOfOthersIsFoundAndNotReplaced(t *testing.T) {
 		t.Fatal("still known")
 	}
 	_, err = b.Stream(b.ctx, new(streams.Rules), "orders.created")
-	wantError(t, err, fault.ErrStreamNotFound, "stream THEIRS is gone and was not made by this broker: create it again")
+	natstest.WantError(t, err, fault.ErrStreamNotFound, "stream THEIRS is gone and was not made by this broker: create it again")
 }
 
 func TestStreamsThatOverlapAreNamed(t *testing.T) {
@@ -66,24 +67,24 @@ func TestStreamsThatOverlapAreNamed(t *testing.T) {
 	b.makeStream(t, "THEIRS", "orders.created")
 	b.makeStream(t, "USERS", "people")
 	_, err := b.Stream(b.ctx, new(streams.Rules), "orders.paid")
-	wantError(t, err, fault.ErrStreamMismatch, "stream ORDERS for orders, orders.> would overlap with stream THEIRS; add the topic")
+	natstest.WantError(t, err, fault.ErrStreamMismatch, "stream ORDERS for orders, orders.> would overlap with stream THEIRS; add the topic")
 	_, err = b.Stream(b.ctx, new(streams.Rules), "users")
-	wantError(t, err, fault.ErrStreamMismatch, "would be named USERS, but a stream of that name exists and captures people")
+	natstest.WantError(t, err, fault.ErrStreamMismatch, "would be named USERS, but a stream of that name exists and captures people")
 	_, err = b.ForConsumer(b.ctx, new(streams.Rules), "orders.*")
-	wantError(t, err, fault.ErrStreamMismatch, "stream THEIRS captures a part of it only")
+	natstest.WantError(t, err, fault.ErrStreamMismatch, "stream THEIRS captures a part of it only")
 	_, err = b.Stream(b.ctx, &streams.Rules{StreamName: func(string) string { return "a.b" }}, "x")
-	wantError(t, err, fault.ErrInvalidTopic, `would be named "a.b"`, "WithStreamName")
+	natstest.WantError(t, err, fault.ErrInvalidTopic, `would be named "a.b"`, "WithStreamName")
 	_, err = b.Stream(b.ctx, &streams.Rules{StreamTemplate: &jetstream.StreamConfig{Subjects: []string{"*.>"}}}, "x.y")
-	wantError(t, err, fault.ErrInvalidTopic, "the client's own inboxes, _INBOX.>")
+	natstest.WantError(t, err, fault.ErrInvalidTopic, "the client's own inboxes, _INBOX.>")
 }
 
 func TestStreamsAreLeftToOthers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	_, err := b.Stream(b.ctx, &streams.Rules{OthersStreams: true}, "orders.paid")
-	wantError(t, err, fault.ErrStreamNotFound, "with WithExistingStreams the broker creates none", "ORDERS with the subjects orders and orders.>")
+	natstest.WantError(t, err, fault.ErrStreamNotFound, "with WithExistingStreams the broker creates none", "ORDERS with the subjects orders and orders.>")
 	_, err = b.ForConsumer(b.ctx, &streams.Rules{OthersConsumers: true}, "orders.paid")
-	wantError(t, err, fault.ErrStreamNotFound, "with WithExistingConsumers the broker creates none")
+	natstest.WantError(t, err, fault.ErrStreamNotFound, "with WithExistingConsumers the broker creates none")
 }
 
 func TestManyLookForOneStream(t *testing.T) {

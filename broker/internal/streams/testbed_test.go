@@ -2,10 +2,8 @@ package streams_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,14 +22,14 @@ type bench struct {
 	*streams.Streams
 	js  jetstream.JetStream
 	url string
-	log log
+	log natstest.LogLines
 	ctx context.Context
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	s := natstest.Start(t)
-	b := &bench{url: s.ClientURL(), log: make(log, 100), ctx: natstest.Context(t)}
+	b := &bench{url: s.ClientURL(), log: make(natstest.LogLines, 100), ctx: natstest.Context(t)}
 	_, b.js = natstest.Connect(t, s.ClientURL())
 	b.Streams = b.another(t)
 	return b
@@ -57,38 +55,5 @@ func (b *bench) deleteStream(t *testing.T, name string) {
 	t.Helper()
 	if err := b.js.DeleteStream(b.ctx, name); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// logged returns the lines of the log with the part, and empties the log.
-func (b *bench) logged(part string) (found []string) {
-	for {
-		select {
-		case line := <-b.log:
-			if strings.Contains(line, part) {
-				found = append(found, line)
-			}
-		default:
-			return found
-		}
-	}
-}
-
-type log chan string
-
-func (l log) Write(p []byte) (int, error) {
-	l <- string(p)
-	return len(p), nil
-}
-
-func wantError(t *testing.T, err, sentinel error, parts ...string) {
-	t.Helper()
-	if !errors.Is(err, sentinel) {
-		t.Fatalf("got error %v, want %v", err, sentinel)
-	}
-	for _, part := range parts {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("the error does not name %q: %v", part, err)
-		}
 	}
 }

@@ -44,7 +44,7 @@ func (b *bench) edit(t *testing.T, name string, change func(*jetstream.StreamCon
 func (b *bench) wantLines(t *testing.T, want ...string) {
 	t.Helper()
 	var rest []string
-	for _, line := range b.logged("stream") {
+	for _, line := range b.log.Take("stream") {
 		if strings.Contains(line, "created stream") {
 			continue
 		}
