@@ -24,7 +24,6 @@ type outcome struct {
 // handle runs the user's handler on a message and settles it. The worker calls
 // it.
 func (s *subscription) handle(slot int, d *consume.Delivery) {
-	d.Context = s.base
 	header, traced := wire.IncomingHeader(d.Msg.Header)
 	e := &event{d: d, sub: s, message: broker.Message{Header: header, Body: d.Msg.Data}}
 	d.Header = header

@@ -157,20 +157,16 @@ func (d *Delivery) body(r Result, delay time.Duration, reason string) []byte {
 	case Nak:
 		return d.sub.Consumer().NakBody(d.served(), delay)
 	case Term:
-		if reason != "" && knowsReasons(d.sub.cfg.Conn.NATS().ConnectedServerVersion()) {
+		if reason == "" {
+			return wire.TermBody
+		}
+		// A server before 2.10.4 would take an acknowledgement with a reason for none.
+		if _, ok := d.sub.cfg.Conn.Has(10, 4); ok {
 			return append(append(slices.Clip(wire.TermBody), ' '), reason...)
 		}
 		return wire.TermBody
 	}
 	return wire.AckBody
-}
-
-// knowsReasons reports whether a server of that version takes a reason. One before
-// 2.10.4 would take the whole acknowledgement for none.
-func knowsReasons(version string) bool {
-	var major, minor, patch int
-	n, _ := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch)
-	return n == 3 && (major > 2 || major == 2 && (minor > 10 || minor == 10 && patch >= 4))
 }
 
 func (d *Delivery) sendBody(body []byte, r Result, delay time.Duration, returned bool) error {

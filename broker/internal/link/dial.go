@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"go-micro-jetstream/broker/internal/fault"
@@ -51,21 +52,21 @@ func (c *Conn) check() error {
 // too, after how many deliveries to give up. A server that is not connected, or that
 // does not say a version, passes.
 func (c *Conn) CheckVersion() error {
-	version := c.NATS().ConnectedServerVersion()
-	var major, minor int
-	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 || major > 2 || major == 2 && minor >= 10 {
-		return nil
+	if version, ok := c.Has(10, 0); !ok {
+		return fmt.Errorf("the nats-server at %s is of version %s, which forgets the metadata of streams and consumers: use 2.10 or later", c.URL(), version)
 	}
-	return fmt.Errorf("the nats-server at %s is of version %s, which forgets the metadata of streams and consumers: use 2.10 or later", c.URL(), version)
+	return nil
 }
 
-// Has reports whether the connected server is of version 2.minor or later, and which
-// version it is. One that does not say a version passes.
-func (c *Conn) Has(minor int) (version string, ok bool) {
+// Has reports whether the connected server is of version 2.minor.patch or later, and
+// which version it is. One that does not say a version passes.
+func (c *Conn) Has(minor, patch int) (version string, ok bool) {
 	version = c.NATS().ConnectedServerVersion()
-	var major, actual int
-	n, _ := fmt.Sscanf(version, "%d.%d", &major, &actual)
-	return version, n < 2 || major > 2 || major == 2 && actual >= minor
+	actual := make([]int, 3)
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &actual[0], &actual[1], &actual[2]); n < 2 {
+		return version, true
+	}
+	return version, slices.Compare(actual, []int{2, minor, patch}) >= 0
 }
 
 // checkJetStream fails for a server without JetStream and for a user without an inbox.

@@ -46,7 +46,7 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *Rules, s *Stream) (*Strea
 	if s.TTL {
 		return s, nil
 	}
-	if version, ok := ss.conn.Has(minorTTL); !ok {
+	if version, ok := ss.conn.Has(minorTTL, 0); !ok {
 		return nil, fmt.Errorf("%w: a time to live needs nats-server 2.%d, and this one is %s", fault.ErrUnsupported, minorTTL, version)
 	}
 	if err := ss.ensuring.acquire(ctx); err != nil {
@@ -84,7 +84,7 @@ func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, 
 	if l := s.later.Load(); l != nil && time.Since(l.checked) < laterFreshness {
 		return l, nil
 	}
-	if version, ok := ss.conn.Has(minorSchedules); !ok {
+	if version, ok := ss.conn.Has(minorSchedules, 0); !ok {
 		return nil, fmt.Errorf("%w: to deliver a message later needs nats-server 2.%d, and this one is %s", fault.ErrUnsupported, minorSchedules, version)
 	}
 	if err := ss.ensuring.acquire(ctx); err != nil {
