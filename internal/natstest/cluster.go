@@ -81,7 +81,8 @@ func (c *Cluster) Ready(t testing.TB) {
 			}
 			if n.JetStreamIsLeader() {
 				leaders++
-				if len(n.JetStreamClusterPeers()) == 0 {
+				// The leader places no replica on a server whose state it has not heard yet.
+				if len(n.JetStreamClusterPeers()) < len(c.Nodes) {
 					return false
 				}
 			}
