@@ -27,7 +27,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/logger"
 
-	_ "go-micro-jetstream/examples/internal/microtls"
+	_ "go-micro-jetstream/examples/microtls"
 	"go-micro-jetstream/examples/natsserver"
 )
 

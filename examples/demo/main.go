@@ -34,7 +34,7 @@ import (
 
 	"go-micro.dev/v5/logger"
 
-	_ "go-micro-jetstream/examples/internal/microtls"
+	_ "go-micro-jetstream/examples/microtls"
 )
 
 const (

@@ -23,7 +23,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"go-micro-jetstream/dashboards/live"
-	"go-micro-jetstream/examples/internal/natsurl"
+	"go-micro-jetstream/examples/natsurl"
 )
 
 // exportTimeout limits the last export of spans, in case the collector does not

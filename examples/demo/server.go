@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"go-micro-jetstream/examples/internal/natsurl"
 	"go-micro-jetstream/examples/natsserver"
+	"go-micro-jetstream/examples/natsurl"
 )
 
 // mark is a key in the metadata of the streams that the demo creates.

@@ -25,7 +25,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
-	_ "go-micro-jetstream/examples/internal/microtls"
+	_ "go-micro-jetstream/examples/microtls"
 	"go-micro-jetstream/examples/natsserver"
 )
 

@@ -1,6 +1,6 @@
 // Command service is a go-micro service to start from. It handles orders, serves
-// /metrics for Prometheus and /livez and /readyz for Kubernetes, and shuts down
-// cleanly on SIGTERM.
+// /metrics for Prometheus, /livez and /readyz for Kubernetes, and a page at /live that
+// shows what it does now, and shuts down cleanly on SIGTERM.
 //
 //	go run ./examples/service
 //
@@ -13,6 +13,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -27,11 +28,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go-micro.dev/v5"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/health"
 	"go-micro.dev/v5/server"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
-	_ "go-micro-jetstream/examples/internal/microtls"
+	"go-micro-jetstream/dashboards/live"
+	_ "go-micro-jetstream/examples/microtls"
 	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/metrics"
 )
@@ -68,19 +71,15 @@ func run() error {
 	}
 	defer stop()
 
-	// Being connected is not enough to be ready: if a subscription fails, go-micro
-	// starts the service anyway and tries again later.
-	var connected, subscribed atomic.Bool
-	probe := jsbroker.Hooks{
-		ConnectionChanged: func(_ context.Context, e jsbroker.ConnectionChanged) {
-			connected.Store(e.State == jsbroker.StateConnected || e.State == jsbroker.StateReconnected)
-		},
-		SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context {
-			subscribed.Store(true)
-			return ctx
-		},
-	}
-	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(metrics.New(), probe))
+	// A failed subscription does not keep go-micro from starting the service: it tries
+	// again later. Until then the service is not ready.
+	var subscribed atomic.Bool
+	probe := jsbroker.Hooks{SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context {
+		subscribed.Store(true)
+		return ctx
+	}}
+	page := live.New()
+	b := jsbroker.NewBroker(broker.Addrs(url), jsbroker.WithHooks(metrics.New(), page.Hooks(), probe))
 	ctx, fail := context.WithCancelCause(signalled)
 	defer fail(nil)
 	service := micro.NewService(micro.Name("payments"), micro.Context(ctx), micro.Broker(b),
@@ -92,14 +91,18 @@ func run() error {
 		return err
 	}
 
-	http.Handle("/metrics", promhttp.Handler())
-	// The service is alive even while NATS is down: the broker reconnects by itself.
-	http.HandleFunc("/livez", func(http.ResponseWriter, *http.Request) {})
-	http.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !connected.Load() || !subscribed.Load() {
-			http.Error(w, "no connection to NATS, or no subscription", http.StatusServiceUnavailable)
+	health.Register("broker", func(ctx context.Context) error { return jsbroker.Health(ctx, b) })
+	health.Register("subscription", func(context.Context) error {
+		if !subscribed.Load() {
+			return errors.New("no subscription to orders.created yet")
 		}
+		return nil
 	})
+	// The service is alive even while NATS is down: the broker reconnects by itself.
+	http.Handle("/livez", health.LiveHandler())
+	http.Handle("/readyz", health.ReadyHandler())
+	http.Handle("/metrics", promhttp.Handler())
+	http.Handle("/live", page) // shows subjects and error texts: not for the public
 	l, err := net.Listen("tcp", cmp.Or(os.Getenv("HTTP_ADDR"), "127.0.0.1:2112"))
 	if err != nil {
 		return err

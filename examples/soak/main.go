@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	_ "go-micro-jetstream/examples/internal/microtls"
+	_ "go-micro-jetstream/examples/microtls"
 )
 
 func main() {

@@ -35,7 +35,7 @@ import (
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/broker/wrapper"
-	_ "go-micro-jetstream/examples/internal/microtls"
+	_ "go-micro-jetstream/examples/microtls"
 	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/tracing"
 )

@@ -30,7 +30,7 @@ import (
 
 	"go-micro.dev/v5/logger"
 
-	_ "go-micro-jetstream/examples/internal/microtls"
+	_ "go-micro-jetstream/examples/microtls"
 )
 
 func main() {

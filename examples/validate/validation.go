@@ -16,7 +16,7 @@ import (
 	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/examples/internal/natsurl"
+	"go-micro-jetstream/examples/natsurl"
 )
 
 const (

@@ -21,22 +21,22 @@ import (
 // nothing about how long anything should take.
 const Patience = 2 * time.Minute
 
-// Main builds the program of the package under test, sets *binary to its path, runs
-// the tests and returns the exit code. The program is built with the race detector
-// if the test is. Call it from TestMain.
-func Main(m *testing.M, binary *string) (code int) {
+// Main builds the example with that name, sets *binary to the path of the program,
+// runs the tests and returns the exit code. The program is built with the race
+// detector if the test is. Call it from TestMain.
+func Main(m *testing.M, example string, binary *string) (code int) {
 	dir, err := os.MkdirTemp("", "example-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	*binary = filepath.Join(dir, "example")
+	*binary = filepath.Join(dir, example)
 	args := []string{"build", "-o", *binary}
 	if raceDetector {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(args, "go-micro-jetstream/examples/"+example)...).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 		return 1
 	}

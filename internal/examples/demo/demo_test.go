@@ -1,4 +1,4 @@
-package main
+package demo_test
 
 import (
 	"compress/gzip"
@@ -21,13 +21,16 @@ import (
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
 )
 
+// defaultMetricsAddr is where the demo serves /metrics unless told otherwise.
+const defaultMetricsAddr = "127.0.0.1:9464"
+
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "demo", &binary)) }
 
 // start runs the demo with /metrics on a free port.
 func start(t *testing.T, env []string, args ...string) *proc.Process {
@@ -101,7 +104,7 @@ func TestTracePicture(t *testing.T) {
 	if !strings.Contains(svgText(t, drawn), regexp.MustCompile(`trace [0-9a-f]{32}`).FindString(out)) {
 		t.Error("the picture is not of the trace that was printed")
 	}
-	for _, file := range []string{drawn, "../../dashboards/trace.svg"} {
+	for _, file := range []string{drawn, "../../../dashboards/trace.svg"} {
 		text := svgText(t, file)
 		mustMatch(t, text,
 			`^publish orders\.created\n[\d.]+ m?s$`,

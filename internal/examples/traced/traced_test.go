@@ -1,4 +1,4 @@
-package main
+package traced_test
 
 import (
 	"compress/gzip"
@@ -20,13 +20,13 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "traced", &binary)) }
 
 // collector is the other end of an OTLP exporter.
 type collector struct {

@@ -1,4 +1,4 @@
-package main
+package fanout_test
 
 import (
 	"os"
@@ -6,12 +6,12 @@ import (
 	"strings"
 	"testing"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "fanout", &binary)) }
 
 func TestEachQueueGetsEachOrderOnce(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-package main
+package service_test
 
 import (
 	"io"
@@ -13,13 +13,13 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "service", &binary)) }
 
 // await asks until the answer has this status and holds this text.
 func await(t *testing.T, url string, status int, text string) {
@@ -56,6 +56,8 @@ func TestService(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Await("charging order 4711")
+	await(t, url+"/live", http.StatusOK, "<html")
+	await(t, url+"/live?format=json", http.StatusOK, `"orders.created"`)
 	await(t, url+"/metrics", http.StatusOK, `micro_broker_handled_total{queue="payments",result="ack",topic="orders.created"} 1`)
 	if err := b.Disconnect(); err != nil {
 		t.Fatal(err)
@@ -63,7 +65,7 @@ func TestService(t *testing.T) {
 
 	// An outage that loses all data: alive, and ready again when it is over.
 	nats.Stop()
-	await(t, url+"/readyz", http.StatusServiceUnavailable, "no connection")
+	await(t, url+"/readyz", http.StatusServiceUnavailable, "connection")
 	await(t, url+"/livez", http.StatusOK, "")
 	nats.Options.StoreDir = t.TempDir()
 	nats.Start(t)

@@ -1,4 +1,4 @@
-package main
+package hooks_test
 
 import (
 	"encoding/json"
@@ -8,13 +8,13 @@ import (
 	"strings"
 	"testing"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "hooks", &binary)) }
 
 func TestTheAuditLog(t *testing.T) {
 	t.Parallel()

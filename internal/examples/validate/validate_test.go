@@ -1,4 +1,4 @@
-package main
+package validate_test
 
 import (
 	"fmt"
@@ -10,13 +10,19 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
+)
+
+// What the program publishes to, and the header that says which run a message is of.
+const (
+	topic     = "test.messages"
+	runHeader = "Validation-Run"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "validate", &binary)) }
 
 // expected is the whole output of a run.
 func expected(url, verb string, n int) string {

@@ -95,7 +95,7 @@ func TestNode(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	node := exec.CommandContext(ctx, "node", "peer.js")
+	node := exec.CommandContext(ctx, "node", filepath.FromSlash("../../../examples/interop/peer.js"))
 	node.Env = append(os.Environ(), "NODE_PATH="+modules, "NATS_URL="+url, "TRACEPARENT=00-"+upstreamTrace+"-"+upstreamSpan+"-01")
 	var stderr bytes.Buffer
 	node.Stderr = &stderr

@@ -1,16 +1,16 @@
-package main
+package deadletter_test
 
 import (
 	"os"
 	"strings"
 	"testing"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "deadletter", &binary)) }
 
 func TestTheDeadAreListed(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-package main
+package redrive_test
 
 import (
 	"errors"
@@ -9,13 +9,13 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
 )
 
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(proc.Main(m, &binary)) }
+func TestMain(m *testing.M) { os.Exit(proc.Main(m, "redrive", &binary)) }
 
 func TestListShowRedriveDrop(t *testing.T) {
 	t.Parallel()

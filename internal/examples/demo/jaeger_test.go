@@ -1,4 +1,4 @@
-package main
+package demo_test
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"go-micro-jetstream/examples/internal/proc"
+	"go-micro-jetstream/internal/examples/proc"
 )
 
 // jaeger is a Jaeger all-in-one with its store in memory.
@@ -248,11 +248,11 @@ func TestJaeger(t *testing.T) {
 	}
 	var failed []any
 	for _, s := range traces[0].Spans {
-		if s.OperationName == "process "+ordersCreated {
+		if s.OperationName == "process "+"orders.created" {
 			failed = append(failed, s.tag("error"))
 		}
 	}
 	if len(failed) < 2 || !slices.Contains(failed, any(true)) || !slices.Contains(failed, nil) {
-		t.Errorf("the deliveries of %s have the error tags %v, want true and none", ordersCreated, failed)
+		t.Errorf("the deliveries of %s have the error tags %v, want true and none", "orders.created", failed)
 	}
 }
