@@ -1,6 +1,11 @@
 package consume
 
-import "log/slog"
+import (
+	"log/slog"
+	"time"
+
+	"go-micro-jetstream/broker/internal/wire"
+)
 
 // SkipReason says why a message that was fetched is not handled.
 type SkipReason string
@@ -50,3 +55,42 @@ var (
 		text: "it is the stream's note that the last message of its subject has gone, and nothing that anybody has published",
 	}
 )
+
+// refusal returns why a message is not to be handled, or nil. The caller holds the lock.
+func (h *inHand) refusal(d *Delivery) *refusal {
+	if wire.IsDeleteMarker(d.Msg) {
+		return marker
+	}
+	if h.ledger.mayRepeat(d) {
+		if why := h.repeated(d); why != nil {
+			return why
+		}
+	}
+	// The server is delivering it to somebody else, unless this was the last delivery.
+	// Then the server accepts an ack all the same.
+	cs := h.consumer.Load()
+	if cs.Expired(d.served(), d.Began-d.extended) && !cs.IsLast(d.served()) {
+		h.ledger.owe(cs, d)
+		return expired
+	}
+	return nil
+}
+
+// repeated returns why a delivery that may be the second one of its message is not to
+// be handled, or nil. Second deliveries come when an ack was lost with a connection,
+// or when an operator has shortened the consumer's AckWait, so that the server does
+// not wait as long as this side believes. The caller holds the lock.
+func (h *inHand) repeated(d *Delivery) *refusal {
+	if why := h.ledger.repeated(d); why != nil {
+		return why
+	}
+	id := d.Meta.Identity()
+	for _, r := range h.running {
+		// When its deadline is no longer extended, a handler counts as hanging.
+		if r != nil && !r.failed && r.Meta.Identity() == id && time.Since(r.Received) < h.s.cfg.MaxAckExtension {
+			r.skipped.Store(max(r.skipped.Load(), d.Meta.NumDelivered))
+			return beingHandled
+		}
+	}
+	return nil
+}
