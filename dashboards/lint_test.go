@@ -93,6 +93,10 @@ func lint(d dashboard) (findings []string) {
 			if v.Name != "datasource" || v.Label != "Data source" || v.Query != "prometheus" {
 				report("variable %s is not the data source variable", v.Name)
 			}
+		case "interval":
+			if v.Name != "scrape" || !v.Auto || v.AutoCount < 100 || v.AutoMin != "1m" || v.Current.Value != "$__auto_interval_scrape" {
+				report("variable %s is not the scrape interval", v.Name)
+			}
 		case "custom":
 			if len(v.Options) < 2 {
 				report("variable %s leaves no choice", v.Name)
@@ -104,7 +108,7 @@ func lint(d dashboard) (findings []string) {
 			report("variable %s has no label", v.Name)
 		}
 	}
-	for i, name := range []string{"datasource", "job", "instance", "topic", "queue"} {
+	for i, name := range []string{"datasource", "job", "instance", "topic", "queue", "scrape"} {
 		if i >= len(d.Templating.List) || d.Templating.List[i].Name != name {
 			report("variable %d is not %s", i, name)
 		}
@@ -115,6 +119,9 @@ func lint(d dashboard) (findings []string) {
 		names = append(names, a.Name)
 		if a.Datasource != chosen {
 			report("annotation %s has the data source %v", a.Name, a.Datasource)
+		}
+		if a.Step != "$scrape" {
+			report("annotation %s has the step %q", a.Name, a.Step)
 		}
 	}
 	if !slices.Equal(names, []string{"Reconnects", "Restarts"}) {
@@ -176,7 +183,14 @@ func lint(d dashboard) (findings []string) {
 			report("%s has no query", p.Title)
 		}
 		refs := map[string]bool{}
-		for _, q := range p.Targets {
+		for i, q := range p.Targets {
+			if q.Interval != "$scrape" {
+				report("%s %s has the minimum step %q", p.Title, q.RefID, q.Interval)
+			}
+			// Grafana asks for the exemplars of a histogram only if no query before has it.
+			if q.Exemplar && i > 0 {
+				report("%s %s: the first query of a panel asks for exemplars, or none", p.Title, q.RefID)
+			}
 			if q.Datasource != chosen || q.RefID == "" || refs[q.RefID] || q.Range == q.Instant {
 				report("%s %s: data source, name or kind of the query", p.Title, q.RefID)
 			}
@@ -213,6 +227,12 @@ func lintQuery(u use, variables map[string]variable) (findings []string) {
 		for _, name := range []string{"job", "instance"} {
 			if !slices.Contains(s.matchers, matcher{name, "=~", "$" + name}) {
 				report(`%s lacks %s=~"$%s"`, s.text, name, name)
+			}
+		}
+		for _, m := range s.matchers {
+			// A queue is a regular expression already: see grafana_test.go.
+			if m.label == "queue" && m.value != "${queue:pipe}" {
+				report("%s matches %q", s.text, m.value)
 			}
 		}
 		call := s.within()

@@ -36,6 +36,7 @@ type annotation struct {
 	Datasource datasource
 	Expr       string
 	TextFormat string
+	Step       string
 }
 
 type variable struct {
@@ -46,6 +47,11 @@ type variable struct {
 	Refresh           int
 	Multi, IncludeAll bool
 	AllValue          string
+	Regex             string
+	Auto              bool
+	AutoCount         int    `json:"auto_count"`
+	AutoMin           string `json:"auto_min"`
+	Current           struct{ Value any }
 	Options           []struct{ Text, Value string }
 }
 
@@ -72,6 +78,7 @@ type target struct {
 	Datasource   datasource
 	Expr         string
 	LegendFormat string
+	Interval     string
 	Format       string
 	Range        bool
 	Instant      bool
@@ -101,6 +108,18 @@ func readDashboards(t *testing.T) []dashboard {
 	return all
 }
 
+// variable returns the one of that name.
+func (d *dashboard) variable(t *testing.T, name string) variable {
+	t.Helper()
+	for _, v := range d.Templating.List {
+		if v.Name == name {
+			return v
+		}
+	}
+	t.Fatalf("%s has no variable %s", d.file, name)
+	return variable{}
+}
+
 // use is one place that names metrics.
 type use struct {
 	where  string
@@ -108,6 +127,7 @@ type use struct {
 	legend []string            // labels that the result must have
 	values map[string][]string // of the dashboard's own variables
 	target target              // of a panel
+	width  int                 // of the panel, in units of the grid
 }
 
 var legendLabel = regexp.MustCompile(`\{\{\s*([a-zA-Z_]+)\s*\}\}`)
@@ -123,36 +143,47 @@ func labelsIn(format string) (labels []string) {
 func (d *dashboard) uses() (uses []use) {
 	values := map[string][]string{}
 	for _, v := range d.Templating.List {
+		if v.Type == "interval" {
+			continue // no query has it, only the minimum step
+		}
 		for _, o := range v.Options {
 			values[v.Name] = append(values[v.Name], o.Value)
 		}
 	}
 	for _, p := range d.Panels {
 		for _, q := range p.Targets {
-			uses = append(uses, use{where: d.file + ": " + p.Title + " " + q.RefID, expr: q.Expr, legend: labelsIn(q.LegendFormat), values: values, target: q})
+			uses = append(uses, use{where: d.file + ": " + p.Title + " " + q.RefID, expr: q.Expr, legend: labelsIn(q.LegendFormat), values: values, target: q, width: p.GridPos.W})
 		}
 	}
 	for _, a := range d.Annotations.List {
-		uses = append(uses, use{where: d.file + ": annotation " + a.Name, expr: a.Expr, legend: labelsIn(a.TextFormat)})
+		uses = append(uses, use{where: d.file + ": annotation " + a.Name, expr: a.Expr, legend: labelsIn(a.TextFormat), target: target{Range: true, Interval: a.Step}, width: 24})
 	}
 	return uses
 }
 
-var labelValues = regexp.MustCompile(`^label_values\((.+), ([a-z_]+)\)$`)
+var (
+	labelValues = regexp.MustCompile(`^label_values\((.+), ([a-z_]+)\)$`)
+	queryResult = regexp.MustCompile(`^query_result\((.+)\)$`)
+	labelOf     = regexp.MustCompile(`^/([a-z_]+)="\(\[\^"]\+\)"/$`)
+)
 
-// variableUses are the queries of the variables: the selector, and the label
-// whose values are asked for.
+// variableUses are the queries of the variables: the selector or the query, and the
+// label whose values are asked for.
 func (d *dashboard) variableUses(t *testing.T) (uses []use) {
 	t.Helper()
 	for _, v := range d.Templating.List {
 		if v.Type != "query" {
 			continue
 		}
-		m := labelValues.FindStringSubmatch(v.Definition)
-		if m == nil {
-			t.Fatalf("%s: variable %s: %q is not label_values(selector, label)", d.file, v.Name, v.Definition)
+		u := use{where: d.file + ": variable " + v.Name}
+		if m := labelValues.FindStringSubmatch(v.Definition); m != nil {
+			u.expr, u.legend = m[1], []string{m[2]}
+		} else if q, l := queryResult.FindStringSubmatch(v.Definition), labelOf.FindStringSubmatch(v.Regex); q != nil && l != nil {
+			u.expr, u.legend, u.target = q[1], []string{l[1]}, target{Instant: true}
+		} else {
+			t.Fatalf("%s: variable %s: %q is neither label_values(selector, label) nor query_result(query)", d.file, v.Name, v.Definition)
 		}
-		uses = append(uses, use{where: d.file + ": variable " + v.Name, expr: m[1], legend: []string{m[2]}})
+		uses = append(uses, u)
 	}
 	return uses
 }

@@ -92,22 +92,28 @@ var listening = regexp.MustCompile(`Listening on.*address=(\S+)`)
 func startPrometheus(t *testing.T, target string, features ...string) *prom {
 	t.Helper()
 	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	// All groups every second.
-	rules := write("rules.yaml", regexp.MustCompile(`(?m)^    interval: .*\n`).ReplaceAllString(dashboards.Rules(), ""))
-	config := write("prometheus.yaml", fmt.Sprintf(`
+	rules := filepath.Join(dir, "rules.yaml")
+	text := regexp.MustCompile(`(?m)^    interval: .*\n`).ReplaceAllString(dashboards.Rules(), "")
+	if err := os.WriteFile(rules, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return runPrometheus(t, fmt.Sprintf(`
 global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}
 rule_files: [%q]
 scrape_configs: [{job_name: shop, static_configs: [{targets: [%q]}]}]
-`, rules, target))
+`, rules, target), filepath.Join(dir, "data"), features...)
+}
+
+// runPrometheus starts one with this configuration and these data.
+func runPrometheus(t *testing.T, config, data string, features ...string) *prom {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "prometheus.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	// Stopped by the cleanup.
-	cmd := exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"),
+	cmd := exec.Command("prometheus", "--config.file="+file, "--storage.tsdb.path="+data,
 		"--web.listen-address=127.0.0.1:0", "--enable-feature="+strings.Join(append(features, "exemplar-storage"), ","))
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -120,9 +126,13 @@ scrape_configs: [{job_name: shop, static_configs: [{targets: [%q]}]}]
 	ended := make(chan string)
 	go func() {
 		var all bytes.Buffer
+		var at string
 		for lines := bufio.NewScanner(io.TeeReader(stderr, &all)); lines.Scan(); {
 			if m := listening.FindStringSubmatch(lines.Text()); m != nil {
-				addr <- m[1]
+				at = m[1]
+			}
+			if strings.Contains(lines.Text(), "Server is ready") {
+				addr <- at
 			}
 		}
 		ended <- all.String()
@@ -186,6 +196,11 @@ func (p *prom) query(instant bool, expr string) ([]series, error) {
 	if !instant {
 		path, params = "query_range", url.Values{"query": {expr}, "start": {unix(now.Add(-30 * time.Second))}, "end": {unix(now)}, "step": {"1"}}
 	}
+	return p.ask(path, params)
+}
+
+// ask runs a query: of one moment, or of a time range.
+func (p *prom) ask(path string, params url.Values) ([]series, error) {
 	var data struct {
 		Result []struct {
 			Metric map[string]string
@@ -198,7 +213,7 @@ func (p *prom) query(instant bool, expr string) ([]series, error) {
 	}
 	var all []series
 	for _, r := range data.Result {
-		if instant {
+		if path == "query" {
 			r.Values = [][2]any{r.Value}
 		}
 		s := series{labels: r.Metric}
@@ -219,7 +234,7 @@ func unix(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli()
 // fill replaces the variables as Grafana does.
 func fill(expr string, values map[string]string) string {
 	return variableInText.ReplaceAllStringFunc(expr, func(v string) string {
-		name := strings.Trim(v, "${}")
+		name := variableInText.FindStringSubmatch(v)[1]
 		if value, ok := values[name]; ok {
 			return value
 		}
@@ -250,7 +265,7 @@ func TestPrometheus(t *testing.T) {
 			"job": ".+", "instance": ".+", "topic": ".+", "queue": ".*",
 		},
 		"some": { // several values are alternatives, and escaped
-			"job": "shop", "instance": regexp.QuoteMeta(instance), "queue": "(billing|)",
+			"job": "shop", "instance": regexp.QuoteMeta(instance), "queue": "billing|(no queue)?",
 			"topic": `(` + regexp.QuoteMeta(ordersPattern) + `|` + regexp.QuoteMeta(ordersTopic) + `)`,
 		},
 	}
@@ -281,6 +296,12 @@ func TestPrometheus(t *testing.T) {
 			}
 			for _, u := range d.variableUses(t) {
 				queries++
+				if u.target.Instant {
+					if problem := p.check(u, fill(u.expr, selection)); problem != "" {
+						t.Errorf("%s (%s): %s", u.where, name, problem)
+					}
+					continue
+				}
 				var found []string
 				err := p.get("label/"+u.legend[0]+"/values", url.Values{"match[]": {fill(u.expr, selection)}}, &found)
 				if err != nil || len(found) == 0 {
@@ -373,7 +394,7 @@ func TestPublishCallsArePublishedOrErrors(t *testing.T) {
 func (u use) choices(selection map[string]string) (all []map[string]string) {
 	all = []map[string]string{selection}
 	for name, options := range u.values {
-		if !strings.Contains(u.expr, "$"+name) && !strings.Contains(u.expr, "${"+name+"}") {
+		if !slices.ContainsFunc(variableInText.FindAllStringSubmatch(u.expr, -1), func(m []string) bool { return m[1] == name }) {
 			continue
 		}
 		var more []map[string]string

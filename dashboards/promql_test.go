@@ -33,6 +33,7 @@ var aggregators = []string{"sum", "min", "max", "count", "avg"}
 var functions = []string{
 	"rate", "irate", "increase", "deriv", "histogram_quantile", "vector", "count_over_time",
 	"min_over_time", "max_over_time", "last_over_time", "absent", "time", "clamp_min",
+	"label_replace",
 }
 
 // promql is what an expression names.
@@ -45,13 +46,13 @@ type promql struct {
 var token = regexp.MustCompile(`^(?:` +
 	`\s+` +
 	`|"(?:[^"\\]|\\.)*"` +
-	`|\$\{?[a-zA-Z_]+\}?` +
+	`|\$\{?[a-zA-Z_]+(?::[a-z]+)?\}?` +
 	`|[0-9][0-9a-zA-Z.]*` +
 	`|[a-zA-Z_:][a-zA-Z0-9_:]*` +
 	`|=~|!~|!=|==|>=|<=|[-+*/%^=<>(){}\[\],]` +
 	`)`)
 
-var variableInText = regexp.MustCompile(`\$\{?([a-zA-Z_]+)\}?`)
+var variableInText = regexp.MustCompile(`\$\{?([a-zA-Z_]+)(?::[a-z]+)?\}?`)
 
 func tokenize(expr string) ([]string, error) {
 	var tokens []string
@@ -154,11 +155,10 @@ func parse(expr string) (p promql, err error) {
 				}
 			}
 			if at(i) == "[" {
-				if at(i+2) != "]" {
-					return p, fmt.Errorf("subqueries are not known here")
+				for i++; at(i) != "]" && at(i) != ""; i++ {
+					s.rng += at(i)
 				}
-				s.rng = at(i + 1)
-				i += 3
+				i++
 			}
 			p.selectors = append(p.selectors, s)
 		default:

@@ -28,9 +28,10 @@ const values = { __rate_interval: `${4 * scrape}s`, __range: `${minutes}m` };
 for (const v of dashboard.templating.list) {
   const chosen = variables[v.name];
   if (v.type === 'custom') values[v.name] = chosen ?? v.current.value;
+  else if (v.name === 'queue') values[v.name] = chosen ?? v.allValue; // as it is
   else values[v.name] = chosen?.replace(/[.*+?^${}()|[\]\\]/g, '\\\\$&') ?? v.allValue;
 }
-const fill = (text) => text.replace(/\$\{?(\w+)\}?/g, (whole, name) => values[name] ?? whole);
+const fill = (text) => text.replace(/\$\{?(\w+)(?::[a-z]+)?\}?/g, (whole, name) => values[name] ?? whole);
 
 async function ask(path, params) {
   const answer = await (await fetch(`${prometheus}/api/v1/${path}?${new URLSearchParams(params)}`)).json();

@@ -18,8 +18,26 @@ const (
 const (
 	ofProcess      = `job=~"$job", instance=~"$instance"`
 	ofTopic        = ofProcess + `, topic=~"$topic"`
-	ofSubscription = ofTopic + `, queue=~"$queue"`
+	ofSubscription = ofTopic + `, queue=~"${queue:pipe}"`
 )
+
+// noQueue is the choice of the subscriptions without a queue. Their label is empty, and
+// Grafana drops an empty choice when it next refreshes. As a regular expression noQueue
+// matches the empty text. It is no name of a queue, which cannot have blanks. The pipe
+// of ofSubscription keeps Grafana from escaping it. Names of queues need no escaping.
+const noQueue = "(no queue)?"
+
+// showNoQueue gives the series without a queue this text instead of the empty one.
+func showNoQueue(expr string) string {
+	return fmt.Sprintf(`label_replace(%s, "queue", "%s", "queue", "")`, expr, noQueue)
+}
+
+// minStep is the minimum step of every query, a variable of the dashboard. Grafana
+// makes $__rate_interval at least four times as long. Without a minimum step it takes
+// the scrape interval of the data source, which is 15 s unless somebody has changed
+// it. A rate over a minute is empty where Prometheus scrapes once a minute, as it does
+// by default.
+const minStep = "$scrape"
 
 // perQueue are the labels that identify a queue.
 const perQueue = "topic, queue"
@@ -86,8 +104,9 @@ func withoutNaN(expr string) string { return expr + " >= 0" }
 // consumer and report the same number, so the maximum is taken, not the sum.
 func pending(by string) string { return aggregate("max", by, metric("pending", ofSubscription)) }
 
-// quantiles are the queries of a latency chart. Only one of them asks for
-// exemplars, because all three would return the same ones.
+// quantiles are the queries of a latency chart. Only the first of them asks for
+// exemplars, because all three would return the same ones. Grafana ignores the wish of
+// a later one that names the same histogram.
 func quantiles(histogram, matchers, by string) []target {
 	line := func(q float64, legend string) target {
 		if by != "" {
@@ -95,7 +114,7 @@ func quantiles(histogram, matchers, by string) []target {
 		}
 		return query(quantile(q, by, histogram, matchers), legend)
 	}
-	return []target{line(.5, "p50"), line(.95, "p95"), line(.99, "p99").withExemplars()}
+	return []target{line(.5, "p50").withExemplars(), line(.95, "p95"), line(.99, "p99")}
 }
 
 // labels returns a legend that shows the labels: "{{topic}} / {{queue}}".
@@ -110,7 +129,12 @@ func labels(by string) string {
 // variables are the same in all dashboards, so that links can pass them on. The
 // topics to choose from are those of the metrics in topics, separated by |.
 func variables(topics string, hideQueue bool) []variable {
-	queue := choice("queue", "Queue", "micro_broker_handled_total", ofTopic)
+	queue := choice("queue", "Queue", "", "")
+	// Those of the time range, and those that have just begun.
+	active := metric("active_subscriptions", ofTopic)
+	active = "max_over_time(" + active + "[$__range:5m]) or " + active
+	queue.ask("query_result(" + aggregate("count", "queue", showNoQueue(active)) + ")")
+	queue.Regex = `/queue="([^"]+)"/`
 	// Without a queue, the label of a subscription is empty, and .+ would exclude it.
 	queue.AllValue = ".*"
 	queue.Description = "The name passed to broker.Queue. All includes subscriptions without a queue."
@@ -125,7 +149,22 @@ func variables(topics string, hideQueue bool) []variable {
 		choice("instance", "Instance", "micro_broker_connected", `job=~"$job"`),
 		topic,
 		queue,
+		scrapeInterval(),
 	}
+}
+
+// scrapeInterval is the variable behind minStep. auto is one minute, and more if the
+// time range is long: since Grafana 12.4 a minimum step is the step, and that of a
+// minute would ask for 43,200 points in a month, which Prometheus refuses.
+func scrapeInterval() variable {
+	v := oneOf("scrape", "Scrape interval",
+		"How often Prometheus scrapes the services. auto suits 15 s to 1 min, and rates are then over 4 minutes or more. Choose 15s or 30s to see more in short time ranges, and 2m where Prometheus scrapes that rarely.",
+		0,
+		customOption{Text: "auto", Value: "$__auto_interval_scrape"}, customOption{Text: "15s", Value: "15s"},
+		customOption{Text: "30s", Value: "30s"}, customOption{Text: "1m", Value: "1m"}, customOption{Text: "2m", Value: "2m"})
+	v.Type, v.Query = "interval", "15s,30s,1m,2m"
+	v.Refresh, v.Auto, v.AutoCount, v.AutoMin = 2, true, 300, "1m"
+	return v
 }
 
 // choice is a variable whose options are the values of a label. Several of them, or
@@ -138,14 +177,11 @@ func choice(label, title, metrics, matchers string) variable {
 	if matchers != "" {
 		selector += "{" + matchers + "}"
 	}
-	text := fmt.Sprintf("label_values(%s, %s)", selector, label)
-	return variable{
+	v := variable{
 		Name:       label,
 		Label:      title,
 		Type:       "query",
 		Datasource: &prom,
-		Query:      object{"qryType": 1, "query": text, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
-		Definition: text,
 		Refresh:    2,
 		Sort:       1,
 		Multi:      true,
@@ -154,6 +190,18 @@ func choice(label, title, metrics, matchers string) variable {
 		Current:    &current{Text: []string{"All"}, Value: []string{"$__all"}},
 		Options:    []customOption{},
 	}
+	v.ask(fmt.Sprintf("label_values(%s, %s)", selector, label))
+	return v
+}
+
+// ask sets the query of a variable. Grafana calls the two kinds by these numbers.
+func (v *variable) ask(query string) {
+	kind := 1 // label values
+	if strings.HasPrefix(query, "query_result") {
+		kind = 3
+	}
+	v.Query = object{"qryType": kind, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
+	v.Definition = query
 }
 
 // oneOf is a variable with a fixed list of options, of which exactly one is
@@ -195,6 +243,7 @@ func newDashboard(uid, title, description, from string, variables []variable, ro
 				Expr:        sum("instance, broker", increase("reconnects_total", ofProcess, "$__rate_interval")) + " > 0",
 				TitleFormat: "Connection restored",
 				TextFormat:  "{{broker}} on {{instance}}",
+				Step:        minStep,
 			},
 			{
 				// The value is a timestamp, so each process is marked at its start.
@@ -204,6 +253,7 @@ func newDashboard(uid, title, description, from string, variables []variable, ro
 				TitleFormat:     "Process started",
 				TextFormat:      "{{job}} on {{instance}}",
 				UseValueForTime: true,
+				Step:            minStep,
 			},
 		}},
 		Templating: templating{List: variables},

@@ -56,6 +56,7 @@ type annotationQuery struct {
 	Expr            string     `json:"expr"`
 	TitleFormat     string     `json:"titleFormat"`
 	TextFormat      string     `json:"textFormat"`
+	Step            string     `json:"step"`
 	UseValueForTime bool       `json:"useValueForTime,omitempty"`
 }
 
@@ -71,12 +72,16 @@ type variable struct {
 	Datasource  *datasource    `json:"datasource,omitempty"`
 	Query       any            `json:"query"`
 	Definition  string         `json:"definition,omitempty"`
+	Regex       string         `json:"regex,omitempty"`   // its group is the value
 	Refresh     int            `json:"refresh,omitempty"` // 2: whenever the time range changes
 	Sort        int            `json:"sort,omitempty"`    // 1: alphabetically
 	Multi       bool           `json:"multi"`
 	IncludeAll  bool           `json:"includeAll"`
 	AllValue    string         `json:"allValue,omitempty"`
-	Hide        int            `json:"hide"` // 2: hidden, but still part of links
+	Auto        bool           `json:"auto,omitempty"`       // only in intervals: offer one that follows the time range
+	AutoCount   int            `json:"auto_count,omitempty"` // parts that it divides the time range into
+	AutoMin     string         `json:"auto_min,omitempty"`   // its least value
+	Hide        int            `json:"hide"`                 // 2: hidden, but still part of links
 	Current     *current       `json:"current,omitempty"`
 	Options     []customOption `json:"options"`
 }
@@ -127,6 +132,7 @@ type target struct {
 	Datasource   datasource `json:"datasource"`
 	Expr         string     `json:"expr"`
 	LegendFormat string     `json:"legendFormat"`
+	Interval     string     `json:"interval"` // the minimum step
 	Format       string     `json:"format,omitempty"`
 	Range        bool       `json:"range"`
 	Instant      bool       `json:"instant"`
@@ -167,7 +173,7 @@ type override struct {
 
 // query returns a target that is evaluated over the whole time range.
 func query(expr, legend string) target {
-	return target{Datasource: prom, Expr: expr, LegendFormat: legend, Range: true}
+	return target{Datasource: prom, Expr: expr, LegendFormat: legend, Range: true, Interval: minStep}
 }
 
 // withExemplars shows the exemplars of a histogram as dots. A click on a dot opens
@@ -276,7 +282,7 @@ func table(title, description string, columns ...column) *panel {
 	order := object{"topic": 0, "queue": 1}
 	var overrides []override
 	for i, c := range columns {
-		t := query(c.expr, c.name)
+		t := query(showNoQueue(c.expr), c.name)
 		t.Range, t.Instant, t.Format = false, true, "table"
 		targets = append(targets, t)
 		field := fmt.Sprintf("Value #%c", 'A'+i)
@@ -297,7 +303,7 @@ func table(title, description string, columns ...column) *panel {
 		Matcher: object{"id": "byName", "options": "topic"},
 		Properties: []object{{"id": "links", "value": []object{{
 			"title": "Open the consumer dashboard",
-			"url": "/d/" + uidConsumer + "?${datasource:queryparam}&${job:queryparam}&${instance:queryparam}" +
+			"url": "/d/" + uidConsumer + "?${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${scrape:queryparam}" +
 				"&var-topic=${__data.fields.topic:percentencode}&var-queue=${__data.fields.queue:percentencode}&${__url_time_range}",
 		}}}},
 	})
