@@ -22,7 +22,7 @@ import (
 	"go-micro-jetstream/internal/natstest"
 )
 
-// What the section "Coming from go-micro's NATS broker" says.
+// What docs/migration.md says of go-micro's NATS broker.
 
 func connected(t *testing.T, b broker.Broker) broker.Broker {
 	t.Helper()
@@ -157,14 +157,14 @@ func TestNewPublisherOldSubscriber(t *testing.T) {
 	}
 }
 
-// bridge is the README's, which TestTheBridge compares.
+// bridge is that of docs/migration.md, which TestTheBridge compares.
 func bridge(from, to broker.Broker, topic, queue string) (broker.Subscriber, error) {
 	return from.Subscribe(topic, func(e broker.Event) error {
 		return to.Publish(e.Topic(), e.Message())
 	}, broker.Queue(queue))
 }
 
-// The migration of a topic in the README's order, and the way back. At each
+// The migration of a topic in the order of docs/migration.md, and the way back. At each
 // step what old and new publishers send is handled once.
 func TestMigration(t *testing.T) {
 	var conf string
@@ -280,7 +280,7 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// The function in the README is the one that is tested here.
+// The function in docs/migration.md is the one that is tested here.
 func TestTheBridge(t *testing.T) {
 	source, err := os.ReadFile("migration_test.go")
 	if err != nil {
@@ -289,10 +289,10 @@ func TestTheBridge(t *testing.T) {
 	for _, b := range blocksOf(t, "go") {
 		if _, function, ok := strings.Cut(b.text, "\nfunc bridge("); ok {
 			if !strings.Contains(string(source), "\nfunc bridge("+function) {
-				t.Errorf("README.md:%d: the test has another one", b.line)
+				t.Errorf("%s:%d: the test has another one", b.file, b.line)
 			}
 			return
 		}
 	}
-	t.Error("README.md has no bridge")
+	t.Error("no page has a bridge")
 }

@@ -1,6 +1,6 @@
-// Package module_test holds what stands beside the code to it: README.md, whose
-// programs compile and run, and whose tables are complete, its translation, and
-// api.txt.
+// Package module_test holds what stands beside the code to it: README.md and the
+// pages of docs/, whose programs compile and run, and whose tables are complete,
+// their translation, and api.txt.
 package module_test
 
 import (
@@ -27,6 +27,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
@@ -36,8 +37,8 @@ import (
 	"go-micro-jetstream/metrics"
 )
 
-// readmeURL is the server in the README's programs.
-const readmeURL = "nats://localhost:4222"
+// programURL is the server in the programs of the pages.
+const programURL = "nats://localhost:4222"
 
 // preamble precedes the code blocks that are not programs. They may use what it
 // imports and declares.
@@ -47,6 +48,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -62,12 +64,14 @@ import (
 	"go-micro-jetstream/metrics"
 	"go-micro-jetstream/tracing"
 	"go-micro-jetstream/broker/wrapper"
+	"go-micro-jetstream/dashboards/live"
 )
 
 var (
 	_ = context.Background
 	_ = errors.Is
 	_ = slog.Info
+	_ = http.Handle
 	_ time.Duration
 	_ nats.Option
 	_ jetstream.StreamConfig
@@ -81,6 +85,7 @@ var (
 	_ metrics.Option
 	_ tracing.Option
 	_ = wrapper.Event
+	_ = live.New
 )
 
 var (
@@ -93,22 +98,31 @@ var (
 
 `
 
-// programs are what the README's programs do when they run, by a string that
+// programs are what the programs of the pages do when they run, by a string that
 // tells which is which.
 var programs = []struct {
 	contains string
+	topic    string // the test publishes an order to it, if there is one
 	output   string // on stdout or stderr
 	stop     bool   // it runs until it is told to stop
 }{
-	{contains: "orders <- string(", output: "charging order 4711\n"},
-	{contains: "micro.NewService(", output: "charging order 4711\n", stop: true},
+	{contains: "jsbroker.WithHooks(metrics.New()))", topic: "orders.created", output: "charging order 4711\n", stop: true},
+	{contains: "greetings <- string(", output: "got hello, stream\n"},
+	{contains: "micro.NewEvent(", output: "printing invoice 4711\n", stop: true},
 	{contains: "jsbroker.RetryAfter(", output: "parcels.packed 4711\n"},
-	{contains: "http.ListenAndServe(", output: "charging order 4711\n", stop: true},
+	{contains: "http.ListenAndServe(", output: "visitor 4711\n", stop: true},
 }
 
-func readme(t *testing.T) string {
+// pages returns the pages that the tests hold to the code: the README, the shelf in
+// docs/, and the list of examples. Their translations are compared with them by
+// TestTheTranslation.
+func pages(t *testing.T) []string {
 	t.Helper()
-	return read(t, "README.md")
+	all, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append([]string{"README.md", "examples/README.md"}, all...)
 }
 
 func read(t *testing.T, file string) string {
@@ -120,8 +134,19 @@ func read(t *testing.T, file string) string {
 	return string(text)
 }
 
-// block is a code block of the README.
+// shelf returns all pages as one text.
+func shelf(t *testing.T) string {
+	t.Helper()
+	text := ""
+	for _, page := range pages(t) {
+		text += read(t, page) + "\n"
+	}
+	return text
+}
+
+// block is a code block of a page.
 type block struct {
+	file string
 	line int
 	lang string
 	text string
@@ -129,15 +154,15 @@ type block struct {
 
 func (b block) isProgram() bool { return strings.HasPrefix(b.text, "package ") }
 
-func blocks(t *testing.T) []block {
+func blocks(t *testing.T, file string) []block {
 	t.Helper()
 	var all []block
 	var open *block
-	for i, line := range strings.Split(readme(t), "\n") {
+	for i, line := range strings.Split(read(t, file), "\n") {
 		lang, fence := strings.CutPrefix(strings.TrimSpace(line), "```")
 		switch {
 		case fence && open == nil:
-			open = &block{line: i + 1, lang: lang}
+			open = &block{file: file, line: i + 1, lang: lang}
 		case fence:
 			all = append(all, *open)
 			open = nil
@@ -146,16 +171,24 @@ func blocks(t *testing.T) []block {
 		}
 	}
 	if open != nil {
-		t.Fatalf("README.md:%d: the block does not end", open.line)
+		t.Fatalf("%s:%d: the block does not end", file, open.line)
 	}
 	return all
 }
 
+// blocksOf returns the blocks of all pages in one language.
 func blocksOf(t *testing.T, lang string) []block {
 	t.Helper()
-	of := slices.DeleteFunc(blocks(t), func(b block) bool { return b.lang != lang })
+	var of []block
+	for _, page := range pages(t) {
+		for _, b := range blocks(t, page) {
+			if b.lang == lang {
+				of = append(of, b)
+			}
+		}
+	}
 	if len(of) == 0 {
-		t.Fatalf("README.md has no %s blocks", lang)
+		t.Fatalf("no page has %s blocks", lang)
 	}
 	return of
 }
@@ -163,7 +196,7 @@ func blocksOf(t *testing.T, lang string) []block {
 // source makes a Go file of a block: a program is one, declarations follow the
 // preamble, and statements become the body of a function.
 func (b block) source() (string, error) {
-	at := fmt.Sprintf("//line README.md:%d\n", b.line+1)
+	at := fmt.Sprintf("//line %s:%d\n", b.file, b.line+1)
 	if b.isProgram() {
 		return at + b.text, nil
 	}
@@ -204,8 +237,8 @@ func build(t *testing.T, url string) (dir string, code []block) {
 		if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		overlay.Replace[filepath.Join(root, "readme-blocks", pkg, "main.go")] = file
-		args = append(args, "./readme-blocks/"+pkg)
+		overlay.Replace[filepath.Join(root, "docs-blocks", pkg, "main.go")] = file
+		args = append(args, "./docs-blocks/"+pkg)
 	}
 	// With a directory for -o, go build ignores what is not a program: so one
 	// program imports the other blocks.
@@ -213,12 +246,12 @@ func build(t *testing.T, url string) (dir string, code []block) {
 	for i, b := range code {
 		src, err := b.source()
 		if err != nil {
-			t.Fatalf("README.md:%d: %v", b.line, err)
+			t.Fatalf("%s:%d: %v", b.file, b.line, err)
 		}
 		pkg := fmt.Sprintf("block%d", i)
-		add(pkg, strings.ReplaceAll(src, readmeURL, url))
+		add(pkg, strings.ReplaceAll(src, programURL, url))
 		if !b.isProgram() {
-			all += fmt.Sprintf("import _ %q\n", "go-micro-jetstream/readme-blocks/"+pkg)
+			all += fmt.Sprintf("import _ %q\n", "go-micro-jetstream/docs-blocks/"+pkg)
 		}
 	}
 	add("all", all+"\nfunc main() {}\n")
@@ -232,7 +265,7 @@ func build(t *testing.T, url string) (dir string, code []block) {
 	}
 	args = append([]string{"build", "-overlay", listFile, "-o", dir + string(filepath.Separator)}, args...)
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		t.Fatalf("the Go code of README.md does not compile: %v\n%s", err, out)
+		t.Fatalf("the Go code of a page does not compile: %v\n%s", err, out)
 	}
 	return dir, code
 }
@@ -250,7 +283,10 @@ func TestTheCodeCompilesAndTheProgramsRun(t *testing.T) {
 				continue
 			}
 			ran++
-			t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s line %d", b.file, b.line), func(t *testing.T) {
+				if p.topic != "" {
+					publishOrder(t, url, p.topic)
+				}
 				run(t, filepath.Join(dir, fmt.Sprintf("block%d", i)), p.output, p.stop)
 			})
 			break
@@ -258,6 +294,38 @@ func TestTheCodeCompilesAndTheProgramsRun(t *testing.T) {
 	}
 	if ran != len(programs) {
 		t.Errorf("%d programs were run, want %d", ran, len(programs))
+	}
+	t.Run("what they leave behind", func(t *testing.T) { deadLettersAfterwards(t, url) })
+}
+
+// publishOrder does what another service would do.
+func publishOrder(t *testing.T, url, topic string) {
+	t.Helper()
+	m := &broker.Message{Header: map[string]string{"Content-Type": "application/json"}, Body: []byte(`{"ID":"4711"}`)}
+	if err := newBroker(t, url).Publish(topic, m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The programs leave durable consumers on the server. They are in the way of nobody: a
+// service that then uses the same topics and queues, or its own, gets its own settings.
+func deadLettersAfterwards(t *testing.T, url string) {
+	for topic, queue := range map[string]string{"orders.created": "payments", "greetings.sent": "readers", "invoices.written": "billing"} {
+		letters := "dead-letters." + queue
+		b := newBroker(t, url, jsbroker.WithDeadLetter(letters), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
+		if _, err := b.Subscribe(topic, func(broker.Event) error { return errors.New("no") }, broker.Queue(queue)); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan string, 1)
+		if _, err := b.Subscribe(letters, func(e broker.Event) error { got <- string(e.Message().Body); return nil }, broker.Queue("letters")); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Publish(topic, &broker.Message{Body: []byte(queue)}); err != nil {
+			t.Fatal(err)
+		}
+		if letter := natstest.Receive(t, got); letter != queue {
+			t.Errorf("the dead letter of %s is %q", topic, letter)
+		}
 	}
 }
 
@@ -325,9 +393,9 @@ func TestTheCodeIsFormatted(t *testing.T) {
 	for _, b := range blocksOf(t, "go") {
 		formatted, err := format.Source([]byte(b.text))
 		if err != nil {
-			t.Errorf("README.md:%d: %v", b.line, err)
+			t.Errorf("%s:%d: %v", b.file, b.line, err)
 		} else if string(formatted) != b.text {
-			t.Errorf("README.md:%d: gofmt would write\n%s", b.line, formatted)
+			t.Errorf("%s:%d: gofmt would write\n%s", b.file, b.line, formatted)
 		}
 	}
 }
@@ -365,27 +433,14 @@ func declarations(t *testing.T, dir string) []ast.Decl {
 	return all
 }
 
-// shelf returns README.md and the pages of docs/.
-func shelf(t *testing.T) string {
-	t.Helper()
-	pages, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := readme(t)
-	for _, page := range pages {
-		content, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text += "\n" + string(content)
-	}
-	return text
-}
-
+// TestEveryExportedFunctionIsMentioned: on a page of docs/, where options and functions
+// have a row each. The README is for those who do not know yet what they look for.
 func TestEveryExportedFunctionIsMentioned(t *testing.T) {
-	text := shelf(t)
-	for _, pkg := range []struct{ dir, prefix string }{{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}, {"broker/wrapper", "wrapper."}} {
+	text := read(t, "docs/options.md")
+	for _, pkg := range []struct{ dir, prefix string }{
+		{"broker", ""}, {"metrics", "metrics."}, {"tracing", "tracing."}, {"broker/wrapper", "wrapper."},
+		{"broker/brokertest", "brokertest."}, {"dashboards", "dashboards."}, {"dashboards/live", "live."},
+	} {
 		found := 0
 		for _, decl := range declarations(t, pkg.dir) {
 			f, ok := decl.(*ast.FuncDecl)
@@ -393,8 +448,8 @@ func TestEveryExportedFunctionIsMentioned(t *testing.T) {
 				continue
 			}
 			found++
-			if !strings.Contains(text, "`"+pkg.prefix+f.Name.Name+"(") && !strings.Contains(text, "`jsbroker."+f.Name.Name+"(") && !strings.Contains(text, "`jsbroker."+f.Name.Name+"`") {
-				t.Errorf("neither README.md nor docs/ mentions %s.%s", pkg.dir, f.Name.Name)
+			if !strings.Contains(text, "`"+pkg.prefix+f.Name.Name+"(") {
+				t.Errorf("docs/options.md has no row for %s%s(...) of %s", pkg.prefix, f.Name.Name, pkg.dir)
 			}
 		}
 		if found == 0 {
@@ -424,23 +479,23 @@ func rows(t *testing.T, header string) map[string][]string {
 		}
 	}
 	if len(table) == 0 {
-		t.Fatalf("README.md has no table that begins with %q", header)
+		t.Fatalf("no page has a table that begins with %q", header)
 	}
 	return table
 }
 
-// same reports the difference between what the README has and what the code
+// same reports the difference between what a table of docs/ has and what the code
 // has.
-func same(t *testing.T, what string, inReadme, inCode []string) {
+func same(t *testing.T, what string, inDocs, inCode []string) {
 	t.Helper()
 	for _, s := range inCode {
-		if !slices.Contains(inReadme, s) {
-			t.Errorf("%s %s is not in README.md", what, s)
+		if !slices.Contains(inDocs, s) {
+			t.Errorf("%s %s is in no table of docs/", what, s)
 		}
 	}
-	for _, s := range inReadme {
+	for _, s := range inDocs {
 		if !slices.Contains(inCode, s) {
-			t.Errorf("%s %s is in README.md, and not in the code", what, s)
+			t.Errorf("%s %s is in a table of docs/, and not in the code", what, s)
 		}
 	}
 }
@@ -512,7 +567,7 @@ func TestTheMetrics(t *testing.T) {
 	same(t, "the metric", keys(table), keys(live))
 	for name, cells := range table {
 		if cells[1] != live[name] {
-			t.Errorf("%s has the labels %q in README.md, and %q in the code", name, cells[1], live[name])
+			t.Errorf("%s has the labels %q in docs/observability.md, and %q in the code", name, cells[1], live[name])
 		}
 	}
 
@@ -528,14 +583,14 @@ func TestTheMetrics(t *testing.T) {
 	same(t, "the documented metric", keys(table), keys(documented))
 	for name, cells := range table {
 		if cells[0] != documented[name] {
-			t.Errorf("%s is a %s in README.md, and a %s in metrics/doc.go", name, cells[0], documented[name])
+			t.Errorf("%s is a %s in docs/observability.md, and a %s in metrics/doc.go", name, cells[0], documented[name])
 		}
 	}
 
 	// Elsewhere in the text, no metric that is not.
-	for _, name := range regexp.MustCompile(`micro_broker_\w+`).FindAllString(readme(t), -1) {
+	for _, name := range regexp.MustCompile(`micro_broker_\w+`).FindAllString(shelf(t), -1) {
 		if _, ok := live[name]; !ok {
-			t.Errorf("README.md mentions %s, which does not exist", name)
+			t.Errorf("a page mentions %s, which does not exist", name)
 		}
 	}
 }
@@ -562,7 +617,7 @@ func TestTheSpans(t *testing.T) {
 	same(t, "the attribute", keys(table), keys(documented))
 	for name, cells := range table {
 		if want := documented[name]; len(want) >= 2 && !slices.Equal(cells[:2], want[:2]) {
-			t.Errorf("%s is on %q in README.md, and on %q in tracing/doc.go", name, cells[:2], want[:2])
+			t.Errorf("%s is on %q in docs/observability.md, and on %q in tracing/doc.go", name, cells[:2], want[:2])
 		}
 	}
 	for _, span := range keys(rows(t, "| Span | Kind |")) {
@@ -591,39 +646,52 @@ func anchor(heading string) string {
 	return strings.ReplaceAll(punctuation.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
 
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// TestTheLinks follows the links of all pages of the module, also of the translations.
 func TestTheLinks(t *testing.T) {
-	text := readme(t)
-	anchors := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
-		anchors[anchor(m[1])] = true
+	all, err := filepath.Glob("docs/zh-TW/*.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(text, -1) {
-		target := m[1]
-		switch anchor, isAnchor := strings.CutPrefix(target, "#"); {
-		case isAnchor && !anchors[anchor]:
-			t.Errorf("there is no heading for %s", target)
-		case isAnchor || strings.Contains(target, "://"):
-		default:
+	all = append(all, pages(t)...)
+	all = append(all, "README.zh-TW.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "DESIGN.md", "dashboards/README.md", "examples/stack/README.md")
+	for _, page := range all {
+		for _, m := range link.FindAllStringSubmatch(read(t, page), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			file, anchor, isAnchor := strings.Cut(m[1], "#")
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), file)
+			}
 			if _, err := os.Stat(target); err != nil {
-				t.Errorf("link to %s: %v", target, err)
+				t.Errorf("%s: link to %s: %v", page, m[1], err)
+			} else if isAnchor && !slices.Contains(headings(t, target), anchor) {
+				t.Errorf("%s: there is no heading for %s", page, m[1])
 			}
 		}
 	}
 }
 
-// What the README names as proof exists: [TestX](file) is a function of the file.
+// What the pages name as proof exists: [TestX](file) is a function of the file.
 func TestTheTests(t *testing.T) {
-	links := regexp.MustCompile(`\[((?:Test|Fuzz|Benchmark)\w*)\]\(([^)]+)\)`).FindAllStringSubmatch(readme(t), -1)
-	if len(links) == 0 {
-		t.Fatal("README.md names no tests")
-	}
-	for _, link := range links {
-		src, err := os.ReadFile(link[2])
-		if err != nil {
-			t.Error(err)
-		} else if !strings.Contains(string(src), "\nfunc "+link[1]+"(") {
-			t.Errorf("%s has no %s", link[2], link[1])
+	named := regexp.MustCompile(`\[((?:Test|Fuzz|Benchmark)[A-Z]\w*)\]\(([^)]+)\)`)
+	found := 0
+	for _, page := range pages(t) {
+		for _, m := range named.FindAllStringSubmatch(read(t, page), -1) {
+			found++
+			file := filepath.Join(filepath.Dir(page), m[2])
+			if src, err := os.ReadFile(file); err != nil {
+				t.Error(err)
+			} else if !strings.Contains(string(src), "\nfunc "+m[1]+"(") {
+				t.Errorf("%s: %s has no %s", page, file, m[1])
+			}
 		}
+	}
+	if found == 0 {
+		t.Fatal("no page names a test")
 	}
 	// And each row of these tables has one, or says why not.
 	for _, header := range []string{"| Promise | Test |", "| The crash hits | Afterwards | Test |"} {
@@ -656,25 +724,23 @@ func TestTheServerConfigurations(t *testing.T) {
 	}
 }
 
-// Each section is in the contents, in its order, from there on.
-func TestTheContents(t *testing.T) {
-	_, rest, ok := strings.Cut(readme(t), "\n## Contents\n")
-	if !ok {
-		t.Fatal("README.md has no contents")
+// TestTheShelf: each page of docs/ is in the README's table, and begins with whom it is
+// for.
+func TestTheShelf(t *testing.T) {
+	for _, page := range pages(t)[1:] {
+		if !strings.Contains(read(t, "README.md"), "("+page+")") {
+			t.Errorf("README.md has no link to %s", page)
+		}
+		if lines := strings.SplitN(read(t, page), "\n", 4); !strings.HasPrefix(lines[2], "For those who ") {
+			t.Errorf("%s does not begin with whom it is for: %q", page, lines[2])
+		}
 	}
-	var listed, there []string
-	for _, m := range regexp.MustCompile(`(?m)^- \[(.+)\]\(#`).FindAllStringSubmatch(rest[:strings.Index(rest, "\n## ")], -1) {
-		listed = append(listed, m[1])
-	}
-	for _, m := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatch(rest, -1) {
-		there = append(there, m[1])
-	}
-	if !slices.Equal(listed, there) {
-		t.Errorf("the contents are %q, and the sections %q", listed, there)
+	if lines := strings.Count(read(t, "README.md"), "\n"); lines > 170 {
+		t.Errorf("README.md has %d lines; it is the first page, not the shelf", lines)
 	}
 }
 
-// The permissions in the README are enough for everything that it says.
+// The permissions in docs/operations.md are enough for everything that it says.
 func TestThePermissions(t *testing.T) {
 	var conf string
 	for _, b := range blocksOf(t, "text") {
@@ -683,7 +749,7 @@ func TestThePermissions(t *testing.T) {
 		}
 	}
 	if conf == "" {
-		t.Fatal("README.md has no permissions")
+		t.Fatal("no page has permissions")
 	}
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	conf = "accounts: { A: { jetstream: enabled, users: [\n{ user: admin, password: x }\n{ user: shop, password: x,\n" + conf + "}\n] } }\n"
@@ -738,10 +804,10 @@ func TestThePermissions(t *testing.T) {
 		return state.Msgs == 0 && state.Consumers == 2
 	})
 
-	// The README's example of a durable's name is the real one.
+	// The example of a durable's name in docs/streams-and-consumers.md is the real one.
 	for _, name := range natstest.ConsumerNames(t, js, "ORDERS") {
-		if !strings.Contains(readme(t), "durable `"+name+"`") {
-			t.Errorf("README.md does not have the consumer %s", name)
+		if !strings.Contains(shelf(t), "durable `"+name+"`") {
+			t.Errorf("no page has the consumer %s", name)
 		}
 	}
 

@@ -26,7 +26,7 @@ import (
 // report the ratio: xraw is the broker's speed divided by nats.go's (for
 // latency, its time divided by nats.go's). The server is a process of its own.
 //
-// README.md has the results, and the commands, under Speed.
+// docs/benchmarks.md has the results and the commands.
 
 // bench is what one benchmark works on.
 type bench struct {

@@ -177,7 +177,7 @@ func TestSubscriberKilledInItsLastDelivery(t *testing.T) {
 		}
 		eventually(t, "the other is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 1 })
 		if len(exhausted) > 0 {
-			t.Error("there is an event; README.md says that there is none")
+			t.Error("there is an event; docs/delivery.md says that there is none")
 		}
 	})
 }

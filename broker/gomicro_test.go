@@ -29,8 +29,8 @@ func noErr(t testing.TB, err error) {
 	}
 }
 
-// startService starts a service whose end waits for its broker, as the README
-// recommends.
+// startService starts a service whose end waits for its broker, as
+// docs/operations.md recommends.
 func startService(t *testing.T, name string, b broker.Broker, register func(microserver.Server) error) micro.Service {
 	t.Helper()
 	service := newService(t, name, b, micro.AfterStop(b.Disconnect))

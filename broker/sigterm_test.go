@@ -22,7 +22,7 @@ import (
 
 const serviceVariable = "BROKER_TEST_SERVICE"
 
-// runAsService turns this process into a go-micro service, as the README has it,
+// runAsService turns this process into a go-micro service, as docs/operations.md has it,
 // if a test has started it as one. Its handler says when it begins, and ends with
 // the next line of the input.
 func runAsService() bool {

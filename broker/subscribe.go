@@ -52,8 +52,8 @@ type subscription struct {
 
 // Subscribe starts a subscription: with broker.Queue on a durable consumer of
 // that name, without it on a consumer of its own, which ends with it. See the
-// package documentation for what the handler's return means, and the README for
-// how topics, streams and consumers relate. Subscribe answers within 10
+// package documentation for what the handler's return means, and
+// docs/streams-and-consumers.md for how topics, streams and consumers relate. Subscribe answers within 10
 // seconds, leaves nothing behind when it fails, and can be tried again. When
 // the context of broker.SubscribeContext is cancelled, the subscription ends as
 // with Unsubscribe.

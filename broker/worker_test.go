@@ -524,7 +524,7 @@ func TestManualAckLeftOutOfTheLastDeliveryIsHeededLater(t *testing.T) {
 	e := receive(t, events)
 	receive(t, given) // the server gives it up
 	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 1 || len(exhausted) > 0 {
-		t.Errorf("%d messages, %d events; README.md says that it stays, without an event", n, len(exhausted))
+		t.Errorf("%d messages, %d events; docs/delivery.md says that it stays, without an event", n, len(exhausted))
 	}
 	noErr(t, e.Ack())
 	eventually(t, "the late ack arrives", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })

@@ -1,6 +1,7 @@
 // Command compare compares this broker with others that a go-micro service could use.
 // It shows what happens to a message when something goes wrong, and how fast each
-// library is relative to nats.go. It prints the tables in the README:
+// library is relative to nats.go. It prints the tables in docs/comparison.md and
+// docs/benchmarks.md:
 //
 //	cd examples/compare && go run .
 //

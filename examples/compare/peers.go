@@ -47,7 +47,7 @@ var (
 // peers returns the libraries that are compared. The speed of the others is relative
 // to the first one.
 //
-// The README also says things about them that this program does not measure. They
+// docs/comparison.md also says things about them that this program does not measure. They
 // come from these files of go-micro v5.30.0:
 //
 //   - broker/http.go: saveMessage keeps 64 messages, and Publish returns before its
