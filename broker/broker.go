@@ -56,7 +56,7 @@ func applied(o broker.Options, opts []broker.Option) broker.Options {
 }
 
 // Init applies further options. What belongs to the connection cannot change
-// while there is one: other addresses, TLS settings, client name, logger or
+// while there is one: other addresses, TLS settings, domain, client name, logger or
 // [WithAsyncWindow] than those in use are an [ErrInvalidConfig], and so are any
 // [WithNATSOptions] or [WithHooks], because these add to what is there. Init
 // then changes nothing. Other options apply to what is published and subscribed

@@ -35,6 +35,8 @@ func newConfig(o broker.Options) (*config, error) {
 		return nil, fmt.Errorf("jetstream: %w", e)
 	}
 	switch {
+	case c.domain != "" && c.apiPrefix != "":
+		return nil, fmt.Errorf("jetstream: %w: WithDomain(%q) stands for the API prefix $JS.%s.API, and WithAPIPrefix(%q) names another: leave one of them out", ErrInvalidConfig, c.domain, c.domain, c.apiPrefix)
 	case c.rules.OthersStreams && c.rules.StreamTemplate != nil:
 		return nil, fmt.Errorf("jetstream: %w: WithStreamConfig is for streams that the broker creates, and WithExistingStreams has it create none: leave one of them out", ErrInvalidConfig)
 	case c.rules.OthersConsumers && c.rules.ConsumerTemplate != nil:
@@ -66,6 +68,10 @@ func (c *config) connectionDiffers(other *config) string {
 		return "broker.TLSConfig"
 	case c.clientName != other.clientName:
 		return "WithClientName"
+	case c.domain != other.domain:
+		return "WithDomain"
+	case c.apiPrefix != other.apiPrefix:
+		return "WithAPIPrefix"
 	case len(c.natsOptions) != len(other.natsOptions): // they only ever grow
 		return "WithNATSOptions"
 	case len(c.hooks) != len(other.hooks):

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,6 +34,8 @@ type settings struct {
 	fetchWait       time.Duration // 0: adaptive
 	clientName      string
 	natsOptions     []nats.Option
+	domain          string
+	apiPrefix       string
 	rules           streams.Rules // of streams and consumers
 	window          int
 	concurrency     int
@@ -180,6 +183,57 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 	})
 }
 
+// WithDomain uses the JetStream of that domain, rather than that of the server that the
+// broker is connected to. Use it where a service connects to a leaf node and the streams
+// are on its hub, whether the leaf node has a JetStream of its own or not. The name
+// is domain in the jetstream block of the hub's configuration. It is one tokenase
+// matters.
+//
+// Everything works through it: creating streams, publishing, consuming, dead letters,
+// messages that are delivered later, [Redrive]. Permissions change with it: what is
+// $JS.API.> otherwise is $JS.<domain>.API.> then. Acknowledgements go to $JS.ACK.> as
+// everopics are published to as they are.
+//
+// Connect returns an [ErrJetStreamUnavailable] that names the domain if nobody answers
+// there. Another domain needs another connection. The option excludes [WithAPIPrefix].
+//
+// Topics and stream names are not part of a domain. If the leaf node's own JetStream has
+// a stream for a topic as well, each message would be stored there, too. Publish and
+// Subscribe return [ErrStoredTwice] then. The same holds for a consumer on the leaf node
+// that has the names of stream and queue: it would take the acknowledgements for its own.
+func WithDomain(name string) broker.Option {
+	return option(func(s *settings) error {
+		if err := wire.CheckDomain(name); err != nil {
+			return fmt.Errorf("WithDomain: %w", err)
+		}
+		s.domain = name
+		return nil
+	})
+}
+
+// WithAPIPrefix uses the JetStream whose API has that prefix in place of $JS.API. Use it
+// where another account exports its JetStream and yours imports it under a prefix of its
+// own. It ends without the dot, such as JS.orders.API; a dot at the end is ignored.
+//
+// Your account has to import, as services, the prefix with >, INFO included; the topics;
+// and $JS.ACK.<stream>.>, as acknowledgements keep their subjects. The export of the API
+// needs the response type "Stream", because a request for messages has several answers.
+// [DeliverAfter] and [DeliverAt] need _later.<stream>.> as well.
+//
+// Connect returns an [ErrJetStreamUnavailable] that names the prefix if nobody answers
+// there. The option excludes [WithDomain]. As there, a second stream for a topic, in your
+// own account, is an [ErrStoredTwice].
+func WithAPIPrefix(prefix string) broker.Option {
+	return option(func(s *settings) error {
+		prefix := strings.TrimSuffix(prefix, ".")
+		if err := wire.CheckAPIPrefix(prefix); err != nil {
+			return fmt.Errorf("WithAPIPrefix: %w", err)
+		}
+		s.apiPrefix = prefix
+		return nil
+	})
+}
+
 // WithStreamConfig is the template for streams that the broker creates: storage,
 // replicas, limits, retention, duplicates window. It is taken literally, so its
 // zero Retention is Limits. An empty Name and empty Subjects are filled in from
@@ -187,9 +241,9 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 //
 // A stream that the broker made follows the template: when Subscribe, or the first
 // Publish to it, finds that the code has changed a field since, the stream is
-// changed, and one line says so. Subjects are only added. A smaller limit makes the
+// changedne line says so. Subjects are only added. A smaller limit makes the
 // server discard what is beyond it. A field that somebody else has changed is kept,
-// with a warning. So is what the server cannot change: the storage, and retention
+// with a warning. So is what the server cannot change: the storageetention
 // to or from WorkQueue. A stream that others made is never changed, and a
 // difference is logged once. Services that share a stream need the same template
 // for it, or none.
@@ -222,11 +276,11 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // broker fills in names and filters. Acknowledgement is always explicit, and
 // ReplayPolicy always instant.
 //
-// The default is an AckWait of 30s and no limit of deliveries. AckWait, and each
+// The default is an AckWait of 30s and no limit of deliveries. AckWaitach
 // entry of BackOff, is at least 10ms.
 //
 // A queue's consumer that the broker made follows the template: when Subscribe
-// finds that the code has changed a field since, the consumer is changed, and one
+// finds that the code has changed a field since, the consumer is changedne
 // line says so. A field that somebody else has changed is kept, with a warning. So
 // is what the server cannot change: DeliverPolicy and its start, MaxWaiting, the
 // storage. Running subscriptions of other replicas learn of the change with the
@@ -259,7 +313,7 @@ func WithExistingStreams() broker.Option {
 
 // WithExistingConsumers leaves consumers to others: the broker never creates
 // one, and no stream for Subscribe either. A queue needs a pull consumer with
-// explicit acknowledgement. Its name is that of the queue, and its only filter
+// explicit acknowledgement. Its name is that of the queuets only filter
 // is the topic. If there is none, Subscribe returns [ErrConsumerNotFound], which
 // names the consumer to create, also for a further topic of the same queue and
 // stream. A subscription whose consumer is deleted waits until somebody creates
@@ -289,7 +343,7 @@ func WithExistingConsumers() broker.Option {
 // is cut, and Micro-Dead-Letter-Cut says what is missing: the end of the reason,
 // headers, at last the body. The letter is then a reference to -Stream and
 // -Sequence, logged as an error. The original stays where the stream has Limits
-// retention, and where the server counts the deliveries and this was the last;
+// retentionhere the server counts the deliveries and this was the last;
 // else it is removed. If not even the reference fits, the message is terminated,
 // with an error in the log and an Exhausted event. So give the topic's stream no
 // MaxMsgSize.
@@ -309,7 +363,7 @@ func WithExistingConsumers() broker.Option {
 // it becomes a dead letter without another try. When the option is left out later,
 // the next Subscribe gives the limit to the server.
 //
-// It is off by default: discarded messages are terminated, and exhausted ones
+// It is off by default: discarded messages are terminatedxhausted ones
 // stay in the stream.
 func WithDeadLetter(topic string) broker.Option {
 	return option(func(s *settings) error {
@@ -364,7 +418,7 @@ func WithShutdownTimeout(d time.Duration) broker.Option {
 
 // WithMaxAckExtension bounds how long the broker keeps telling the server that
 // a message is still being worked on, counted from its delivery: default 15m.
-// Within it a slow handler, and the messages waiting behind it, are not
+// Within it a slow handlerhe messages waiting behind it, are not
 // delivered a second time. Past it, a handler that hangs loses its message to
 // another replica after AckWait. Zero switches the extension off.
 func WithMaxAckExtension(d time.Duration) broker.Option {

@@ -39,7 +39,8 @@ func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
 		TLS:     cfg.opts.TLSConfig,
 		Secure:  cfg.opts.Secure,
 		Options: cfg.natsOptions,
-		Log:     cfg.log,
+		Domain:  cfg.domain, APIPrefix: cfg.apiPrefix,
+		Log: cfg.log,
 		Events: link.Events{
 			Up:      func(url string) { s.report(StateReconnected, url, nil) },
 			Down:    func(err error) { s.report(StateDisconnected, "", err) },

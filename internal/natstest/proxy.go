@@ -59,12 +59,18 @@ func (g *gate) open() {
 // StartProxy starts a proxy before a server and closes it with the test.
 func StartProxy(t testing.TB, s *server.Server) *Proxy {
 	t.Helper()
+	return StartProxyTo(t, s.Addr().String())
+}
+
+// StartProxyTo is StartProxy for any address, such as that of a port for leaf nodes.
+func StartProxyTo(t testing.TB, address string) *Proxy {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &Proxy{
-		listener: l, upstream: s.Addr().String(), closed: make(chan struct{}),
+		listener: l, upstream: address, closed: make(chan struct{}),
 		requests: openGate(), answers: openGate(),
 	}
 	p.pumps.Add(1)
@@ -73,8 +79,11 @@ func StartProxy(t testing.TB, s *server.Server) *Proxy {
 	return p
 }
 
+// Address is where it listens.
+func (p *Proxy) Address() string { return p.listener.Addr().String() }
+
 // URL is where clients connect.
-func (p *Proxy) URL() string { return "nats://" + p.listener.Addr().String() }
+func (p *Proxy) URL() string { return "nats://" + p.Address() }
 
 // Stall holds back what the server sends, until Resume. What clients send passes.
 func (p *Proxy) Stall() {

@@ -470,8 +470,8 @@ func TestRefusedFetchFails(t *testing.T) {
 	violation := func(subject string) error {
 		return fmt.Errorf("%w: Permissions Violation for Publish to %q", nats.ErrPermissionViolation, subject)
 	}
-	s.Refuse(violation(s.Consumer().NextSubject() + "-of-another"))
-	s.Refuse(violation(s.Consumer().NextSubject()))
+	s.Refuse(violation("$JS.API." + s.Consumer().Next() + "-of-another"))
+	s.Refuse(violation("$JS.API." + s.Consumer().Next()))
 	if err := receive(t, o.failed); !errors.Is(err, fault.ErrPermission) || strings.Contains(err.Error(), "another") {
 		t.Error(err)
 	}

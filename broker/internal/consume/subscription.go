@@ -316,7 +316,7 @@ func (s *Subscription) deleteConsumer() {
 // subscription's requests, or about the answers to them, the fetch fails.
 func (s *Subscription) Refuse(violation error) {
 	subject, _ := wire.RefusedSubject(violation, wire.PublishViolation)
-	if subject != s.Consumer().NextSubject() && !strings.Contains(violation.Error(), s.hand.pull.Inbox()) {
+	if subject != s.cfg.Conn.API(s.Consumer().Next()) && !strings.Contains(violation.Error(), s.hand.pull.Inbox()) {
 		return
 	}
 	select {

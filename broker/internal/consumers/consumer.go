@@ -142,8 +142,8 @@ func (c *Consumer) NakBody(n uint64, delay time.Duration) []byte {
 	return wire.DelayedNak(delay)
 }
 
-// NextSubject returns the subject that pull requests for the consumer are sent
-// to.
-func (c *Consumer) NextSubject() string {
-	return "$JS.API.CONSUMER.MSG.NEXT." + c.Stream.Name + "." + c.Name
+// Next returns the name of the request for the consumer's next messages, without the
+// prefix of the API.
+func (c *Consumer) Next() string {
+	return "CONSUMER.MSG.NEXT." + c.Stream.Name + "." + c.Name
 }

@@ -85,7 +85,7 @@ func TestToldIsACopyThatKnowsWhoCounts(t *testing.T) {
 	if byUs.Limit != 3 || byUs.ByServer || byUs.IsLast(3) {
 		t.Errorf("%+v", byUs)
 	}
-	if got := byUs.NextSubject(); got != "$JS.API.CONSUMER.MSG.NEXT.ORDERS.q" {
+	if got := byUs.Next(); got != "CONSUMER.MSG.NEXT.ORDERS.q" {
 		t.Error(got)
 	}
 }

@@ -76,5 +76,5 @@ func (cs *Consumers) DeleteUnheard(c *Consumer) {
 
 // requestDelete sends the request to delete a consumer, without a reply subject.
 func (cs *Consumers) requestDelete(stream, name string) {
-	_ = cs.conn.NATS().Publish("$JS.API.CONSUMER.DELETE."+stream+"."+name, nil)
+	_ = cs.conn.NATS().Publish(cs.conn.API("CONSUMER.DELETE."+stream+"."+name), nil)
 }

@@ -127,7 +127,7 @@ func (s *Store) request(ctx context.Context, name string, body map[string]any, a
 		return err
 	}
 	return s.conn.Ask(ctx, name, func(ctx context.Context) error {
-		m, err := s.conn.NATS().RequestWithContext(ctx, "$JS.API."+name, data)
+		m, err := s.conn.NATS().RequestWithContext(ctx, s.conn.API(name), data)
 		if err != nil {
 			return err
 		}

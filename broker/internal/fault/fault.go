@@ -47,6 +47,8 @@ var (
 	ErrConsumerConflict = errors.New("consumer name is taken")
 	// ErrStreamMismatch: the stream exists but does not cover the topic.
 	ErrStreamMismatch = errors.New("stream does not cover the topic")
+	// ErrStoredTwice: another JetStream stores the topic's messages, too.
+	ErrStoredTwice = errors.New("the messages would be stored twice")
 	// ErrStreamNotFound: no stream has the topic, and the broker may not create one.
 	ErrStreamNotFound = errors.New("no stream captures the topic")
 	// ErrConsumerNotFound: no consumer serves the queue, and the broker may not create one.

@@ -35,6 +35,7 @@ var reasons = []struct {
 	{ErrConsumerConflict, "consumer_conflict"},
 	{ErrConsumerNotFound, "consumer_not_found"},
 	{ErrStreamMismatch, "stream_mismatch"},
+	{ErrStoredTwice, "stored_twice"},
 	{ErrUnsupported, "unsupported"},
 	{ErrNotScheduled, "not_scheduled"},
 	{ErrPermission, "permission"},

@@ -12,25 +12,26 @@ import (
 // calls are the requests to JetStream's API that wait for their answers. The zero value
 // is ready.
 type calls struct {
+	api      api // where they go
 	mu       sync.Mutex
 	underWay map[*call]struct{}
 }
 
 // call is one request.
 type call struct {
-	name   string // what follows $JS.API. in its subject, as far as known
-	cancel context.CancelCauseFunc
+	subject string // as far as known
+	cancel  context.CancelCauseFunc
 }
 
 // sentTo reports whether the call may be the request with that subject.
 func (r *call) sentTo(subject string) bool {
-	rest, ok := strings.CutPrefix(subject, "$JS.API."+r.name)
+	rest, ok := strings.CutPrefix(subject, r.subject)
 	return ok && (rest == "" || rest[0] == '.')
 }
 
 // begin registers a request. The function that it returns ends that.
-func (c *calls) begin(name string, cancel context.CancelCauseFunc) (end func()) {
-	r := &call{name: name, cancel: cancel}
+func (c *calls) begin(subject string, cancel context.CancelCauseFunc) (end func()) {
+	r := &call{subject: subject, cancel: cancel}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.underWay == nil {

@@ -56,7 +56,7 @@ func (c *Conn) connect(o nats.Options) error {
 	if err != nil {
 		return err
 	}
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(APITimeout))
+	js, err := jetstream.NewWithAPIPrefix(nc, c.calls.api.prefix, jetstream.WithDefaultTimeout(APITimeout))
 	if err != nil {
 		nc.Close()
 		return err

@@ -76,7 +76,10 @@ func (c *Conn) checkJetStream() error {
 	ctx, cancel := context.WithTimeout(context.Background(), APITimeout)
 	defer cancel()
 	err := c.Do(ctx, "INFO", func(ctx context.Context) error {
-		_, err := c.JetStream().AccountInfo(ctx)
+		info, err := c.JetStream().AccountInfo(ctx)
+		if err == nil {
+			c.calls.api.told.Store(&info.Domain)
+		}
 		return err
 	})
 	if errors.Is(err, fault.ErrJetStreamUnavailable) {

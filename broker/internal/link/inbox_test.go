@@ -44,7 +44,7 @@ func TestCallKnowsItsSubject(t *testing.T) {
 		{"INFO", "INFO", false},
 		{"INFO", "", false},
 	} {
-		if got := (&call{name: tt.name}).sentTo(tt.subject); got != tt.want {
+		if got := (&call{subject: defaultAPI + tt.name}).sentTo(tt.subject); got != tt.want {
 			t.Errorf("%s may be sent to %q: %v", tt.name, tt.subject, got)
 		}
 	}

@@ -44,8 +44,12 @@ type Config struct {
 	TLS     *tls.Config   // nil: as the URLs say
 	Secure  bool          // TLS also without a configuration
 	Options []nats.Option // applied last; nil ones are skipped
-	Log     *slog.Logger  // nil: no log
-	Events  Events
+	// Domain, or APIPrefix without its last dot, say where JetStream's API is. Both
+	// empty: the server's own.
+	Domain, APIPrefix string
+
+	Log    *slog.Logger // nil: no log
+	Events Events
 }
 
 // Events are called on the client's one goroutine for callbacks, before the user's own
@@ -132,6 +136,7 @@ func New(cfg Config) *Conn {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	c.calls.api.at(&cfg)
 	c.changes.wake()
 	c.options, c.invalid = c.natsOptions(&cfg)
 	c.log = c.log.With("client", c.options.Name)

@@ -12,18 +12,23 @@ import (
 )
 
 // Do runs a request to JetStream's API. It waits for the connection first, and takes
-// [APITimeout] at most. The name is what follows $JS.API. in the request's subject, as
-// far as it is known: that tells which request a permission violation is about.
+// [APITimeout] at most. The name is what follows $JS.API., or another prefix, in the
+// request's subject, as far as it is known: that tells which request a permission violation is about.
 //
 // Errors: fault.ErrNotConnected if the connection does not come back in time,
 // fault.ErrPermission as soon as the server refuses the request or the inbox,
 // fault.ErrJetStreamUnavailable if nobody answers, or the request's own.
 func (c *Conn) Do(ctx context.Context, name string, request func(context.Context) error) error {
+	return c.explain(c.request(ctx, c.API(name), request))
+}
+
+// request is Do with the whole subject.
+func (c *Conn) request(ctx context.Context, subject string, request func(context.Context) error) error {
 	ctx, cancelTimeout := context.WithTimeout(ctx, APITimeout)
 	defer cancelTimeout()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer c.calls.begin(name, cancel)()
+	defer c.calls.begin(subject, cancel)()
 
 	// The client would keep the request during an outage and send it afterwards, when
 	// nobody waits for it any more. It would leave a consumer that nobody knows of.

@@ -177,7 +177,7 @@ func (p *Pull) Request(cs *consumers.Consumer, waiting int) (Request, bool) {
 	p.bytes += body.MaxBytes
 	p.wait = body.Expires
 	_, p.madeOn = p.conn.State()
-	return Request{subject: cs.NextSubject(), number: p.latest, body: body}, true
+	return Request{subject: p.conn.API(cs.Next()), number: p.latest, body: body}, true
 }
 
 // bounded returns a request that keeps to the limits of the user and of the consumer.

@@ -96,6 +96,11 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden stri
 		return s, nil
 	}
 	s, err := ss.lookUp(ctx, topic)
+	if err == nil || errors.Is(err, fault.ErrStreamNotFound) {
+		if err := ss.checkNearby(ctx, s, topic); err != nil {
+			return nil, err
+		}
+	}
 	if errors.Is(err, fault.ErrStreamNotFound) {
 		if forbidden != "" {
 			return nil, ss.missing(ctx, rules, topic, forbidden)

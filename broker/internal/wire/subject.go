@@ -113,6 +113,36 @@ func CheckName(name string) error {
 	return nil
 }
 
+// CheckDomain reports why JetStream cannot have the domain.
+func CheckDomain(name string) error {
+	if name == "" {
+		return fmt.Errorf("the domain is empty: leave the option out for the server's own JetStream")
+	}
+	if err := CheckName(name); err != nil {
+		return fmt.Errorf("domain %q: %w: a domain is one token, as in the jetstream block of the server's configuration; a prefix such as $JS.hub.API belongs into WithAPIPrefix", Shorten(name), err)
+	}
+	return nil
+}
+
+// CheckAPIPrefix reports why the subjects of JetStream's API cannot have the prefix.
+func CheckAPIPrefix(prefix string) error {
+	if prefix == "" {
+		return fmt.Errorf("the prefix is empty: leave the option out for the server's own JetStream")
+	}
+	if len(prefix) > MaxName || !utf8.ValidString(prefix) {
+		return fmt.Errorf("prefix %q: it has more than %d bytes, or is not valid UTF-8", Shorten(prefix), MaxName)
+	}
+	for token := range strings.SplitSeq(prefix, ".") {
+		if why := faultOfToken(token, false, false, false); why != "" {
+			if strings.ContainsAny(token, "*>") {
+				why = "it has a wildcard"
+			}
+			return fmt.Errorf("prefix %q: %s: want what stands before .STREAM.INFO in the subjects of the API, such as $JS.hub.API", Shorten(prefix), why)
+		}
+	}
+	return nil
+}
+
 // FirstToken returns the topic up to its first dot.
 func FirstToken(topic string) string {
 	token, _, _ := strings.Cut(topic, ".")

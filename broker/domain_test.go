@@ -1,0 +1,189 @@
+package broker_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// withJetStream gives a leaf node a JetStream of its own.
+func withJetStream(domain string) func(*server.Options) {
+	return func(o *server.Options) { o.JetStream, o.JetStreamDomain = true, domain }
+}
+
+// A service at a leaf node does all its work in the JetStream of the hub.
+func TestDomain(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*server.Options){
+		"a leaf node without JetStream":         func(*server.Options) {},
+		"a leaf node with another domain":       withJetStream("leaf"),
+		"a leaf node with JetStream, no domain": withJetStream(""),
+		"the hub's own clients name its domain": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hub := natstest.StartHub(t)
+			at := hub.Server
+			if change != nil {
+				at = natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), change).Server
+			}
+			b := newBroker(t, at, jsbroker.WithDomain("hub"), jsbroker.WithDeadLetter("dead"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+			everythingWorks(t, b)
+			_, js := natsConn(t, hub.Server)
+			for stream, want := range map[string]uint64{"ORDERS": 0, "DEAD": 0, "ORDERS-later": 0} {
+				eventually(t, stream+" is on the hub and everything is settled", func() bool {
+					return streamInfo(t, js, stream).State.Msgs == want
+				})
+			}
+		})
+	}
+}
+
+// everythingWorks publishes, consumes, settles, schedules, and redrives dead letters.
+func everythingWorks(t *testing.T, b broker.Broker) {
+	t.Helper()
+	got := make(chan string, 100)
+	fails := make(chan struct{}, 2)
+	fails <- struct{}{}
+	fails <- struct{}{}
+	subscribe(t, b, "orders.>", func(e broker.Event) error {
+		got <- e.Topic() + " " + string(e.Message().Body)
+		if string(e.Message().Body) == "poison" {
+			select {
+			case <-fails:
+				return jsbroker.RetryAfter(time.Millisecond, errors.New("no"))
+			default:
+			}
+		}
+		return nil
+	}, broker.Queue("workers"))
+	want := func(line string) {
+		t.Helper()
+		if line != receive(t, got) {
+			t.Fatalf("want %q", line)
+		}
+	}
+	publish(t, b, "orders.created", "one")
+	want("orders.created one")
+	publish(t, b, "orders.created", "later", jsbroker.DeliverAfter(time.Second))
+	want("orders.created later")
+	publish(t, b, "orders.created", "poison")
+	want("orders.created poison")
+	want("orders.created poison")
+	eventually(t, "the dead letter is redriven", func() bool {
+		n, err := jsbroker.Redrive(testContext(t), b, "dead")
+		if err != nil && !errors.Is(err, jsbroker.ErrStreamNotFound) { // it comes with the dead letter
+			t.Fatal(err)
+		}
+		return n == 1
+	})
+	want("orders.created poison")
+	publish(t, b, "orders.created", "cancelled", jsbroker.DeliverAfter(time.Hour), jsbroker.MessageID("c"))
+	if err := jsbroker.CancelDelivery(testContext(t), b, "orders.created", "c"); err != nil {
+		t.Fatal(err)
+	}
+	sub := subscribe(t, b, "dead", ignore, broker.Queue("workers"))
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := jsbroker.Health(testContext(t), b); err != nil {
+		t.Error(err)
+	}
+}
+
+// A name that cannot be right is an error at once, and so is one that nobody has.
+func TestDomainThatDoesNotExist(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		opts  []broker.Option
+		parts []string
+	}{
+		"empty":     {[]broker.Option{jsbroker.WithDomain("")}, []string{"WithDomain", "leave the option out"}},
+		"dotted":    {[]broker.Option{jsbroker.WithDomain("$JS.hub.API")}, []string{"WithDomain", "$JS.hub.API", "WithAPIPrefix"}},
+		"wildcard":  {[]broker.Option{jsbroker.WithDomain("*")}, []string{"WithDomain"}},
+		"blank":     {[]broker.Option{jsbroker.WithDomain("my hub")}, []string{"WithDomain", "my hub"}},
+		"no prefix": {[]broker.Option{jsbroker.WithAPIPrefix("")}, []string{"WithAPIPrefix", "leave the option out"}},
+		"a dot":     {[]broker.Option{jsbroker.WithAPIPrefix(".")}, []string{"WithAPIPrefix"}},
+		"two dots":  {[]broker.Option{jsbroker.WithAPIPrefix("$JS..API")}, []string{"WithAPIPrefix", "$JS..API", "empty token"}},
+		"a pattern": {[]broker.Option{jsbroker.WithAPIPrefix("$JS.API.>")}, []string{"WithAPIPrefix", "wildcard", "STREAM.INFO"}},
+		"line feed": {[]broker.Option{jsbroker.WithAPIPrefix("JS\n.API")}, []string{"WithAPIPrefix"}},
+		"both":      {[]broker.Option{jsbroker.WithDomain("hub"), jsbroker.WithAPIPrefix("JS.orders.API")}, []string{"WithDomain", "$JS.hub.API", "JS.orders.API", "leave one of them out"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wantError(t, jsbroker.NewBroker().Init(tt.opts...), jsbroker.ErrInvalidConfig, tt.parts...)
+			wantError(t, jsbroker.NewBroker(tt.opts...).Connect(), jsbroker.ErrInvalidConfig, tt.parts...)
+		})
+	}
+
+	hub := natstest.StartHub(t)
+	without := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub))
+	with := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), withJetStream("leaf"))
+	for name, tt := range map[string]struct {
+		s     *server.Server
+		opt   broker.Option
+		parts []string
+	}{
+		"a leaf node without JetStream, no domain": {without.Server, nil, []string{"leaf node", "WithDomain"}},
+		"another name":                 {without.Server, jsbroker.WithDomain("Hub"), []string{`WithDomain("Hub")`, "$JS.Hub.API.", "check the name", "no JetStream of its own"}},
+		"another name, with JetStream": {with.Server, jsbroker.WithDomain("hubb"), []string{`WithDomain("hubb")`, `its own with the domain "leaf"`}},
+		"a prefix":                     {without.Server, jsbroker.WithAPIPrefix("JS.orders.API"), []string{`WithAPIPrefix("JS.orders.API")`, "imports", "INFO"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := jsbroker.NewBroker(broker.Addrs(tt.s.ClientURL()), quiet())
+			if tt.opt != nil {
+				if err := b.Init(tt.opt); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var err error
+			atOnce(t, "Connect", func() { err = b.Connect() })
+			wantError(t, err, jsbroker.ErrJetStreamUnavailable, tt.parts...)
+		})
+	}
+}
+
+// The option belongs to the connection.
+func TestDomainOfALiveConnection(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	b := newBroker(t, hub.Server, jsbroker.WithDomain("hub"))
+	wantError(t, b.Init(jsbroker.WithDomain("leaf")), jsbroker.ErrInvalidConfig, "WithDomain", "Disconnect")
+	if err := b.Init(jsbroker.WithDomain("hub")); err != nil {
+		t.Error(err)
+	}
+	other := newBroker(t, hub.Server, jsbroker.WithAPIPrefix("$JS.hub.API."))
+	wantError(t, other.Init(jsbroker.WithAPIPrefix("JS.x.API")), jsbroker.ErrInvalidConfig, "WithAPIPrefix")
+	publish(t, other, "orders.created", "one")
+}
+
+// A stream of the leaf node that captures the topic would store each message, too.
+func TestDomainStoresNothingTwice(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	leaf := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), withJetStream("leaf"))
+	_, js := natsConn(t, leaf.Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	b := newBroker(t, leaf.Server, jsbroker.WithDomain("hub"))
+	err := b.Publish("orders.created", message("one"))
+	wantError(t, err, jsbroker.ErrStoredTwice, "ORDERS", `WithDomain("hub")`, "orders.created")
+	if got := jsbroker.Reason(err); got != "stored_twice" {
+		t.Errorf("reason %q", got)
+	}
+	_, err = b.Subscribe("orders.created", ignore, broker.Queue("workers"))
+	wantError(t, err, jsbroker.ErrStoredTwice, "ORDERS")
+	if n := streamInfo(t, js, "ORDERS").State.Msgs; n != 0 {
+		t.Errorf("%d messages on the leaf node", n)
+	}
+	if err := js.DeleteStream(testContext(t), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, b, "orders.created", "one") // and no Connect
+}
