@@ -38,12 +38,15 @@ func StartLeaf(t testing.TB, hub *Restartable, address string, change ...func(*s
 			Remotes:           []*server.RemoteLeafOpts{{URLs: []*url.URL{{Scheme: "nats-leaf", Host: address}}}},
 		}
 	}}, change...)...)
-	Linked(t, hub.Server)
+	Linked(t, leaf)
 	return leaf
 }
 
-// Linked waits until a leaf node is linked to the server.
-func Linked(t testing.TB, hub *server.Server) {
+// Linked waits until the leaf node is linked to its hub, and knows what is asked for
+// there.
+func Linked(t testing.TB, leaf *Restartable) {
 	t.Helper()
-	Eventually(t, "a leaf node is linked", func() bool { return hub.NumLeafNodes() > 0 })
+	Eventually(t, "the leaf node is linked", func() bool {
+		return leaf.GlobalAccount().Interest("$JS.hub.API.INFO") > 0
+	})
 }
