@@ -127,8 +127,9 @@ type Settled struct {
 	Delivery
 	Result Result
 	Delay  time.Duration // before a redelivery; 0 means at once
-	// Returned says that the message was given back, because the subscription
-	// ended before its handler had started. It is not a failure.
+	// Returned says that the message was given back before its handler had started,
+	// because the subscription ended, or because all handlers before it run for much
+	// longer than usual. It is not a failure.
 	Returned bool
 	Err      error // the acknowledgement could not be sent or was not confirmed
 }

@@ -421,6 +421,11 @@ func WithShutdownTimeout(d time.Duration) broker.Option {
 // Within it a slow handlerhe messages waiting behind it, are not
 // delivered a second time. Past it, a handler that hangs loses its message to
 // another replica after AckWait. Zero switches the extension off.
+//
+// What waits behind handlers that hang goes back to the other replicas earlier:
+// when no handler was started for 10 seconds, and for 20 times as long as the
+// slowest handler lately took; for 30 seconds if none has returned yet. The last
+// delivery that MaxDeliver permits stays, and so does what waits for its key.
 func WithMaxAckExtension(d time.Duration) broker.Option {
 	return option(func(s *settings) error {
 		if d < 0 {

@@ -58,7 +58,7 @@
 //	micro_broker_exhausted_total{topic,queue}                counter    the last permitted delivery failed; the message stays in the stream
 //	micro_broker_skipped_total{topic,queue}                  counter    fetched but not handled: its ack wait had passed, or it was a second delivery
 //	micro_broker_markers_total{topic,queue}                  counter    delete markers of the stream: acknowledged, not handled, and not in skipped_total
-//	micro_broker_returned_total{topic,queue}                 counter    fetched but given back when the subscription ended
+//	micro_broker_returned_total{topic,queue}                 counter    fetched but given back, at the end or behind handlers that hang
 //	micro_broker_settle_errors_total{topic,queue,result}     counter    an ack, nak or term that could not be sent or was not confirmed
 //
 // The connection:

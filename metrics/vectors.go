@@ -136,7 +136,7 @@ func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors
 		exhausted:        vs.counter("exhausted_total", "Messages whose last permitted delivery failed and that were not dead-lettered: they stay in the stream and are not delivered again.", "topic", "queue"),
 		skipped:          vs.counter("skipped_total", "Fetched messages not handled: their ack deadline had passed while they waited, so they are delivered again, or they were second deliveries of messages that are or were handled.", "topic", "queue"),
 		markers:          vs.counter("markers_total", "Delete markers of the stream, which were acknowledged and not handled. They are not in skipped_total.", "topic", "queue"),
-		returned:         vs.counter("returned_total", "Fetched messages given back unhandled because the subscription ended. They are delivered again.", "topic", "queue"),
+		returned:         vs.counter("returned_total", "Fetched messages given back unhandled because the subscription ended, or because the handlers before them hang. They are delivered again.", "topic", "queue"),
 		settleErrors:     vs.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result"),
 	}
 }

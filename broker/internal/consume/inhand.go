@@ -32,9 +32,9 @@ type inHand struct {
 	room     []*Delivery // the array behind waiting, to be used again
 	running  []*Delivery // by slot; nil when the worker has nothing in hand
 	fetching bool        // a worker waits for messages
-	known    time.Time   // when the number of pending messages was last learned
-	pending  uint64      // that number
-	fresh    time.Time   // when a message last came for the first time
+	left     left
+	pace     pace
+	fresh    time.Time // when a message last came for the first time
 	ledger   ledger
 	order    *order // nil: all messages have one order
 	epoch    uint32 // see place
@@ -45,12 +45,18 @@ type inHand struct {
 	extending bool        // keepAlive runs
 }
 
+// left is what the server has last told of the messages in the stream.
+type left struct {
+	at      time.Time
+	pending uint64 // not yet delivered to the consumer
+}
+
 func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.ConsumerInfo) *inHand {
 	h := &inHand{
 		s:       s,
 		running: make([]*Delivery, s.cfg.Concurrency),
-		known:   time.Now(), // nobody asks before it has begun
-		pending: info.NumPending,
+		left:    left{at: time.Now(), pending: info.NumPending}, // nobody asks before it has begun
+		pace:    pace{floor: s.cfg.HangsAfter},
 		fresh:   time.Now(),
 		ledger:  ledger{last: info.AckFloor.Stream}, // where a consumer for new messages begins
 		wake:    make(chan struct{}, 1),
@@ -92,6 +98,7 @@ func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
 		h.ledger.started(d)
+		h.pace.begun = d.Received.Add(d.Began)
 	} else {
 		also = h.refused(d, refused)
 	}
@@ -114,6 +121,7 @@ func (h *inHand) finish(slot int, d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running[slot] = nil
+	h.pace.returned(time.Since(d.Received) - d.Began)
 	cs := h.consumer.Load()
 	if h.order != nil {
 		now := time.Now()
@@ -294,7 +302,7 @@ func (h *inHand) next() (request pull.Request, wanted bool, silence time.Duratio
 func (h *inHand) request(waiting int) (r pull.Request, wanted bool) {
 	if h.order != nil {
 		room := h.spare()
-		if room < 1 {
+		if room < 1 || h.keyHangs() {
 			return r, false
 		}
 		h.pull.Within(room)
@@ -379,7 +387,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 			a.last = newDelivery(h.s, m, now)
 			a.last.epoch = h.epoch
 			h.waiting = append(h.waiting, a.last)
-			h.pending = a.last.Meta.Pending
+			h.left.pending = a.last.Meta.Pending
 			if a.last.Meta.NumDelivered <= 1 {
 				h.fresh = now
 			}
@@ -403,7 +411,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 		a.alive = true
 		h.pull.Arrived(now)
 		h.fetching = false
-		h.known = now
+		h.left.at = now
 		h.arm()
 	}
 	return a
@@ -504,7 +512,7 @@ func (h *inHand) arm() {
 		return
 	}
 	h.armed = true
-	if wait := keepAliveInterval(h.consumer.Load()); h.keeper == nil {
+	if wait := h.checkInterval(h.consumer.Load()); h.keeper == nil {
 		h.keeper = time.AfterFunc(wait, h.keepAlive)
 	} else {
 		h.keeper.Reset(wait)
@@ -532,7 +540,7 @@ func (h *inHand) replace(former, told *consumers.Consumer) bool {
 		return false
 	}
 	if h.armed && told.AckWait() < former.AckWait() {
-		h.keeper.Reset(keepAliveInterval(told))
+		h.keeper.Reset(h.checkInterval(told))
 	}
 	return true
 }
@@ -589,9 +597,9 @@ func (h *inHand) resumeAt() uint64 {
 func (h *inHand) learned(info *jetstream.ConsumerInfo) State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.known, h.pending = time.Now(), info.NumPending
+	h.left = left{at: time.Now(), pending: info.NumPending}
 	state := StateOf(info)
-	state.Retries = h.retries.count(h.known)
+	state.Retries = h.retries.count(h.left.at)
 	return state
 }
 
@@ -612,12 +620,12 @@ func (h *inHand) starved() bool {
 		return false
 	}
 	most := h.consumer.Load().Config.MaxAckPending
-	return h.pending > 0 || most > 0 && 10*h.retries.count(now) >= most
+	return h.left.pending > 0 || most > 0 && 10*h.retries.count(now) >= most
 }
 
 // knownFor returns how long ago the number of pending messages was learned.
 func (h *inHand) knownFor() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return time.Since(h.known)
+	return time.Since(h.left.at)
 }

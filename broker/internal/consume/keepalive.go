@@ -25,6 +25,7 @@ func (h *inHand) keepAlive() {
 	if !ok {
 		return
 	}
+	h.s.giveStrandedBack()
 	var due []extension
 	if h.s.cfg.Conn.Up() { // which waits for an attempt to connect
 		due = h.extensions()

@@ -25,7 +25,7 @@ import (
 )
 
 // Config is what a subscription is made of. All fields are needed, except Queue,
-// Limits and MaxAckExtension.
+// Limits, MaxAckExtension and HangsAfter.
 type Config struct {
 	Conn            *link.Conn
 	Consumers       *consumers.Consumers
@@ -35,6 +35,7 @@ type Config struct {
 	Concurrency     int    // workers, at least 1; with more than one there is no order, except that of Key
 	Limits          pull.Limits
 	MaxAckExtension time.Duration   // how long after its arrival a message's ack deadline is extended
+	HangsAfter      time.Duration   // how long no handler may be started, at least, until what waits is given back; 0: [hangsAfter]
 	Parent          context.Context // its values are those of [Subscription.Context], its end is not
 
 	// Handle handles a delivery and settles it. The slot is the number of the worker,
@@ -109,6 +110,9 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 	cs, info, err := cfg.Consumers.Bind(ctx, cfg.Rules, cfg.Topic, cfg.Queue)
 	if err != nil {
 		return nil, nil, err
+	}
+	if cfg.HangsAfter == 0 {
+		cfg.HangsAfter = hangsAfter
 	}
 	s := &Subscription{
 		cfg:      cfg,

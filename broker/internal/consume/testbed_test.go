@@ -70,12 +70,17 @@ func (b *testbed) open(o *observer, change ...func(*consume.Config)) *consume.Su
 func (b *testbed) start(o *observer, change ...func(*consume.Config)) *consume.Subscription {
 	b.t.Helper()
 	s := b.open(o, change...)
+	b.begin(s)
+	return s
+}
+
+// begin begins a subscription. It is stopped with the test.
+func (b *testbed) begin(s *consume.Subscription) {
 	s.Begin(s.Context(), 0)
 	b.t.Cleanup(func() {
 		s.Stop()
 		receive(b.t, s.Done())
 	})
-	return s
 }
 
 // publish stores messages with these bodies.

@@ -48,6 +48,7 @@ type Pull struct {
 	maxBytes  int           // of everything under way; 0: requestBytes
 	idle      int           // requests in a row that brought nothing
 	wait      time.Duration // of the latest request
+	made      time.Time     // when that was made
 	madeOn    uint64        // the number of the connection that the latest was made on
 	first     uint64        // the number of the oldest request that may be under way
 	latest    uint64        // the number of the latest
@@ -175,7 +176,7 @@ func (p *Pull) Request(cs *consumers.Consumer, waiting int) (Request, bool) {
 	}
 	p.open += body.Batch
 	p.bytes += body.MaxBytes
-	p.wait = body.Expires
+	p.wait, p.made = body.Expires, now
 	_, p.madeOn = p.conn.State()
 	return Request{subject: p.conn.API(cs.Next()), number: p.latest, body: body}, true
 }
@@ -335,6 +336,14 @@ func (p *Pull) Outlived() bool {
 	up, number := p.conn.State()
 	return !up || number != p.madeOn
 }
+
+// Lapsed reports whether no request is under way: the server delivers nothing more.
+func (p *Pull) Lapsed(now time.Time) bool {
+	return p.open == 0 || p.Outlived() || now.Sub(p.made) > p.wait+lapseGrace
+}
+
+// lapseGrace is how much later than its end a request may still deliver.
+const lapseGrace = time.Second
 
 // Abandon gives up the requests under way. Their statuses no longer count. What they
 // still deliver is taken all the same.

@@ -1,0 +1,158 @@
+package consume
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go-micro-jetstream/broker/internal/consumers"
+)
+
+const (
+	// hangsAfter is the shortest time without a start after which what waits is given
+	// back. Slower handlers have longer: see unusual.
+	hangsAfter = 10 * time.Second
+	// unusual is how many times longer than usual a handler runs that counts as
+	// hanging.
+	unusual = 20
+	// unknownFactor is how much longer than hangsAfter that is while no handler has
+	// returned yet, and nobody knows what is usual.
+	unknownFactor = 3
+)
+
+// pace is how quickly handlers lately were. It has no lock: that of inHand guards it.
+type pace struct {
+	floor time.Duration // see hangsAfter
+	begun time.Time     // when a handler was last started
+	usual time.Duration // of handlers; 0: not known yet
+}
+
+// returned learns from a handler. A slow one counts at once, quick ones count little by
+// little.
+func (p *pace) returned(took time.Duration) {
+	p.usual = max(took, p.usual-(p.usual-took)/8, 1)
+}
+
+// patience returns how long no handler may be started until those that run count as
+// hanging.
+func (p *pace) patience() time.Duration {
+	if p.usual == 0 {
+		return unknownFactor * p.floor
+	}
+	return max(p.floor, unusual*p.usual)
+}
+
+// hangs reports whether no handler was started for much longer than usual, although
+// messages have waited for as long as that.
+func (p *pace) hangs(since, now time.Time) bool {
+	if p.begun.After(since) {
+		since = p.begun
+	}
+	return now.Sub(since) > p.patience()
+}
+
+// checkInterval is how often the keeper looks at what is in hand.
+func (h *inHand) checkInterval(cs *consumers.Consumer) time.Duration {
+	return min(keepAliveInterval(cs), h.pace.floor)
+}
+
+// stranded returns what waits behind handlers that hang, so that it can be given back
+// to other subscribers of the consumer. It returns nothing while a request is under way:
+// the server would deliver it here again. It leaves in hand what another subscriber must
+// not get, and what the server would not deliver again.
+func (h *inHand) stranded() (ds []*Delivery) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now, cs := time.Now(), h.consumer.Load()
+	if cs.Ephemeral || h.s.Stopped() || !h.pull.Lapsed(now) || !h.s.cfg.Conn.Up() {
+		return nil
+	}
+	oldest, waits := h.oldest()
+	if !waits || !h.pace.hangs(oldest, now) {
+		return nil
+	}
+	goes := func(d *Delivery) bool {
+		last := cs.Limit > 0 && d.Deliveries() >= cs.Limit
+		return !last && !cs.Expired(d.served(), now.Sub(d.Received)-d.extended)
+	}
+	kept := h.waiting[:0]
+	for _, d := range h.waiting {
+		if goes(d) {
+			ds = append(ds, d)
+		} else {
+			kept = append(kept, d)
+		}
+	}
+	clear(h.waiting[len(kept):])
+	h.waiting = kept
+	if h.order != nil {
+		ds = append(h.order.strand(goes), ds...)
+	}
+	if len(ds) > 0 {
+		h.pull.Abandon() // the size of the next batch is not learned from these
+	}
+	return ds
+}
+
+// oldest returns since when a message waits for a worker.
+func (h *inHand) oldest() (since time.Time, waits bool) {
+	if len(h.waiting) > 0 {
+		return h.waiting[0].Received, true
+	}
+	if h.order != nil && h.order.first != nil {
+		l := h.order.first
+		if l.again != nil {
+			return l.again.Received, true
+		}
+		return l.waiting[0].Received, true
+	}
+	return since, false
+}
+
+// keyHangs reports whether the user's function for keys runs for so long that nothing
+// more should be fetched.
+func (h *inHand) keyHangs() bool {
+	return !h.order.asked.IsZero() && time.Since(h.order.asked) > h.pace.patience()
+}
+
+// strand takes out the lanes whose next message could be started. A lane stays whole,
+// so that the order of its key is kept: it is left if one of its messages must stay, or
+// was handled here before.
+func (o *order) strand(goes func(*Delivery) bool) (ds []*Delivery) {
+	row := o.first
+	o.first, o.last = nil, nil
+	for row != nil {
+		l := row
+		row, l.next = l.next, nil
+		if l.again != nil || len(l.missing) > 0 || slices.ContainsFunc(l.waiting, func(d *Delivery) bool { return !goes(d) }) {
+			o.advance(l, time.Now())
+			continue
+		}
+		for _, d := range l.waiting {
+			o.count(l, -1, d)
+			d.lane = nil
+			ds = append(ds, d)
+		}
+		clear(l.waiting)
+		l.waiting = l.waiting[:0]
+		o.remove(l)
+	}
+	slices.SortFunc(ds, func(a, b *Delivery) int { return placeOf(a).compare(placeOf(b)) })
+	return ds
+}
+
+// giveStrandedBack naks what waits behind handlers that hang. They keep their own
+// messages.
+func (s *Subscription) giveStrandedBack() {
+	ds := s.hand.stranded()
+	if len(ds) == 0 {
+		return
+	}
+	const text = "gave %d messages back that waited here: no handler was started for %v, which is much longer than usual, so those that run may hang%s"
+	if more, ok := s.lines.Allow(text); ok {
+		s.log.Warn(fmt.Sprintf(text, len(ds), time.Since(ds[0].Received).Round(time.Second), more))
+	}
+	for _, d := range ds {
+		_ = d.send(Nak, 0, true)
+	}
+}
