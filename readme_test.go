@@ -547,6 +547,11 @@ func TestTheMetrics(t *testing.T) {
 	if err := metrics.New(metrics.WithRegisterer(reg)).Err; err != nil {
 		t.Fatal(err)
 	}
+	server, err := metrics.NewServer(jsbroker.NewBroker())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.collectors = append(reg.collectors, server)
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descriptions)

@@ -66,6 +66,29 @@
 //	micro_broker_connected{broker}                           gauge      1 while connected, else 0; ends a minute after Disconnect
 //	micro_broker_reconnects_total{broker}                    counter    connections restored after a loss
 //
+// What only the server knows. These metrics exist with [NewServer], which asks for them:
+//
+//	micro_broker_server_up{}                                 gauge      1 if all of the latest questions were answered, else 0
+//	micro_broker_server_errors_total{reason}                 counter    questions that were not answered
+//	micro_broker_server_truncated{}                          gauge      1 if there are more streams or consumers than [ServerLimits] permits
+//	micro_broker_stream_info{stream,retention,discard}       gauge      always 1
+//	micro_broker_stream_messages{stream}                     gauge      messages in the stream
+//	micro_broker_stream_bytes{stream}                        gauge      bytes in the stream
+//	micro_broker_stream_max_messages{stream}                 gauge      the limit of messages; missing without one
+//	micro_broker_stream_max_bytes{stream}                    gauge      the limit of bytes; missing without one
+//	micro_broker_stream_oldest_message_timestamp_seconds{stream}  gauge  when the oldest message was stored; missing while the stream is empty
+//	micro_broker_stream_consumers{stream}                    gauge      consumers of the stream
+//	micro_broker_stream_dead_letters{stream,topic}           gauge      messages on the broker's dead-letter topic
+//	micro_broker_consumer_pending{stream,consumer,topic,queue}          gauge    messages not yet delivered to the consumer
+//	micro_broker_consumer_ack_pending{stream,consumer,topic,queue}      gauge    delivered and not settled
+//	micro_broker_consumer_max_ack_pending{stream,consumer,topic,queue}  gauge    how large that may become; missing without a bound
+//	micro_broker_consumer_waiting{stream,consumer,topic,queue}          gauge    requests of subscribers that wait for messages; missing for push consumers
+//	micro_broker_consumer_redelivered{stream,consumer,topic,queue}      gauge    delivered more than once and not settled
+//	micro_broker_consumer_delivered_total{stream,consumer,topic,queue}  counter  deliveries to any subscriber
+//	micro_broker_consumer_paused{stream,consumer,topic,queue}           gauge    1 while the consumer is paused, else 0
+//	micro_broker_consumer_paused_until_timestamp_seconds{stream,consumer,topic,queue}  gauge  when the pause ends; missing without one
+//	micro_broker_consumer_created_timestamp_seconds{stream,consumer,topic,queue}       gauge  when the consumer was made
+//
 // # Labels
 //
 // topic and queue of a subscription are the arguments of Subscribe. A wildcard
@@ -78,6 +101,10 @@
 //
 // reason is a value of [jsbroker.Reason], which is a closed set. The text of an
 // error is never a label.
+//
+// topic and queue of a consumer are its filter and the queue that the broker has named
+// it after, so that they are those of the subscription. A consumer without a filter has
+// no topic, and one of a subscriber without a queue no queue.
 //
 // broker is the client name; see [jsbroker.WithClientName]. A second broker with the
 // same name gets "name-2". A broker value keeps its label through Disconnect and
@@ -116,4 +143,6 @@
 //
 // One delivery costs about 0.13 µs, most of it for the two histograms. It allocates
 // memory only when it takes an exemplar.
+//
+// The server is asked only by what [NewServer] returns, and only when it is scraped.
 package metrics

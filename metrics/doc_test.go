@@ -7,6 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	dto "github.com/prometheus/client_model/go"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // The table in the package documentation is what dashboards are written by.
@@ -29,7 +36,7 @@ func TestDocumentationListsTheMetrics(t *testing.T) {
 	h, reg := newHooks(t)
 	driveEverything(h)
 	live := map[string]string{}
-	for _, f := range gather(t, reg) {
+	for _, f := range append(gather(t, reg), serverFamilies(t)...) {
 		var labels []string
 		for _, l := range f.Metric[0].Label {
 			labels = append(labels, l.GetName())
@@ -50,4 +57,16 @@ func TestDocumentationListsTheMetrics(t *testing.T) {
 			t.Errorf("%s exists and is not documented", name)
 		}
 	}
+}
+
+// serverFamilies are the metrics of a Server that has something to say about each.
+func serverFamilies(t *testing.T) []*dto.MetricFamily {
+	t.Helper()
+	srv := natstest.Start(t)
+	b, js := connected(t, srv.ClientURL(), jsbroker.WithDeadLetter("orders.dead"))
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}, MaxMsgs: 10, MaxBytes: 1 << 20})
+	until := time.Now().Add(time.Hour)
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", AckPolicy: jetstream.AckExplicitPolicy, PauseUntil: &until})
+	publish(t, b, "orders.dead", 1)
+	return gather(t, newServer(t, b))
 }

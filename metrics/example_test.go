@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -136,4 +137,83 @@ func ExampleWithDurationBuckets() {
 	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="0.25"} 0
 	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="1"} 0
 	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="+Inf"} 0
+}
+
+// Three orders wait, and nobody subscribes to the queue: only the server knows.
+func ExampleNewServer() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg)))
+	defer done()
+	server, err := metrics.NewServer(b)
+	must(err)
+	reg.MustRegister(server)
+
+	ended, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("payments"))
+	must(err)
+	must(ended.Unsubscribe())
+	for range 3 {
+		must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
+	}
+	show(reg, "micro_broker_consumer_pending")
+	show(reg, "micro_broker_stream_messages")
+	// Output:
+	// micro_broker_consumer_pending{consumer="payments",queue="payments",stream="ORDERS",topic="orders.created"} 3
+	// micro_broker_stream_messages{stream="ORDERS"} 3
+}
+
+// With many replicas, each of which asks, a longer interval spares the server.
+func ExampleServerInterval() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(jsbroker.Hooks{})
+	defer done()
+	server, err := metrics.NewServer(b, metrics.ServerInterval(30*time.Second))
+	must(err)
+	reg.MustRegister(server)
+
+	show(reg, "micro_broker_server_up")
+	// Output: micro_broker_server_up 1
+}
+
+// A user who may not list streams names them.
+func ExampleServerStreams() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(jsbroker.Hooks{})
+	defer done()
+	server, err := metrics.NewServer(b, metrics.ServerStreams("ORDERS"))
+	must(err)
+	reg.MustRegister(server)
+
+	must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
+	must(b.Publish("parcels.packed", &broker.Message{Body: []byte("4711")}))
+	show(reg, "micro_broker_stream_messages")
+	// Output: micro_broker_stream_messages{stream="ORDERS"} 1
+}
+
+// A limit of one stream: there is another one.
+func ExampleServerLimits() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(jsbroker.Hooks{})
+	defer done()
+	server, err := metrics.NewServer(b, metrics.ServerLimits(1, 10))
+	must(err)
+	reg.MustRegister(server)
+
+	must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
+	must(b.Publish("parcels.packed", &broker.Message{Body: []byte("4711")}))
+	show(reg, "micro_broker_server_truncated")
+	// Output: micro_broker_server_truncated 1
+}
+
+// What the collector asks is asked only when somebody scrapes.
+func ExampleServer() {
+	b, done := connect(jsbroker.Hooks{})
+	defer done()
+	server, err := metrics.NewServer(b)
+	must(err)
+
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(server)
+	must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
+	show(reg, "micro_broker_stream_consumers")
+	// Output: micro_broker_stream_consumers{stream="ORDERS"} 0
 }
