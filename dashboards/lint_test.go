@@ -2,6 +2,7 @@ package dashboards_test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -138,6 +139,7 @@ func lint(d dashboard) (findings []string) {
 		for x := range p.GridPos.W {
 			for y := range p.GridPos.H {
 				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
+				at[1] += 1000 * p.hidden // each closed row by itself: it opens when it is clicked
 				if other, ok := taken[at]; ok || at[0] >= 24 {
 					report("%s lies on %q or outside", p.Title, other)
 				}
@@ -163,7 +165,7 @@ func lint(d dashboard) (findings []string) {
 		}
 		for _, o := range p.FieldConfig.Overrides {
 			if o.Matcher.ID == "byName" {
-				known := o.Matcher.Options == "topic" || slices.ContainsFunc(p.Targets, func(t target) bool {
+				known := len(p.Targets) > 0 && slices.Contains(groupedBy(p.Targets[0].Expr), o.Matcher.Options) || slices.ContainsFunc(p.Targets, func(t target) bool {
 					return t.LegendFormat == o.Matcher.Options || t.LegendFormat == "{{result}}"
 				})
 				if !known {
@@ -207,6 +209,18 @@ func lint(d dashboard) (findings []string) {
 	return findings
 }
 
+// groupedBy are the labels that a query sums by.
+func groupedBy(expr string) (labels []string) {
+	p, err := parse(expr)
+	if err != nil || len(p.selectors) == 0 {
+		return nil
+	}
+	for _, call := range p.selectors[0].calls {
+		labels = append(labels, call.by...)
+	}
+	return labels
+}
+
 // lintQuery has the rules target-promql, target-rate-interval, target-job,
 // target-instance and target-counter-agg.
 func lintQuery(u use, variables map[string]variable) (findings []string) {
@@ -247,6 +261,49 @@ func lintQuery(u use, variables map[string]variable) (findings []string) {
 		}
 	}
 	return findings
+}
+
+// What an operator looks at first is on the first screen of a small laptop, 1440 by 900:
+// 19 units of the grid are above the fold. What is nearly always zero is below, in rows
+// that are closed.
+func TestLayout(t *testing.T) {
+	const fold = 19
+	rare := regexp.MustCompile(`(_errors|exhausted|dead_lettered|dead_letter_errors|skipped|returned|redelivered|duplicates|backoffs)_total`)
+	for _, d := range readDashboards(t) {
+		closed := false
+		for i, p := range d.Panels {
+			if p.Type == "row" {
+				if closed && !p.Collapsed {
+					t.Errorf("%s: the row %s is open below a closed one", d.file, p.Title)
+				}
+				closed = closed || p.Collapsed
+				if p.Collapsed == (len(p.Panels) == 0) {
+					t.Errorf("%s: the row %s is closed: %v, with %d panels", d.file, p.Title, p.Collapsed, len(p.Panels))
+				}
+				continue
+			}
+			if i == 1 && (p.Type != "stat" || d.Panels[0].Type != "row") {
+				t.Errorf("%s begins with %s", d.file, p.Title)
+			}
+			if p.Type == "stat" && p.GridPos.Y+p.GridPos.H > 5 {
+				t.Errorf("%s: %s is too far down", d.file, p.Title)
+			}
+			if p.Type != "timeseries" || p.hidden != 0 || i < 2 {
+				continue
+			}
+			if !slices.ContainsFunc(p.Targets, func(q target) bool { return !rare.MatchString(q.Expr) || strings.Contains(q.Expr, " / ") }) {
+				t.Errorf("%s: %s is nearly always zero, and shown", d.file, p.Title)
+			}
+		}
+		// The table is directly below the single values.
+		first := slices.IndexFunc(d.Panels, func(p panel) bool { return p.Type != "row" && p.Type != "stat" })
+		if p := d.Panels[first]; d.file != "consumer.json" && (p.Type != "table" || p.GridPos.Y+p.GridPos.H > fold) {
+			t.Errorf("%s: the first panel below the single values is %s, down to %d", d.file, p.Title, p.GridPos.Y+p.GridPos.H)
+		}
+		if !slices.ContainsFunc(d.Panels, func(p panel) bool { return p.Type == "row" && p.Title == "By replica" }) && d.file != "slo.json" {
+			t.Errorf("%s has no row by replica", d.file)
+		}
+	}
 }
 
 // The linter finds what it is there for.

@@ -61,6 +61,9 @@ type panel struct {
 	Datasource               datasource
 	GridPos                  struct{ H, W, X, Y int }
 	Targets                  []target
+	Collapsed                bool    // a row
+	Panels                   []panel // of a collapsed row
+	hidden                   int     // the id of the collapsed row that it is in
 	FieldConfig              struct {
 		Defaults  struct{ Unit string }
 		Overrides []struct {
@@ -103,6 +106,15 @@ func readDashboards(t *testing.T) []dashboard {
 		if err := json.Unmarshal(text, &d); err != nil {
 			t.Fatalf("%s: %v", f, err)
 		}
+		var panels []panel
+		for _, p := range d.Panels {
+			panels = append(panels, p)
+			for _, inside := range p.Panels {
+				inside.hidden = p.ID
+				panels = append(panels, inside)
+			}
+		}
+		d.Panels = panels
 		all = append(all, d)
 	}
 	return all

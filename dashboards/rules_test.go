@@ -5,6 +5,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -71,11 +72,9 @@ func unitTests(t *testing.T) (fires, silent map[string]int) {
 func TestAlerts(t *testing.T) {
 	sections := anchors(t, "README.md")
 	fires, silent := unitTests(t)
-	uids := map[string][]string{}
+	uids := map[string]dashboard{}
 	for _, d := range readDashboards(t) {
-		for _, v := range d.Templating.List {
-			uids[d.UID] = append(uids[d.UID], v.Name)
-		}
+		uids[d.UID] = d
 	}
 	names := map[string]bool{}
 	for _, r := range readRules(t) {
@@ -108,7 +107,7 @@ func TestAlerts(t *testing.T) {
 		if !slices.Contains(sections, anchor) {
 			t.Errorf("%s has no section in README.md", r.Alert)
 		}
-		if err := checkDashboardLink(r.Annotations["dashboard"], uids); err != nil {
+		if err := checkDashboardLink(r, readRules(t), uids); err != nil {
 			t.Errorf("%s: %v", r.Alert, err)
 		}
 	}
@@ -122,22 +121,80 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// checkDashboardLink looks at the dashboard of a link and its variables.
-func checkDashboardLink(link string, uids map[string][]string) error {
-	path, query, _ := strings.Cut(link, "?")
-	variables, ok := uids[strings.TrimPrefix(path, "/d/")]
+var (
+	linkVariable = regexp.MustCompile(`var-(\w+)=`)
+	linkPanel    = regexp.MustCompile(`^viewPanel=(\d+)&`)
+)
+
+// checkDashboardLink looks at the panel of an alert's link, and at its variables: they
+// are the labels of the alert that the dashboard has a variable for.
+func checkDashboardLink(r rule, rules []rule, uids map[string]dashboard) error {
+	path, query, _ := strings.Cut(r.Annotations["dashboard"], "?")
+	d, ok := uids[strings.TrimPrefix(path, "/d/")]
 	if !ok {
 		return fmt.Errorf("%q is no dashboard", path)
 	}
-	for _, m := range regexp.MustCompile(`var-(\w+)=`).FindAllStringSubmatch(query, -1) {
-		if !slices.Contains(variables, m[1]) {
+	m := linkPanel.FindStringSubmatch(query)
+	if m == nil {
+		return fmt.Errorf("the link names no panel: %s", query)
+	}
+	at := slices.IndexFunc(d.Panels, func(p panel) bool { return strconv.Itoa(p.ID) == m[1] && p.Type != "row" })
+	if at < 0 {
+		return fmt.Errorf("%s has no panel %s", path, m[1])
+	}
+	if shown, meant := metricsOf(nil, d.Panels[at].exprs()...), metricsOf(rules, r.Expr); !slices.ContainsFunc(meant, func(name string) bool { return slices.Contains(shown, name) }) && !slices.Contains(meant, "up") {
+		return fmt.Errorf("the panel %q shows %v, and the alert is about %v", d.Panels[at].Title, shown, meant)
+	}
+	for _, m := range linkVariable.FindAllStringSubmatch(query, -1) {
+		if !slices.ContainsFunc(d.Templating.List, func(v variable) bool { return v.Name == m[1] }) {
 			return fmt.Errorf("%s has no variable %q", path, m[1])
 		}
-		if !strings.Contains(query, "var-"+m[1]+"={{ $labels."+m[1]+" | urlquery }}") {
-			return fmt.Errorf("the variable %s is not the label of that name: %s", m[1], query)
+	}
+	for _, v := range []string{"job", "instance", "topic", "queue"} {
+		value := "{{ $labels." + v + " | urlquery }}"
+		if v == "queue" { // an empty choice would not last
+			value = "{{ or $labels.queue `(no queue)?` | urlquery }}"
+		}
+		has := slices.Contains(templateLabels(r.Annotations["summary"]), v)
+		if set := strings.Contains(query, "var-"+v+"="+value); set != strings.Contains(query, "var-"+v+"=") || has && !set {
+			return fmt.Errorf("the variable %s is not %s: %s", v, value, query)
 		}
 	}
 	return nil
+}
+
+func templateLabels(text string) (labels []string) {
+	for _, m := range templateLabel.FindAllStringSubmatch(text, -1) {
+		labels = append(labels, m[1])
+	}
+	return labels
+}
+
+func (p panel) exprs() (all []string) {
+	for _, q := range p.Targets {
+		all = append(all, q.Expr)
+	}
+	return all
+}
+
+// metricsOf are the metrics that expressions name, those of the broker, also through
+// recording rules.
+func metricsOf(rules []rule, exprs ...string) (names []string) {
+	for _, expr := range exprs {
+		p, err := parse(expr)
+		if err != nil {
+			continue
+		}
+		for _, s := range p.selectors {
+			recorded := slices.IndexFunc(rules, func(r rule) bool { return r.Record == s.metric })
+			if recorded >= 0 {
+				names = append(names, metricsOf(rules, rules[recorded].Expr)...)
+			} else {
+				names = append(names, s.metric)
+			}
+		}
+	}
+	return names
 }
 
 func TestPromtool(t *testing.T) {

@@ -1,6 +1,10 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"hash/fnv"
+	"io"
+)
 
 // This file holds the part of Grafana's dashboard model that the dashboards use.
 // The types are written by hand because they are few. A library for them would
@@ -272,45 +276,58 @@ type column struct {
 	expr   string
 	levels []step // nil: no color
 	whole  bool   // shown without decimals, which increase() produces by extrapolating
+	bar    bool   // shown as a bar behind the number
 }
 
-// table is a panel with a row for each topic and queue. A click on the topic opens
-// the consumer dashboard.
-func table(title, description string, columns ...column) *panel {
-	var targets []target
-	names := object{"topic": "topic", "queue": "queue"}
-	order := object{"topic": 0, "queue": 1}
+// key is a label whose values are the rows of a table.
+type key struct {
+	label string
+	title string // of the link
+	url   string // of the dashboard that a click opens; empty: none
+}
+
+// toConsumer opens the consumer dashboard of a row's topic and queue.
+const toConsumer = "/d/" + uidConsumer + "?" + selection +
+	"&var-topic=${__data.fields.topic:percentencode}&var-queue=${__data.fields.queue:percentencode}&${__url_time_range}"
+
+// selection passes on what is selected above the topic.
+const selection = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${scrape:queryparam}"
+
+// byTopicAndQueue are the keys of most tables.
+var byTopicAndQueue = []key{{label: "topic", title: "Open the consumer dashboard", url: toConsumer}, {label: "queue"}}
+
+// table is a panel with a row for each value of the keys.
+func table(title, description string, keys []key, columns ...column) *panel {
+	names, order := object{}, object{}
 	var overrides []override
+	byQueue := false
+	for i, k := range keys {
+		names[k.label], order[k.label] = k.label, i
+		byQueue = byQueue || k.label == "queue"
+		if k.url != "" {
+			overrides = append(overrides, override{
+				Matcher:    object{"id": "byName", "options": k.label},
+				Properties: []object{{"id": "links", "value": []object{{"title": k.title, "url": k.url}}}},
+			})
+		}
+	}
+	var targets []target
 	for i, c := range columns {
-		t := query(showNoQueue(c.expr), c.name)
+		if byQueue {
+			c.expr = showNoQueue(c.expr)
+		}
+		t := query(c.expr, c.name)
 		t.Range, t.Instant, t.Format = false, true, "table"
 		targets = append(targets, t)
 		field := fmt.Sprintf("Value #%c", 'A'+i)
 		names[field] = c.name
-		order[field] = i + 2
-		properties := []object{{"id": "unit", "value": c.unit}}
-		if c.whole {
-			properties = append(properties, object{"id": "decimals", "value": 0})
-		}
-		if c.levels != nil {
-			properties = append(properties,
-				object{"id": "thresholds", "value": thresholds{Mode: "absolute", Steps: c.levels}},
-				object{"id": "custom.cellOptions", "value": object{"type": "color-text"}})
-		}
-		overrides = append(overrides, override{Matcher: object{"id": "byName", "options": c.name}, Properties: properties})
+		order[field] = len(keys) + i
+		overrides = append(overrides, override{Matcher: object{"id": "byName", "options": c.name}, Properties: c.properties()})
 	}
-	overrides = append(overrides, override{
-		Matcher: object{"id": "byName", "options": "topic"},
-		Properties: []object{{"id": "links", "value": []object{{
-			"title": "Open the consumer dashboard",
-			"url": "/d/" + uidConsumer + "?${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${scrape:queryparam}" +
-				"&var-topic=${__data.fields.topic:percentencode}&var-queue=${__data.fields.queue:percentencode}&${__url_time_range}",
-		}}}},
-	})
 	p := newPanel("table", title, description, "short", targets)
 	p.GridPos = gridPos{W: gridWidth, H: 9}
 	p.FieldConfig.Defaults.NoValue = "-"
-	p.FieldConfig.Defaults.Custom = object{"align": "auto", "filterable": true, "inspect": false}
+	p.FieldConfig.Defaults.Custom = object{"align": "auto", "filterable": true, "inspect": false, "minWidth": 80}
 	p.FieldConfig.Overrides = overrides
 	p.Options = object{"showHeader": true, "cellHeight": "sm", "frameIndex": 0}
 	p.Transformations = []object{
@@ -318,6 +335,26 @@ func table(title, description string, columns ...column) *panel {
 		{"id": "organize", "options": object{"excludeByName": object{"Time": true}, "indexByName": order, "renameByName": names}},
 	}
 	return p
+}
+
+// properties are what the cells of the column look like.
+func (c column) properties() []object {
+	properties := []object{{"id": "unit", "value": c.unit}}
+	if c.whole {
+		properties = append(properties, object{"id": "decimals", "value": 0})
+	}
+	if c.levels != nil {
+		properties = append(properties, object{"id": "thresholds", "value": thresholds{Mode: "absolute", Steps: c.levels}})
+	}
+	switch {
+	case c.bar:
+		properties = append(properties,
+			object{"id": "min", "value": 0},
+			object{"id": "custom.cellOptions", "value": object{"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}})
+	case c.levels != nil:
+		properties = append(properties, object{"id": "custom.cellOptions", "value": object{"type": "color-text"}})
+	}
+	return properties
 }
 
 // size sets the width and height of a panel, in grid units. A row is gridWidth
@@ -410,36 +447,75 @@ func (p *panel) words(texts, colors map[string]string) *panel {
 	return p
 }
 
+// limitLine draws the series whose legend matches the pattern as a limit: a dashed
+// line, on which the others are not stacked.
+func (p *panel) limitLine(pattern string) *panel {
+	p.FieldConfig.Overrides = append(p.FieldConfig.Overrides, override{
+		Matcher: object{"id": "byRegexp", "options": "/" + pattern + "/"},
+		Properties: []object{
+			{"id": "color", "value": object{"mode": "fixed", "fixedColor": "red"}},
+			{"id": "custom.lineStyle", "value": object{"fill": "dash", "dash": []int{10, 10}}},
+			{"id": "custom.fillOpacity", "value": 0},
+			{"id": "custom.stacking", "value": object{"mode": "none", "group": "A"}},
+		},
+	})
+	return p
+}
+
 // row is a heading with the panels below it, from left to right.
 type row struct {
 	title  string
 	panels []*panel
+	hidden bool // until somebody opens it
 }
 
-func section(title string, panels ...*panel) row { return row{title, panels} }
+func section(title string, panels ...*panel) row { return row{title: title, panels: panels} }
+
+// collapsed hides the panels of a row until somebody opens it. It is for what is
+// nearly always zero. Alerts link to its panels.
+func collapsed(title string, panels ...*panel) row {
+	return row{title: title, panels: panels, hidden: true}
+}
 
 // gridWidth is the width of a Grafana dashboard, in grid units.
 const gridWidth = 24
 
-// layOut numbers the panels and places each of them on the grid.
+// layOut places the panels on the grid.
 func layOut(rows ...row) []*panel {
 	var out []*panel
-	id, y := 1, 0
+	y := 0
 	for _, r := range rows {
-		out = append(out, &panel{ID: id, Type: "row", Title: r.title, GridPos: gridPos{W: gridWidth, H: 1, Y: y}, Collapsed: new(false), Panels: &[]*panel{}})
-		id, y = id+1, y+1
-		x, height := 0, 0
+		heading := &panel{Type: "row", Title: r.title, GridPos: gridPos{W: gridWidth, H: 1, Y: y}, Collapsed: new(r.hidden), Panels: &[]*panel{}}
+		heading.ID = panelID(heading.Type, heading.Title)
+		out = append(out, heading)
+		x, below, height := 0, y+1, 0
 		for _, p := range r.panels {
 			if x+p.GridPos.W > gridWidth {
-				x, y, height = 0, y+height, 0
+				x, below, height = 0, below+height, 0
 			}
-			p.ID, p.GridPos.X, p.GridPos.Y = id, x, y
-			id, x, height = id+1, x+p.GridPos.W, max(height, p.GridPos.H)
-			out = append(out, p)
+			p.ID = panelID(p.Type, p.Title)
+			p.GridPos.X, p.GridPos.Y = x, below
+			x, height = x+p.GridPos.W, max(height, p.GridPos.H)
+			if r.hidden {
+				*heading.Panels = append(*heading.Panels, p)
+			} else {
+				out = append(out, p)
+			}
 		}
-		y += height
+		y++
+		if !r.hidden {
+			y = below + height
+		}
 	}
 	return out
+}
+
+// panelID is the number of a panel in links. It comes from the title, so that links
+// outlive a new layout.
+func panelID(kind, title string) int {
+	h := fnv.New32a()
+	_, _ = io.WriteString(h, kind+" "+title)
+	return 1 + int(h.Sum32()%99_999)
 }
 
 // decimals sets how many decimals are shown.

@@ -5,7 +5,8 @@ func overview() *dashboard {
 	return newDashboard(uidOverview, "Broker / Overview",
 		"Do events flow, how long do they take, and what fails? Per topic and queue, over all services. Start here.",
 		"now-1h", variables(topics, false),
-		overviewNow(), overviewPublishing(), overviewHandling(), overviewTable())
+		overviewNow(), overviewTable(), overviewHandling(), overviewPublishing(),
+		overviewReplicas(), overviewFailures())
 }
 
 func overviewNow() row {
@@ -37,17 +38,21 @@ func overviewNow() row {
 	)
 }
 
-func overviewPublishing() row {
-	return section("Publishing, per topic",
-		timeseries("Publish rate",
-			"Messages acknowledged by a stream, per second. If a line ends or drops, the service is down or its publishes fail: compare with Publish errors.",
-			"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")).size(8, 8),
-		timeseries("Publish errors",
-			"Publishes that failed, per second. If they go on, events are lost unless the caller retries: the Publisher dashboard shows the reasons.",
-			"cps", query(sum("topic", rate("publish_errors_total", ofTopic)), "{{topic}}")).size(8, 8),
-		timeseries("Publish duration, p95",
-			"The outcome of 95 % of publishes, failures included, is known within this time. Jumps to several seconds mean that calls wait for a lost connection, or that the stream's disk is slow. Dots are traces.",
-			"s", query(quantile(.95, "topic", "publish_duration_seconds", ofTopic), "{{topic}}").withExemplars()).size(8, 8),
+func overviewTable() row {
+	return section("Topics and queues",
+		table("Topics and queues",
+			"One row per topic and queue, over all replicas. A click on the topic opens the Consumer dashboard. Look for red first: failures, messages that wait, and dead letters of the last hour.",
+			byTopicAndQueue,
+			column{name: "Failed", unit: "percentunit", expr: ratio(failures(perQueue), handled(perQueue)), levels: failureLevels()},
+			column{name: "Pending", unit: "short", expr: pending(perQueue), levels: levels(above(0, "green"), above(1000, "orange"), above(100000, "red"))},
+			column{name: "Delivery lag p95", unit: "s", expr: withoutNaN(quantile(.95, perQueue, "delivery_lag_seconds", ofSubscription)), levels: lagLevels()},
+			column{name: "Dead letters, 1 h", unit: "short", expr: sum(perQueue, increase("dead_lettered_total", ofSubscription, "1h")), levels: levels(above(0, "green"), above(.5, "red")), whole: true},
+			column{name: "Handled", unit: "mps", expr: handled(perQueue)},
+			column{name: "Handling p95", unit: "s", expr: withoutNaN(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription))},
+			column{name: "In flight", unit: "short", expr: sum(perQueue, metric("in_flight", ofSubscription))},
+			column{name: "Redelivered", unit: "mps", expr: sum(perQueue, rate("redelivered_total", ofSubscription))},
+			column{name: "Subscriptions", unit: "short", expr: sum(perQueue, metric("active_subscriptions", ofSubscription))},
+		),
 	)
 }
 
@@ -55,29 +60,42 @@ func overviewHandling() row {
 	return section("Handling, per topic and queue",
 		timeseries("Handling rate",
 			"Deliveries handled per second. If it stays below the publish rate, pending grows: add replicas or raise WithConcurrency.",
-			"mps", query(handled(perQueue), labels(perQueue))).size(8, 8),
-		timeseries("Failures",
-			"Deliveries per second whose handler returned an error or panicked. A spike that passes was a dependency. If it stays, some messages can never succeed: return Discard for them, or set MaxDeliver and WithDeadLetter.",
-			"cps", query(failures(perQueue), labels(perQueue))).size(8, 8),
+			"mps", query(handled(perQueue), labels(perQueue))).size(12, 8),
 		timeseries("Handler duration, p95",
 			"95 % of handlers take at most this long. When it approaches AckWait (30 s by default), the broker has to extend the ack deadline. Dots are traces: open one above the line to see where the time went.",
-			"s", query(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription), labels(perQueue)).withExemplars()).size(8, 8),
+			"s", query(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription), labels(perQueue)).withExemplars()).size(12, 8),
 	)
 }
 
-func overviewTable() row {
-	return section("Topics and queues",
-		table("Topics and queues",
-			"One row per topic and queue, over all replicas. A click on the topic opens the Consumer dashboard. Look for red first: failures, messages that wait, and dead letters of the last hour.",
-			column{name: "Handled", unit: "mps", expr: handled(perQueue)},
-			column{name: "Failed", unit: "percentunit", expr: ratio(failures(perQueue), handled(perQueue)), levels: failureLevels()},
-			column{name: "Handling p95", unit: "s", expr: withoutNaN(quantile(.95, perQueue, "handler_duration_seconds", ofSubscription))},
-			column{name: "Delivery lag p95", unit: "s", expr: withoutNaN(quantile(.95, perQueue, "delivery_lag_seconds", ofSubscription)), levels: lagLevels()},
-			column{name: "Pending", unit: "short", expr: pending(perQueue), levels: levels(above(0, "green"), above(1000, "orange"), above(100000, "red"))},
-			column{name: "In flight", unit: "short", expr: sum(perQueue, metric("in_flight", ofSubscription))},
-			column{name: "Redelivered", unit: "mps", expr: sum(perQueue, rate("redelivered_total", ofSubscription))},
-			column{name: "Dead letters, 1 h", unit: "short", expr: sum(perQueue, increase("dead_lettered_total", ofSubscription, "1h")), levels: levels(above(0, "green"), above(.5, "red")), whole: true},
-			column{name: "Subscriptions", unit: "short", expr: sum(perQueue, metric("active_subscriptions", ofSubscription))},
-		),
+func overviewPublishing() row {
+	return section("Publishing, per topic",
+		timeseries("Publish rate",
+			"Messages acknowledged by a stream, per second. If a line ends or drops, the service is down or its publishes fail: compare with Publish errors.",
+			"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")).size(12, 8),
+		timeseries("Publish duration, p95",
+			"The outcome of 95 % of publishes, failures included, is known within this time. Jumps to several seconds mean that calls wait for a lost connection, or that the stream's disk is slow. Dots are traces.",
+			"s", query(quantile(.95, "topic", "publish_duration_seconds", ofTopic), "{{topic}}").withExemplars()).size(12, 8),
+	)
+}
+
+func overviewReplicas() row {
+	return section("By replica",
+		timeseries("Handling rate by replica",
+			"Deliveries handled per second, by process. Replicas share the work of a queue, so a line far below the others is a process that hangs, has lost its connection, or has no subscription: see Replicas on the Consumer dashboard.",
+			"mps", query(handled("job, instance"), "{{job}} {{instance}}")).size(12, 8),
+		timeseries("Failed deliveries by replica",
+			"Share of deliveries whose handler returned an error or panicked, by process. If one line is high, that process is at fault. If all are, the messages or a dependency are.",
+			"percentunit", query(ratio(failures("job, instance"), handled("job, instance")), "{{job}} {{instance}}")).size(12, 8),
+	)
+}
+
+func overviewFailures() row {
+	return collapsed("Failures",
+		timeseries("Failures",
+			"Deliveries per second whose handler returned an error or panicked. A spike that passes was a dependency. If it stays, some messages can never succeed: return Discard for them, or set MaxDeliver and WithDeadLetter.",
+			"cps", query(failures(perQueue), labels(perQueue))).size(12, 8),
+		timeseries("Publish errors",
+			"Publishes that failed, per second. If they go on, events are lost unless the caller retries: the Publisher dashboard shows the reasons.",
+			"cps", query(sum("topic", rate("publish_errors_total", ofTopic)), "{{topic}}")).size(12, 8),
 	)
 }

@@ -6,7 +6,7 @@ func slo() *dashboard {
 	d := newDashboard(uidSLO, "Broker / SLO",
 		"Success and delivery lag against objectives. The window of the objectives is the selected time range: choose 7 or 30 days for a verdict, an hour to see an incident.",
 		"now-7d", sloVariables(),
-		sloSuccess(), sloInTime(), sloTable())
+		sloNow(), sloTable(), sloSuccess(), sloInTime())
 	d.Refresh = "5m" // queries over days are too expensive to run twice a minute
 	return d
 }
@@ -73,52 +73,57 @@ func budgetLevels() []step {
 
 func burnLevels() []step { return levels(above(0, "green"), above(1, "orange"), above(6, "red")) }
 
-func sloSuccess() row {
-	return section("Success of deliveries, over the time range",
+func sloNow() row {
+	return section("Objectives, over the time range",
 		stat("Success",
 			"Share of deliveries whose handler neither returned an error nor panicked. A message that succeeds on its second delivery counts as one failure and one success. If it is below the objective, the table shows which queue is the cause.",
-			"percentunit", query(remainder(failedShare("", overRange)), "success")).size(5, 8).decimals(3),
+			"percentunit", query(remainder(failedShare("", overRange)), "success")).size(4, 4).decimals(3),
 		stat("Budget left",
 			"How much is left of the failures that the objective allows in this range: 1 is all of it, and below 0 the objective is missed. When it is nearly used up, avoid risky changes until it recovers.",
-			"percentunit", query(budgetLeft(failedShare("", overRange), successBudget), "budget left")).size(5, 8).thresholds(budgetLevels()...),
+			"percentunit", query(budgetLeft(failedShare("", overRange), successBudget), "budget left")).size(4, 4).thresholds(budgetLevels()...),
 		stat("Burn rate, 1 h",
 			"How fast the budget was used in the last hour. At 1 it is used up exactly by the end of its window. At 14.4, one hour uses 2 % of a 30-day budget. Above 6, act now: the Consumer dashboard shows what fails.",
-			"short", query(burnRate(failedShare("", "1h"), successBudget), "1 h")).size(4, 8).thresholds(burnLevels()...),
+			"short", query(burnRate(failedShare("", "1h"), successBudget), "1 h")).size(4, 4).thresholds(burnLevels()...),
+		stat("In time",
+			"Share of messages whose handler started in time. Only first deliveries count. If it is below the objective, the queue is too slow for what is published: see Pending on the Consumer dashboard.",
+			"percentunit", query(inTimeShare("", overRange), "in time")).size(4, 4).decimals(3),
+		stat("Budget left (lag)",
+			"How much is left of the late messages that the objective allows in this range; below 0 the objective is missed. Add replicas or raise WithConcurrency before it is used up.",
+			"percentunit", query(budgetLeft(lateShare("", overRange), lagBudget), "budget left")).size(4, 4).thresholds(budgetLevels()...),
+		stat("Burn rate, 1 h (lag)",
+			"How fast the budget was used in the last hour. At 1 it is used up exactly by the end of its window. Above 6, messages are piling up.",
+			"short", query(burnRate(lateShare("", "1h"), lagBudget), "1 h")).size(4, 4).thresholds(burnLevels()...),
+	)
+}
+
+func sloSuccess() row {
+	return section("Success of deliveries",
 		timeseries("Success over time",
 			"Share of deliveries that succeeded, per topic and queue. Gaps are times without deliveries. A dip is an incident: open the Consumer dashboard at that time.",
 			"percentunit", query(remainder(ratio(failures(perQueue), handled(perQueue))), labels(perQueue)),
-			query("vector($objective)", "objective")).size(10, 8).max(1).freeMin().seriesColor("objective", "red"),
+			query("vector($objective)", "objective")).size(12, 8).max(1).freeMin().limitLine("^objective$"),
 		timeseries("Burn rate of the success budget",
 			"How fast the budget is used, over 5 minutes, 1 hour and 6 hours. The alerts fire when a long and a short window are both above 14.4 or 6: it is serious, and it is still going on. They ignore queues with few deliveries, where one failure is a large share. If only the short window is high, the trouble was brief.",
 			"short",
 			query(burnRate(failedShare("", "5m"), successBudget), "5 min"),
 			query(burnRate(failedShare("", "1h"), successBudget), "1 h"),
-			query(burnRate(failedShare("", "6h"), successBudget), "6 h")).size(24, 8).limit(14.4, "red"),
+			query(burnRate(failedShare("", "6h"), successBudget), "6 h")).size(12, 8).limit(14.4, "red"),
 	)
 }
 
 func sloInTime() row {
-	return section("Delivery in time, over the time range",
-		stat("In time",
-			"Share of messages whose handler started in time. Only first deliveries count. If it is below the objective, the queue is too slow for what is published: see Pending on the Consumer dashboard.",
-			"percentunit", query(inTimeShare("", overRange), "in time")).size(5, 8).decimals(3),
-		stat("Budget left (lag)",
-			"How much is left of the late messages that the objective allows in this range; below 0 the objective is missed. Add replicas or raise WithConcurrency before it is used up.",
-			"percentunit", query(budgetLeft(lateShare("", overRange), lagBudget), "budget left")).size(5, 8).thresholds(budgetLevels()...),
-		stat("Burn rate, 1 h (lag)",
-			"How fast the budget was used in the last hour. At 1 it is used up exactly by the end of its window. Above 6, messages are piling up.",
-			"short", query(burnRate(lateShare("", "1h"), lagBudget), "1 h")).size(4, 8).thresholds(burnLevels()...),
+	return section("Delivery in time",
 		timeseries("In time over time",
 			"Share of messages whose handler started in time, per topic and queue. Dips at regular times are bursts, for example from a nightly job: decide whether those messages may wait.",
 			"percentunit",
 			query(ratio(sum(perQueue, rate("delivery_lag_seconds_bucket", ofInTime)), sum(perQueue, rate("delivery_lag_seconds_count", ofSubscription))), labels(perQueue)),
-			query("vector($lag_objective)", "objective")).size(10, 8).max(1).freeMin().seriesColor("objective", "red"),
+			query("vector($lag_objective)", "objective")).size(12, 8).max(1).freeMin().limitLine("^objective$"),
 		timeseries("Burn rate of the lag budget",
 			"How fast the budget is used, over 5 minutes, 1 hour and 6 hours. If the long window stays above 1, the objective will be missed: add capacity or change the objective.",
 			"short",
 			query(burnRate(lateShare("", "5m"), lagBudget), "5 min"),
 			query(burnRate(lateShare("", "1h"), lagBudget), "1 h"),
-			query(burnRate(lateShare("", "6h"), lagBudget), "6 h")).size(24, 8).limit(6, "red"),
+			query(burnRate(lateShare("", "6h"), lagBudget), "6 h")).size(12, 8).limit(6, "red"),
 	)
 }
 
@@ -126,6 +131,7 @@ func sloTable() row {
 	return section("Topics and queues, over the time range",
 		table("Objectives by topic and queue",
 			"Which queues use up the budgets. A click on the topic opens the Consumer dashboard. A red budget means that the objective was missed: start with the row that has the highest burn rate.",
+			byTopicAndQueue,
 			column{name: "Deliveries", unit: "short", expr: sum(perQueue, increase("handled_total", ofSubscription, overRange)), whole: true},
 			column{name: "Success", unit: "percentunit", expr: remainder(failedShare(perQueue, overRange))},
 			column{name: "Success budget left", unit: "percentunit", expr: budgetLeft(failedShare(perQueue, overRange), successBudget), levels: budgetLevels()},
