@@ -112,7 +112,7 @@ func TestASecondMessageOfAnIDIsNoSecondDelivery(t *testing.T) {
 	b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Duplicates: 100 * time.Millisecond}), jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd, HandleStart: noContext(onStart)}))
 	h, got := stamper()
 	subscribe(t, b, "orders.>", h)
-	at := time.Now().Add(1500 * time.Millisecond)
+	at := time.Now().Add(6 * time.Second)
 	id := "an id with blanks and a ."
 	for i := range 4 {
 		publish(t, b, "orders.created", "first", jsbroker.DeliverAt(at.Add(time.Duration(i)*time.Hour)), jsbroker.MessageID(id))
