@@ -113,14 +113,19 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // passed is at once. Use it for reminders, and for retries in hours. It works with
 // [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
 //
-// It needs nats-server 2.14, because earlier ones may lose a message that falls due;
-// with one of these the error is [ErrUnsupported]. The message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
+// The message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
 // the broker makes at the first use. It also has ORDERS source that stream, which it
 // logs. That stream needs one more of the account's streams, and has no limits. If
 // ORDERS is full when a message is due, that one and those after it wait for room.
 // Interest and WorkQueue retention work, and DiscardNew. A stream that others made
 // must hold schedules itself, or source such a stream; else the error is
 // [ErrUnsupported], which says what is missing, and nothing is stored.
+//
+// That is with nats-server 2.14 or later. With 2.12 and 2.13 the message waits in
+// ORDERS itself, under the subject _later.ORDERS.>, which the broker adds to the
+// stream, once, logged. A stream that cannot hold it gives [ErrUnsupported]: one with
+// Interest retention, DiscardNew, DenyPurge, sources, or a limit of age, messages or
+// bytes, which could remove what waits. So does a server before 2.12.
 //
 // With [MessageID] a second message with the same id and topic is no second delivery
 // while the first one waits, and within the stream's duplicates window (2 minutes by

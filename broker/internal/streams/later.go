@@ -19,7 +19,8 @@ import (
 // them next to DiscardNew and next to sources, an Interest stream does not keep
 // them, and the limits of the stream would remove them.
 //
-// A stream of others may hold its schedules itself, if its owner wants it so.
+// A stream of others may hold its schedules itself, if its owner wants it so. Streams
+// of this module do where the server cannot do the above.
 type Later struct {
 	Stream *Stream // has the schedules
 	Direct bool    // it is the topic's own stream
@@ -29,11 +30,14 @@ type Later struct {
 }
 
 const (
-	minorTTL = 11 // of the first nats-server with allow_msg_ttl
-	// minorSchedules is of the first nats-server on which this loses nothing. 2.12 has
-	// allow_msg_schedules, too, but a message that is due did not arrive there, and it
-	// removes what is sourced from a WorkQueue stream before it is stored.
-	minorSchedules = 14
+	minorTTL       = 11 // of the first nats-server with allow_msg_ttl
+	minorSchedules = 12 // of the first one with allow_msg_schedules
+	// minorCompanion is of the first nats-server with which a companion works. One
+	// before drops what is due in a companion: the header Nats-Schedule-Next, which the
+	// server itself has added, is refused by a stream without allow_msg_schedules
+	// (processJetStreamMsg in server/stream.go), and a stream with sources cannot have
+	// that. It also removes what is sourced from a WorkQueue stream before it is stored.
+	minorCompanion = 14
 
 	// laterFreshness is how long a companion is trusted without a look. Somebody may
 	// have taken it away, or two processes may have changed the stream at a time.
@@ -99,13 +103,66 @@ func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, 
 		return nil, err
 	}
 	l := &Later{MaxMsg: max(int(sc.MaxMsgSize), 0), checked: time.Now()}
-	if sc.AllowMsgSchedules && wire.CoversAny(sc.Subjects, wire.LaterPattern(s.Name)) && sc.Retention != jetstream.InterestPolicy {
+	version, companions := ss.conn.Has(minorCompanion, 0)
+	may := s.Ours && !rules.OthersStreams
+	switch {
+	case sc.AllowMsgSchedules && wire.CoversAny(sc.Subjects, wire.LaterPattern(s.Name)) && sc.Retention != jetstream.InterestPolicy:
 		l.Stream, l.Direct = s, true
-	} else if l.Stream, err = ss.companion(ctx, s, sc, s.Ours && !rules.OthersStreams); err != nil {
+	case companions:
+		l.Stream, err = ss.companion(ctx, s, sc, may)
+	default:
+		l.Stream, l.Direct = s, true
+		err = ss.allowSchedules(ctx, s, sc, version, may)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.later.Store(l)
 	return l, nil
+}
+
+// allowSchedules has a stream hold its schedules itself, as the server can do nothing
+// better. If the server is replaced later by one that can, the stream stays so.
+func (ss *Streams) allowSchedules(ctx context.Context, s *Stream, sc jetstream.StreamConfig, version string, may bool) error {
+	if !may {
+		return fmt.Errorf("%w: stream %s lacks allow_msg_schedules with the subject %s, and the broker does not change it: have its owner add both (not with Interest retention)",
+			fault.ErrUnsupported, s.Name, wire.LaterPattern(s.Name))
+	}
+	if what := noSchedules(sc); what != "" {
+		return fmt.Errorf("%w: with nats-server %s messages cannot wait in stream %s, because it has %s: use nats-server 2.%d", fault.ErrUnsupported, version, s.Name, what, minorCompanion)
+	}
+	sc.AllowRollup, sc.AllowMsgTTL, sc.AllowMsgSchedules = true, true, true
+	sc.Subjects = append(slices.Clip(sc.Subjects), wire.LaterPattern(s.Name))
+	now, err := ss.change(ctx, sc)
+	if err != nil {
+		return err
+	}
+	if !now.AllowMsgSchedules {
+		return unknownSchedules(s.Name, minorSchedules)
+	}
+	ss.conn.Log().Info(fmt.Sprintf("stream %s has allow_msg_schedules and the subject %s now, where messages wait that are delivered later", s.Name, wire.LaterPattern(s.Name)), "stream", s.Name)
+	return nil
+}
+
+// noSchedules names what keeps schedules out of a stream, or would remove them.
+func noSchedules(sc jetstream.StreamConfig) string {
+	switch {
+	case sc.Retention == jetstream.InterestPolicy:
+		return "Interest retention"
+	case sc.Discard == jetstream.DiscardNew:
+		return "DiscardNew"
+	case len(sc.Sources) > 0 || sc.Mirror != nil:
+		return "sources or a mirror"
+	case sc.DenyPurge:
+		return "DenyPurge"
+	case sc.MaxAge > 0 || sc.MaxMsgs > 0 || sc.MaxBytes > 0:
+		return "limits, which may remove what waits"
+	}
+	return ""
+}
+
+func unknownSchedules(stream string, minor int) error {
+	return fmt.Errorf("%w: the server of stream %s does not know allow_msg_schedules: use nats-server 2.%d", fault.ErrUnsupported, stream, minor)
 }
 
 // companion returns the companion of a stream. If may, it makes what is missing.
@@ -179,7 +236,7 @@ func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.St
 		ss.conn.Log().Info(fmt.Sprintf("created stream %s, where messages of stream %s wait that are delivered later", lc.Name, s.Name), "stream", lc.Name)
 	}
 	if !lc.AllowMsgSchedules {
-		return fmt.Errorf("%w: the server of stream %s does not know allow_msg_schedules: use nats-server 2.%d", fault.ErrUnsupported, lc.Name, minorSchedules)
+		return unknownSchedules(lc.Name, minorCompanion)
 	}
 	return nil
 }
