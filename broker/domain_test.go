@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -186,4 +187,111 @@ func TestDomainStoresNothingTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish(t, b, "orders.created", "one") // and no Connect
+}
+
+// accounts is the configuration of a server with the JetStream of account STREAMS, which
+// account APP imports under a prefix of its own.
+const accounts = `
+	accounts {
+	  STREAMS {
+	    jetstream: enabled
+	    users: [{user: streams, password: pw}]
+	    exports: [
+	      {service: "$JS.API.>", response_type: stream}
+	      {service: "$JS.ACK.>"}
+	      {service: "orders.>"}, {service: "dead"}, {service: "_later.>"}
+	    ]
+	  }
+	  APP {
+	    %s
+	    users: [{user: app, password: pw}]
+	    imports: [
+	      {service: {account: STREAMS, subject: "$JS.API.>"}, to: "JS.orders.API.>"}
+	      {service: {account: STREAMS, subject: "$JS.ACK.>"}}
+	      {service: {account: STREAMS, subject: "orders.>"}}, {service: {account: STREAMS, subject: "dead"}}, {service: {account: STREAMS, subject: "_later.>"}}
+	    ]
+	  }
+	}`
+
+// startAccounts starts a server with accounts. The line is for the importing account.
+func startAccounts(t *testing.T, line string) *server.Server {
+	t.Helper()
+	return natstest.StartConfigured(t, fmt.Sprintf(accounts, line))
+}
+
+// An account without streams of its own does all its work in those of another account.
+func TestAPIPrefix(t *testing.T) {
+	t.Parallel()
+	for name, line := range map[string]string{"an account without JetStream": "", "an account with JetStream": "jetstream: enabled"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startAccounts(t, line)
+			b := newBroker(t, s, broker.Addrs(natstest.URL(s, "app:pw")), jsbroker.WithAPIPrefix("JS.orders.API"), jsbroker.WithDeadLetter("dead"),
+				jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+			everythingWorks(t, b)
+			_, js := natstest.Connect(t, natstest.URL(s, "streams:pw"))
+			for _, stream := range []string{"ORDERS", "DEAD", "ORDERS-later"} {
+				eventually(t, stream+" is in the other account and everything is settled", func() bool {
+					return streamInfo(t, js, stream).State.Msgs == 0
+				})
+			}
+		})
+	}
+}
+
+// A stream of the importing account would store each message, too.
+func TestAPIPrefixStoresNothingTwice(t *testing.T) {
+	t.Parallel()
+	s := startAccounts(t, "jetstream: enabled")
+	_, js := natstest.Connect(t, natstest.URL(s, "app:pw"))
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "MINE", Subjects: []string{"orders.created"}})
+	b := newBroker(t, s, broker.Addrs(natstest.URL(s, "app:pw")), jsbroker.WithAPIPrefix("JS.orders.API"))
+	wantError(t, b.Publish("orders.created", message("one")), jsbroker.ErrStoredTwice, "MINE", `WithAPIPrefix("JS.orders.API")`)
+	if n := streamInfo(t, js, "MINE").State.Msgs; n != 0 {
+		t.Errorf("%d messages in the own account", n)
+	}
+	publish(t, b, "orders.paid", "two")
+}
+
+// Acknowledgements carry the names of stream and consumer, and no domain: a consumer of
+// the leaf node with the same names would take them for its own, and lose messages.
+func TestDomainAcknowledgesNothingElse(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	leaf := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), withJetStream("leaf"))
+	_, js := natsConn(t, leaf.Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"local.orders"}})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "workers", AckPolicy: jetstream.AckExplicitPolicy})
+	b := newBroker(t, leaf.Server, jsbroker.WithDomain("hub"))
+	_, err := b.Subscribe("orders.created", ignore, broker.Queue("workers"))
+	wantError(t, err, jsbroker.ErrConsumerConflict, "workers", "ORDERS", `WithDomain("hub")`, "another queue")
+
+	handler, got := collector()
+	subscribe(t, b, "orders.created", handler, broker.Queue("others"))
+	publish(t, b, "orders.created", "one")
+	receive(t, got)
+}
+
+// Where such a stream appears later, a message is stored in both. The answer of the leaf
+// node does not count, and a line says what has happened.
+func TestDomainHearsTheHubOnly(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	leaf := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), withJetStream("leaf"))
+	log := natstest.NewLog()
+	stored, published := hookChan[jsbroker.Published]()
+	b := newBroker(t, leaf.Server, jsbroker.WithDomain("hub"), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{Published: published}))
+	publish(t, b, "orders.created", "one")
+	publish(t, b, "orders.created", "two")
+	_, js := natsConn(t, leaf.Server)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	publish(t, b, "orders.created", "three") // 1 on the leaf node, 3 on the hub
+	for want := range uint64(3) {
+		if e := receive(t, stored); e.Sequence != want+1 {
+			t.Errorf("sequence %d, want %d", e.Sequence, want+1)
+		}
+	}
+	if log.With("stored twice") == nil {
+		t.Errorf("no line:\n%s", log.Text())
+	}
 }

@@ -61,8 +61,8 @@ var (
 	// The broker never changes a stream that it did not make.
 	ErrStreamMismatch = fault.ErrStreamMismatch
 	// ErrStoredTwice: with [WithDomain] or [WithAPIPrefix], a JetStream nearer by, that
-	// of the leaf node or of the broker's own account, has a stream for the topic, too,
-	// or a consumer of the same names. Nothing was stored.
+	// of the leaf node or of the broker's own account, has a stream for the topic, too.
+	// Nothing was stored.
 	ErrStoredTwice = fault.ErrStoredTwice
 	// ErrStreamNotFound: there is no stream for the topic and the broker may not
 	// create one: see [WithExistingStreams], or somebody deleted one that they had

@@ -199,8 +199,9 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 //
 // Topics and stream names are not part of a domain. If the leaf node's own JetStream has
 // a stream for a topic as well, each message would be stored there, too. Publish and
-// Subscribe return [ErrStoredTwice] then. The same holds for a consumer on the leaf node
-// that has the names of stream and queue: it would take the acknowledgements for its own.
+// Subscribe return [ErrStoredTwice] then. If the leaf node has a consumer with the names
+// of stream and queue, it would take the acknowledgements for its own, and Subscribe
+// returns [ErrConsumerConflict].
 func WithDomain(name string) broker.Option {
 	return option(func(s *settings) error {
 		if err := wire.CheckDomain(name); err != nil {

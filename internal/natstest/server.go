@@ -2,6 +2,8 @@ package natstest
 
 import (
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -13,6 +15,20 @@ import (
 func Start(t testing.TB, change ...func(*server.Options)) *server.Server {
 	t.Helper()
 	return Run(t, options(t, change...))
+}
+
+// StartConfigured is Start with options from the text of a configuration file.
+func StartConfigured(t testing.TB, config string) *server.Server {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Start(t, func(o *server.Options) {
+		if err := o.ProcessConfigFile(file); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // Run runs a server with exactly these options and stops it with the test.

@@ -132,8 +132,14 @@ func (cs *Consumers) bindDurable(ctx context.Context, b binding, cc jetstream.Co
 	var err error
 	for range bindAttempts {
 		found, info, free, findErr := cs.findDurable(ctx, b)
-		if found != nil || findErr != nil {
-			return found, info, findErr
+		if findErr != nil {
+			return nil, nil, findErr
+		}
+		if err := cs.checkNearby(ctx, b, found, free); err != nil {
+			return nil, nil, err
+		}
+		if found != nil {
+			return found, info, nil
 		}
 		cc.Name, cc.Durable = free, free
 		var made *Consumer

@@ -24,8 +24,9 @@ import (
 //
 // The lock is never held while something is sent or somebody is told.
 type inflight struct {
-	prefix string        // of the reply subjects; written by open
-	epoch  atomic.Uint64 // counts how often all answers were lost
+	prefix  string                   // of the reply subjects; written by open
+	strange func(domain string) bool // that domain is of another JetStream; nil: none is
+	epoch   atomic.Uint64            // counts how often all answers were lost
 
 	mu      sync.Mutex
 	latest  uint64             // number of the latest reply subject
@@ -100,10 +101,15 @@ func (f *inflight) take(number uint64) *waiter {
 }
 
 // receive takes an answer from the inbox. What cannot be one comes from a subscriber
-// of the topic, and the try waits on for the stream's answer.
+// of the topic, and the try waits on for the stream's answer. So it does after the
+// answer of another JetStream, which has stored the message as well.
 func (f *inflight) receive(m *nats.Msg) {
 	number, ok := wire.ParseUint(strings.TrimPrefix(m.Subject, f.prefix))
-	if !ok || !wire.IsPubAnswer(m) {
+	if !ok {
+		return
+	}
+	domain, stored, ok := wire.PubAnswer(m)
+	if !ok || stored && f.strange != nil && f.strange(domain) {
 		return
 	}
 	if w := f.take(number); w != nil {

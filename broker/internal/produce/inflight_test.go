@@ -160,7 +160,7 @@ func TestOutcomeOfAnAnswer(t *testing.T) {
 		if got.outcome != want.outcome || (got.err == nil) != (got.outcome == stored) || want.err != nil && !errors.Is(got.err, want.err) {
 			t.Errorf("%s: %+v", data, got)
 		}
-		if got.outcome == stored && got.ack != (wire.PubAck{Stream: got.ack.Stream, Sequence: 7, Duplicate: strings.Contains(data, "dup")}) {
+		if got.outcome == stored && got.ack != (wire.PubAck{Stream: got.ack.Stream, Domain: got.ack.Domain, Sequence: 7, Duplicate: strings.Contains(data, "dup")}) {
 			t.Errorf("%s: %+v", data, got.ack)
 		}
 	}

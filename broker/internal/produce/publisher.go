@@ -56,12 +56,14 @@ type Publisher struct {
 // New returns a publisher that sends nothing yet. The window is how many async
 // publishes may wait for their answers at a time; it must be positive.
 func New(conn *link.Conn, ss *streams.Streams, window int) *Publisher {
-	return &Publisher{
+	p := &Publisher{
 		conn:     conn,
 		streams:  ss,
 		inflight: inflight{waiting: make(map[uint64]*waiter)},
 		window:   make(chan struct{}, window),
 	}
+	p.inflight.strange = p.strange
+	return p
 }
 
 // Open subscribes to the inbox for the answers. It is called once, after Dial of the
@@ -117,6 +119,18 @@ func (p *Publisher) sayLeftOut(topic, key string) {
 	if more, ok := p.lines.Allow("left out"); ok {
 		p.conn.Log().Warn(fmt.Sprintf("published without the header %q, which came from go-micro's client and which NATS cannot carry%s", key, more), "topic", topic)
 	}
+}
+
+// strange reports whether that domain is of another JetStream than the one that is used.
+// It has stored the message, too, then, and a line says so.
+func (p *Publisher) strange(domain string) bool {
+	if !p.conn.Elsewhere(domain) {
+		return false
+	}
+	if more, ok := p.lines.Allow("elsewhere"); ok {
+		p.conn.Log().Error(fmt.Sprintf("a message was stored twice: a JetStream with the domain %q, beside that of %s, has a stream for it, too; take its topic off that stream%s", domain, p.conn.Domain(), more))
+	}
+	return true
 }
 
 // Interrupt says that all answers under way are lost, with the connection or with its

@@ -87,10 +87,13 @@ func TestPlainAck(t *testing.T) {
 	if n, ok := wire.PlainAck([]byte(`{"stream":"ORDERS","seq":42}`), "ORDERS"); !ok || n != 42 {
 		t.Errorf("%d, %v", n, ok)
 	}
+	if n, ok := wire.PlainAck([]byte(`{"stream":"ORDERS","domain":"hub","seq":42}`), "ORDERS"); !ok || n != 42 {
+		t.Errorf("with a domain: %d, %v", n, ok)
+	}
 	for _, answer := range []string{
 		``, `{`, `{}`, `+OK`, `{"stream":"ORDERS","seq":42`, `{"stream":"ORDERS","seq":}`, `{"stream":"ORDERS"}`, `{"stream":"ORDERS","seq":-1}`,
 		`{"stream":"ORDERS","seq":42}}`, `{"stream":"ORDERS","seq":99999999999999999999}`,
-		`{"stream":"ORDERS","seq":42,"duplicate":true}`, `{"stream":"ORDERS","domain":"hub","seq":42}`,
+		`{"stream":"ORDERS","seq":42,"duplicate":true}`, `{"stream":"ORDERS","domain":"hub"}`, `{"stream":"ORDERS","domain":"h\u0075b","seq":42}`,
 		`{"stream":"ORDERS2","seq":42}`, `{"stream":"OTHER","seq":42}`, `{"stream":"ORDER","seq":42}`,
 		`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"ORDERS","seq":0}`,
 	} {
@@ -105,7 +108,7 @@ func TestParsePubAck(t *testing.T) {
 	for answer, want := range map[string]wire.PubAck{
 		`{"stream":"ORDERS","seq":42}`:                         {Stream: "ORDERS", Sequence: 42},
 		`{"stream":"ORDERS","seq":42,"duplicate":true}`:        {Stream: "ORDERS", Sequence: 42, Duplicate: true},
-		`{"stream":"ORDERS", "domain":"hub", "seq":42, "x":1}`: {Stream: "ORDERS", Sequence: 42},
+		`{"stream":"ORDERS", "domain":"hub", "seq":42, "x":1}`: {Stream: "ORDERS", Sequence: 42, Domain: "hub"},
 	} {
 		if got, err := wire.ParsePubAck(&nats.Msg{Data: []byte(answer)}); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", answer, got, err)

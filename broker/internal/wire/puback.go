@@ -15,46 +15,58 @@ type PubAck struct {
 	Stream    string
 	Sequence  uint64 // of the message in the stream
 	Duplicate bool   // an earlier publish with the same id has stored it
+	Domain    string // of the JetStream; empty: none
 }
 
-// PlainAck reads the usual answer to a publish to the named stream,
+// PlainAck reads the usual answer to a publish to the named stream, of a JetStream
+// without and with a domain:
 //
 //	{"stream":"ORDERS","seq":42}
+//	{"stream":"ORDERS","domain":"hub","seq":42}
 //
-// by hand, because decoding JSON takes as long as the rest of a publish. It is not
-// ok for any other answer; [ParsePubAck] reads those.
+// It does that by hand, because decoding JSON takes as long as the rest of a publish. It
+// is not ok for any other answer; [ParsePubAck] reads those.
 func PlainAck(data []byte, stream string) (sequence uint64, ok bool) {
-	rest, ok := bytes.CutPrefix(data, plainAckStart)
-	if !ok || len(rest) < len(stream) || string(rest[:len(stream)]) != stream {
-		return 0, false
-	}
-	number, ok := bytes.CutPrefix(rest[len(stream):], []byte(`","seq":`))
-	if !ok {
-		return 0, false
-	}
-	number, ok = bytes.CutSuffix(number, []byte("}"))
-	if !ok {
-		return 0, false
-	}
-	return ParseUint(string(number))
+	named, _, sequence, ok := plainAck(data)
+	return sequence, ok && string(named) == stream
 }
 
-var plainAckStart = []byte(`{"stream":"`)
-
-// IsPubAnswer reports whether a message can be the answer to a publish: an
-// acknowledgement, a refusal, or that no stream has the subject. Whoever subscribes
-// to the subject sees the reply subject, too, and may send something else there.
-func IsPubAnswer(m *nats.Msg) bool {
-	if rest, ok := bytes.CutPrefix(m.Data, plainAckStart); ok {
-		if end := bytes.IndexByte(rest, '"'); end > 0 {
-			if _, ok := PlainAck(m.Data, string(rest[:end])); ok {
-				return true
-			}
-		}
+func plainAck(data []byte) (stream, domain []byte, sequence uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(data, []byte(`{"stream":"`))
+	if !ok {
+		return nil, nil, 0, false
 	}
-	_, err := ParsePubAck(m)
+	stream, rest, _ = bytes.Cut(rest, []byte(`","`))
+	if after, has := bytes.CutPrefix(rest, []byte(`domain":"`)); has {
+		domain, rest, _ = bytes.Cut(after, []byte(`","`))
+	}
+	number, ok := bytes.CutPrefix(rest, []byte(`seq":`))
+	if !ok {
+		return nil, nil, 0, false
+	}
+	number, ok = bytes.CutSuffix(number, []byte("}"))
+	if !ok || bytes.ContainsAny(stream, `"\\`) || bytes.ContainsAny(domain, `"\\`) {
+		return nil, nil, 0, false
+	}
+	sequence, ok = ParseUint(string(number))
+	return stream, domain, sequence, ok
+}
+
+// PubAnswer reports whether a message can be the answer to a publish: an
+// acknowledgement, a refusal, or that no stream has the subject. Whoever subscribes
+// to the subject sees the reply subject, too, and may send something else there. The
+// domain is that of the JetStream that has stored the message; other answers say none,
+// and said is false.
+func PubAnswer(m *nats.Msg) (domain string, said, ok bool) {
+	if _, domain, _, ok := plainAck(m.Data); ok {
+		return string(domain), true, true
+	}
+	ack, err := ParsePubAck(m)
+	if err == nil {
+		return ack.Domain, true, true
+	}
 	var api *jetstream.APIError
-	return err == nil || errors.Is(err, nats.ErrNoResponders) || errors.As(err, &api) && api.Code != 0
+	return "", false, errors.Is(err, nats.ErrNoResponders) || errors.As(err, &api) && api.Code != 0
 }
 
 // ParsePubAck reads any answer to a publish. Its errors are
@@ -68,6 +80,7 @@ func ParsePubAck(m *nats.Msg) (PubAck, error) {
 		Stream    string              `json:"stream"`
 		Sequence  uint64              `json:"seq"`
 		Duplicate bool                `json:"duplicate"`
+		Domain    string              `json:"domain"`
 		Error     *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(m.Data, &answer); err != nil {
@@ -79,5 +92,5 @@ func ParsePubAck(m *nats.Msg) (PubAck, error) {
 	if answer.Stream == "" {
 		return PubAck{}, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", jetstream.ErrInvalidJSAck)
 	}
-	return PubAck{Stream: answer.Stream, Sequence: answer.Sequence, Duplicate: answer.Duplicate}, nil
+	return PubAck{Stream: answer.Stream, Sequence: answer.Sequence, Duplicate: answer.Duplicate, Domain: answer.Domain}, nil
 }
