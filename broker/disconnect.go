@@ -34,8 +34,8 @@ type shutdown struct {
 // Past the bound it closes the connection all the same and returns
 // [ErrShutdownTimeout]. The error says how many handlers still run, whose
 // messages are delivered again after AckWait, how many publishes have no answer,
-// and which hook still runs. When the server does not answer, Disconnect takes
-// some seconds more than the bound at most.
+// and which hooks still run. When the server does not answer, or a hook hangs,
+// Disconnect takes some seconds more than the bound at most.
 func (b *jetstreamBroker) Disconnect() error {
 	sd, dialing := b.beginClose(b.shutDown)
 	for dialing != nil {
@@ -64,7 +64,7 @@ func (b *jetstreamBroker) shutDown(s *session) *shutdown {
 func (sd *shutdown) calledFromWithin() bool {
 	id := goroutine.ID()
 	switch s := sd.session; {
-	case id != 0 && id == sd.id.Load(),
+	case id != 0 && (id == sd.id.Load() || id == s.watcher.Load()),
 		!sd.ended && s.broker.states.runsOn(id),
 		s.publisher.RunsOn(id):
 		return true
@@ -85,8 +85,8 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	defer timeout.Stop()
 
 	subs := s.subs.close()
-	stopAll(subs)
-	running, expired := awaitHandlers(subs, timeout.C)
+	stopAll(subs, max(bound, stopGrace))
+	left, expired := awaitHandlers(subs, timeout.C)
 	// Handlers may have published until now.
 	for _, ended := range [...]<-chan struct{}{s.subscribes.Close(), s.publisher.Shutdown()} {
 		if expired {
@@ -98,24 +98,29 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 			expired = true
 		}
 	}
-	publishing := s.publisher.Inside()
+	left.hooks = s.hooks.inside.names()
+	left.subscribes, left.publishes = s.subscribes.Inside(), s.publisher.Inside()
 	b.endSession()
 	s.close()
 	// A client that has closed before may have a hook that deals with it in this
 	// very call.
-	hookHangs := !sd.ended && !b.states.await(s.reported.last(), max(time.Until(until), link.CloseTimeout))
-	sd.err = timeoutError(bound, hookHangs, running, publishing)
+	left.states = !sd.ended && !b.states.await(s.reported.last(), max(time.Until(until), link.CloseTimeout))
+	sd.err = left.timeoutError(bound, expired)
 	b.endClose()
 	close(sd.done)
 }
 
+// stopGrace is how long what was not started may take to be given back, however short
+// the bound of Disconnect is. It is enough where the server does not answer.
+const stopGrace = 3 * time.Second
+
 // stopAll stops the subscriptions, all at a time: each may wait for a server
 // that does not answer.
-func stopAll(subs []*subscription) {
+func stopAll(subs []*subscription, bound time.Duration) {
 	var stopping sync.WaitGroup
 	for _, s := range subs {
 		stopping.Go(func() {
-			if !s.core.Stop() { // another call is at it
+			if !s.core.StopWithin(bound) { // another call is at it
 				s.core.AwaitReturned()
 			}
 		})
@@ -123,9 +128,19 @@ func stopAll(subs []*subscription) {
 	stopping.Wait()
 }
 
-// awaitHandlers waits until all handlers have returned, or until the timeout,
-// when it gives up those that still run. It returns their number.
-func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (running int, expired bool) {
+// leftBehind is what has not ended within the bound of Disconnect.
+type leftBehind struct {
+	handlers      int
+	subscriptions int // whose handlers have all returned
+	subscribes    int // calls of Subscribe
+	publishes     int
+	hooks         string // their names
+	states        bool   // a hook of ConnectionChanged runs
+}
+
+// awaitHandlers waits until all subscriptions have ended, or until the timeout,
+// when it gives up those that have not.
+func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (left leftBehind, expired bool) {
 	for _, s := range subs {
 		if !expired {
 			select {
@@ -141,22 +156,35 @@ func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (running int,
 		default:
 		}
 		s.core.Abandon()
-		running += s.core.Running()
+		if n := s.core.Running(); n > 0 {
+			left.handlers += n
+		} else {
+			left.subscriptions++
+		}
 	}
-	return running, expired
+	return left, expired
 }
 
 // timeoutError says what was left behind, or returns nil if nothing was.
-func timeoutError(bound time.Duration, hookHangs bool, running, publishing int) error {
+func (l leftBehind) timeoutError(bound time.Duration, expired bool) error {
 	var left []string
-	if hookHangs {
+	if l.states {
 		left = append(left, "a hook of ConnectionChanged still running")
 	}
-	if running > 0 {
-		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", running))
+	if l.handlers > 0 {
+		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", l.handlers))
 	}
-	if publishing > 0 {
-		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told, or whose done still runs", publishing))
+	if expired && l.hooks != "" {
+		left = append(left, "hooks still running: "+l.hooks)
+	}
+	if l.subscriptions > 0 {
+		left = append(left, fmt.Sprintf("%d subscriptions that have not ended, as a hook, the logger or the server holds them up", l.subscriptions))
+	}
+	if l.subscribes > 0 {
+		left = append(left, fmt.Sprintf("%d calls of Subscribe under way", l.subscribes))
+	}
+	if l.publishes > 0 {
+		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told, or whose done still runs", l.publishes))
 	}
 	if len(left) == 0 {
 		return nil

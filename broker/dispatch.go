@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"runtime/debug"
 
 	"go-micro-jetstream/broker/internal/logging"
@@ -31,8 +30,9 @@ type dispatcher struct {
 	handled           []func(context.Context, Handled)
 	connectionChanged []func(context.Context, ConnectionChanged)
 
-	log   *slog.Logger
-	lines logging.Limiter
+	log    *slog.Logger
+	lines  logging.Limiter
+	inside insideUser
 }
 
 func newDispatcher(hooks []Hooks, log *slog.Logger) *dispatcher {
@@ -82,7 +82,9 @@ func start[E any](d *dispatcher, hooks []func(context.Context, E) context.Contex
 
 func startOne[E any](d *dispatcher, h func(context.Context, E) context.Context, ctx context.Context, e E) (next context.Context) {
 	next = ctx
-	defer recoverHook[E](d)
+	place := placeOf[E]()
+	d.inside[place].Add(1)
+	defer recoverHook[E](d, place)
 	if c := h(ctx, e); c != nil {
 		next = c
 	}
@@ -97,18 +99,21 @@ func emit[E any](d *dispatcher, hooks []func(context.Context, E), ctx context.Co
 }
 
 func emitOne[E any](d *dispatcher, h func(context.Context, E), ctx context.Context, e E) {
-	defer recoverHook[E](d)
+	place := placeOf[E]()
+	d.inside[place].Add(1)
+	defer recoverHook[E](d, place)
 	h(ctx, e)
 }
 
-// recoverHook keeps a hook's panic from going further, and logs it. A hook that
+// recoverHook ends the call of a hook. It keeps a hook's panic from going further, and logs it. A hook that
 // panics does so for every message, so not every panic is a line.
-func recoverHook[E any](d *dispatcher) {
+func recoverHook[E any](d *dispatcher, place codeOfUser) {
 	r := recover()
+	d.inside[place].Add(-1)
 	if r == nil {
 		return
 	}
-	event := reflect.TypeFor[E]().Name()
+	event := placeNames[place]
 	if more, ok := d.lines.Allow(event); ok {
 		d.log.Error(fmt.Sprintf("a hook panicked: %v\n%s%s", r, debug.Stack(), more), "event", event)
 	}

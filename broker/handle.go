@@ -89,8 +89,11 @@ func (s *subscription) reportFailure(e *event) {
 	if s.cfg.errorHandler == nil {
 		return
 	}
+	s.hooks.inside[inErrorHandler].Add(1)
 	defer func() {
-		if r := recover(); r != nil {
+		r := recover()
+		s.hooks.inside[inErrorHandler].Add(-1)
+		if r != nil {
 			s.logSome(slog.LevelError, e.d, "the broker's ErrorHandler panicked: %v", r)
 		}
 	}()

@@ -1,6 +1,10 @@
 package broker
 
-import "time"
+import (
+	"time"
+
+	"go-micro-jetstream/broker/internal/goroutine"
+)
 
 // monitorInterval is how old the number of pending messages may become before
 // the broker asks the server for it. Deliveries tell it for free, but it is when
@@ -19,10 +23,25 @@ func (s *session) monitor() {
 			return
 		case <-tick.C:
 		}
-		for _, sub := range s.subs.all() {
-			if s.conn.Up() && !sub.core.Stopped() {
-				sub.core.RefreshIfOlder(monitorInterval)
-			}
+		if !s.look() {
+			return
 		}
 	}
+}
+
+// look asks for what is too old. A Disconnect waits for it, as it does for a Subscribe.
+// It returns false when the session is over.
+func (s *session) look() (goOn bool) {
+	if !s.subscribes.Enter() {
+		return false
+	}
+	defer s.subscribes.Leave()
+	s.watcher.Store(goroutine.ID())
+	defer s.watcher.Store(0)
+	for _, sub := range s.subs.all() {
+		if s.conn.Up() && !sub.core.Stopped() {
+			sub.core.RefreshIfOlder(monitorInterval)
+		}
+	}
+	return true
 }

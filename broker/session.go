@@ -3,6 +3,7 @@ package broker
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/goroutine"
@@ -26,7 +27,8 @@ type session struct {
 
 	reported   connectionReport // what hooks have been told of the connection
 	subs       registry
-	subscribes goroutine.Gate // Subscribe calls under way
+	subscribes goroutine.Gate // Subscribe calls under way, and the monitor while it looks
+	watcher    atomic.Uint64  // the goroutine of the monitor, while it looks
 }
 
 // openSession connects to the server. The session is ready to publish and to

@@ -198,16 +198,26 @@ func (s *subscription) Topic() string { return s.topic }
 // it waits up to half a second for messages on their way.
 //
 // A durable consumer stays. The consumer of a queue-less subscription is
-// deleted. Further calls do nothing. It always returns nil.
+// deleted. Further calls do nothing and return nil.
+//
+// It returns within 5 seconds. The error is [ErrShutdownTimeout] if a hook still
+// runs then, and names it. The subscription ends when that has returned.
 func (s *subscription) Unsubscribe() error {
-	if !s.core.Stop() || s.core.Running() > 0 || s.runsOn(goroutine.ID()) {
-		return nil
-	}
 	bound := time.NewTimer(unsubscribeTimeout)
 	defer bound.Stop()
+	within := s.runsOn(goroutine.ID())
+	if !s.core.StopWithin(unsubscribeTimeout) {
+		return nil
+	}
+	if within || s.core.Returned() && s.core.Running() > 0 {
+		return nil
+	}
 	select {
 	case <-s.core.Done():
 	case <-bound.C:
+		if hooks := s.hooks.inside.names(); hooks != "" {
+			return fmt.Errorf("jetstream: unsubscribe from %q: %w after %v: hooks still running: %s", wire.Shorten(s.topic), ErrShutdownTimeout, unsubscribeTimeout, hooks)
+		}
 	}
 	return nil
 }

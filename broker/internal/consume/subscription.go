@@ -224,6 +224,27 @@ func (s *Subscription) Stop() (first bool) {
 	if !s.stopping.CompareAndSwap(false, true) {
 		return false
 	}
+	s.stop()
+	return true
+}
+
+// StopWithin is Stop for callers that the observer must not hold up for longer than
+// that. What is left goes on on a goroutine of its own.
+func (s *Subscription) StopWithin(bound time.Duration) (first bool) {
+	if !s.stopping.CompareAndSwap(false, true) {
+		return false
+	}
+	go s.stop()
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-s.returned:
+	case <-timer.C:
+	}
+	return true
+}
+
+func (s *Subscription) stop() {
 	s.stopper.Store(goroutine.ID())
 	defer s.stopper.Store(0)
 	defer close(s.returned)
@@ -231,7 +252,16 @@ func (s *Subscription) Stop() (first bool) {
 	s.drain()
 	s.hand.pull.Close()
 	s.giveBack()
-	return true
+}
+
+// Returned reports whether a Stop has given back what was not started.
+func (s *Subscription) Returned() bool {
+	select {
+	case <-s.returned:
+		return true
+	default:
+		return false
+	}
 }
 
 // AwaitReturned waits until a Stop under way has given back what was not started, but

@@ -1,0 +1,93 @@
+package broker
+
+import (
+	"strings"
+	"sync/atomic"
+)
+
+// codeOfUser is a place where code of the user runs that the end of a subscription
+// waits for, beside handlers.
+type codeOfUser int
+
+const (
+	inPublishStart codeOfUser = iota
+	inPublished
+	inSubscriptionStart
+	inSubscriptionEnd
+	inSubscribeFailed
+	inFetched
+	inFetchError
+	inBackoff
+	inConsumerState
+	inHandleStart
+	inPanicked
+	inSettled
+	inDeadLettered
+	inExhausted
+	inSkipped
+	inHandled
+	inConnectionChanged
+	inErrorHandler
+	placesOfUser
+)
+
+var placeNames = [placesOfUser]string{
+	"PublishStart", "Published", "SubscriptionStart", "SubscriptionEnd", "SubscribeFailed",
+	"Fetched", "FetchError", "Backoff", "ConsumerState", "HandleStart", "Panicked", "Settled",
+	"DeadLettered", "Exhausted", "Skipped", "Handled", "ConnectionChanged", "broker.ErrorHandler",
+}
+
+// placeOf returns the hook of an event.
+func placeOf[E any]() codeOfUser {
+	switch any((*E)(nil)).(type) {
+	case *PublishStart:
+		return inPublishStart
+	case *Published:
+		return inPublished
+	case *SubscriptionStart:
+		return inSubscriptionStart
+	case *SubscriptionEnd:
+		return inSubscriptionEnd
+	case *SubscribeFailed:
+		return inSubscribeFailed
+	case *Fetched:
+		return inFetched
+	case *FetchError:
+		return inFetchError
+	case *Backoff:
+		return inBackoff
+	case *ConsumerState:
+		return inConsumerState
+	case *HandleStart:
+		return inHandleStart
+	case *Panicked:
+		return inPanicked
+	case *Settled:
+		return inSettled
+	case *DeadLettered:
+		return inDeadLettered
+	case *Exhausted:
+		return inExhausted
+	case *Skipped:
+		return inSkipped
+	case *Handled:
+		return inHandled
+	}
+	return inConnectionChanged
+}
+
+// insideUser counts the calls of user code that have not returned. It is safe for
+// concurrent use.
+type insideUser [placesOfUser]atomic.Int64
+
+// names returns where code of the user runs now, or nothing. ConnectionChanged has a
+// goroutine of its own, and is told of separately.
+func (i *insideUser) names() string {
+	var names []string
+	for place := range i {
+		if codeOfUser(place) != inConnectionChanged && i[place].Load() > 0 {
+			names = append(names, placeNames[place])
+		}
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,205 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+)
+
+// stuck hangs in one place of the user's code, once it is armed.
+type stuck struct {
+	place   string
+	armed   atomic.Bool
+	entered chan struct{}
+	release chan struct{}
+}
+
+func newStuck(t *testing.T, place string) *stuck {
+	s := &stuck{place: place, entered: make(chan struct{}, 1000), release: make(chan struct{})}
+	t.Cleanup(func() { s.leave() })
+	return s
+}
+
+func (s *stuck) leave() {
+	if s.armed.Swap(false) {
+		close(s.release)
+	}
+}
+
+func (s *stuck) at(place string) {
+	if place == s.place && s.armed.Load() {
+		s.entered <- struct{}{}
+		<-s.release
+	}
+}
+
+func at[E any](s *stuck, place string) func(context.Context, E) {
+	return func(context.Context, E) { s.at(place) }
+}
+
+func (s *stuck) hooks() jsbroker.Hooks {
+	return jsbroker.Hooks{
+		Published: at[jsbroker.Published](s, "Published"),
+		SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context {
+			s.at("SubscriptionStart")
+			return ctx
+		},
+		SubscriptionEnd: at[jsbroker.SubscriptionEnd](s, "SubscriptionEnd"),
+		Fetched:         at[jsbroker.Fetched](s, "Fetched"),
+		FetchError:      at[jsbroker.FetchError](s, "FetchError"),
+		Backoff:         at[jsbroker.Backoff](s, "Backoff"),
+		ConsumerState:   at[jsbroker.ConsumerState](s, "ConsumerState"),
+		HandleStart: func(ctx context.Context, _ jsbroker.HandleStart) context.Context {
+			s.at("HandleStart")
+			return ctx
+		},
+		Panicked: at[jsbroker.Panicked](s, "Panicked"),
+		Settled: func(_ context.Context, e jsbroker.Settled) {
+			if e.Returned {
+				s.at("Settled, given back")
+			} else {
+				s.at("Settled")
+			}
+		},
+		DeadLettered: at[jsbroker.DeadLettered](s, "DeadLettered"),
+		Exhausted:    at[jsbroker.Exhausted](s, "Exhausted"),
+		Skipped:      at[jsbroker.Skipped](s, "Skipped"),
+		Handled:      at[jsbroker.Handled](s, "Handled"),
+	}
+}
+
+// stuckBroker is a broker whose user's code hangs somewhere.
+func (s *stuck) broker(t *testing.T, srv *server.Server, opts ...broker.Option) broker.Broker {
+	return newBroker(t, srv, append([]broker.Option{
+		jsbroker.WithShutdownTimeout(300 * time.Millisecond), jsbroker.WithHooks(s.hooks()),
+		broker.ErrorHandler(func(broker.Event) error { s.at("ErrorHandler"); return nil }),
+	}, opts...)...)
+}
+
+// handler does what the body says.
+func (s *stuck) handler(e broker.Event) error {
+	switch string(e.Message().Body) {
+	case "panic":
+		panic("boom")
+	case "fail":
+		return errors.New("fails")
+	case "handler":
+		s.at("Settled, given back")
+	}
+	return nil
+}
+
+func marker(t *testing.T, nc *nats.Conn) {
+	t.Helper()
+	if err := nc.PublishMsg(&nats.Msg{Subject: "orders", Header: nats.Header{"Nats-Marker-Reason": {"MaxAge"}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whatever hook hangs, Disconnect returns within its bound and some seconds, and says
+// which it is.
+func TestDisconnectNamesWhatHangs(t *testing.T) {
+	t.Parallel()
+	once := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1})
+	for place, bodies := range map[string][]string{
+		"Published": {"async"}, "SubscriptionStart": nil, "SubscriptionEnd": nil, "Fetched": {"x"},
+		"FetchError": {"delete"}, "Backoff": {"delete"}, "ConsumerState": nil, "HandleStart": {"x"},
+		"Panicked": {"panic"}, "Settled": {"x"}, "Settled, given back": {"handler", "x"},
+		"DeadLettered": {"fail"}, "Exhausted": {"fail"}, "Skipped": {"marker"}, "Handled": {"x"}, "ErrorHandler": {"fail"},
+	} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			srv := startServer(t)
+			nc, js := natsConn(t, srv)
+			s := newStuck(t, place)
+			opts := []broker.Option{once}
+			if place == "DeadLettered" {
+				opts = append(opts, jsbroker.WithDeadLetter("dead"))
+			}
+			b := s.broker(t, srv, opts...)
+			publish(t, b, "orders", "first") // makes the stream
+			s.armed.Store(true)
+			subscribed := make(chan error, 1)
+			go func() {
+				_, err := b.Subscribe("orders", s.handler, broker.Queue("q"))
+				subscribed <- err
+			}()
+			if place != "SubscriptionStart" && place != "ConsumerState" {
+				noErr(t, receive(t, subscribed))
+			}
+			for _, body := range bodies {
+				switch body {
+				case "async":
+					noErr(t, b.Publish("orders", message(body), jsbroker.Async(func(error) {})))
+				case "marker":
+					marker(t, nc)
+				case "delete":
+					noErr(t, js.DeleteConsumer(testContext(t), "ORDERS", "q"))
+				default:
+					_, err := js.Publish(testContext(t), "orders", []byte(body))
+					noErr(t, err)
+				}
+			}
+			if place != "SubscriptionEnd" {
+				receive(t, s.entered)
+			}
+			name, _, _ := strings.Cut(place, ",")
+			var err error
+			atOnce(t, "Disconnect", func() { err = b.Disconnect() })
+			wantError(t, err, jsbroker.ErrShutdownTimeout, name)
+			s.leave()
+		})
+	}
+}
+
+// Unsubscribe names what hangs, too, unless it need not wait for that: a handler, with
+// its hooks.
+func TestUnsubscribeNamesWhatHangs(t *testing.T) {
+	t.Parallel()
+	for _, place := range []string{"SubscriptionEnd", "Fetched", "FetchError", "Settled, given back", "HandleStart"} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			srv := startServer(t)
+			_, js := natsConn(t, srv)
+			s := newStuck(t, place)
+			b := s.broker(t, srv)
+			publish(t, b, "orders", "handler")
+			publish(t, b, "orders", "second")
+			if place != "FetchError" {
+				s.armed.Store(true)
+			}
+			sub := subscribe(t, b, "orders", s.handler, broker.Queue("q"))
+			if place == "FetchError" {
+				s.armed.Store(true)
+				noErr(t, js.DeleteConsumer(testContext(t), "ORDERS", "q"))
+			}
+			if place != "SubscriptionEnd" {
+				receive(t, s.entered)
+			}
+			began := time.Now()
+			err := sub.Unsubscribe()
+			if took := time.Since(began); took > 2*noAnswer {
+				t.Errorf("it took %v", took)
+			}
+			if place == "HandleStart" {
+				noErr(t, err)
+			} else {
+				name, _, _ := strings.Cut(place, ",")
+				wantError(t, err, jsbroker.ErrShutdownTimeout, name)
+			}
+			noErr(t, sub.Unsubscribe()) // at once
+			s.leave()
+			noErr(t, b.Disconnect())
+		})
+	}
+}
