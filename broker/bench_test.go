@@ -1,12 +1,14 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,6 +39,7 @@ type bench struct {
 
 const (
 	serverVariable = "JSBROKER_BENCH_SERVER_DIR"
+	portVariable   = "JSBROKER_BENCH_SERVER_PORT"
 	syncVariable   = "JSBROKER_BENCH_SYNC_ALWAYS"
 )
 
@@ -47,7 +50,11 @@ func runAsServer() bool {
 	if dir == "" {
 		return false
 	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, NoSigs: true, SyncAlways: os.Getenv(syncVariable) != ""})
+	port, err := strconv.Atoi(cmp.Or(os.Getenv(portVariable), "-1"))
+	if err != nil {
+		panic(err)
+	}
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, SyncAlways: os.Getenv(syncVariable) != ""})
 	if err != nil {
 		panic(err)
 	}

@@ -1,0 +1,121 @@
+package broker_test
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// Tests of what becomes of messages that wait while servers crash or change their
+// leaders.
+
+// waiting is messages that are due at various times.
+type waiting struct {
+	due  map[string]time.Time // of those that have not come
+	late []time.Duration      // of those that have
+}
+
+// postpone publishes n messages that are due within 2 seconds from the given time on.
+func postpone(t *testing.T, b broker.Broker, n int, from time.Time) *waiting {
+	t.Helper()
+	w := &waiting{due: make(map[string]time.Time, n)}
+	var answers sync.WaitGroup
+	for i := range n {
+		body := strconv.Itoa(i)
+		w.due[body] = from.Add(time.Duration(i%100) * 20 * time.Millisecond)
+		answers.Add(1)
+		publish(t, b, fmt.Sprintf("orders.%d", i%7), body, jsbroker.DeliverAt(w.due[body]), jsbroker.Async(func(err error) {
+			defer answers.Done()
+			if err != nil {
+				t.Error(err)
+			}
+		}))
+	}
+	answers.Wait()
+	return w
+}
+
+// come receives n messages: each once, and none early.
+func (w *waiting) come(t *testing.T, got <-chan stamped, n int) {
+	t.Helper()
+	for range n {
+		r := receive(t, got)
+		at, ok := w.due[r.body]
+		if !ok {
+			t.Fatalf("%q is a second delivery", r.body)
+		}
+		if r.at.Before(at) {
+			t.Errorf("%q is early by %v", r.body, at.Sub(r.at))
+		}
+		delete(w.due, r.body)
+		w.late = append(w.late, r.at.Sub(at))
+	}
+}
+
+// settle receives the rest, and nothing more.
+func (w *waiting) settle(t *testing.T, b broker.Broker, js jetstream.JetStream, got <-chan stamped) {
+	t.Helper()
+	w.come(t, got, len(w.due))
+	slices.Sort(w.late)
+	t.Logf("%d messages: lateness p50 %v, p99 %v, at most %v", len(w.late), w.late[len(w.late)/2], w.late[len(w.late)*99/100], w.late[len(w.late)-1])
+	eventually(t, "nothing waits", func() bool { return streamInfo(t, js, "ORDERS-later").State.Msgs == 0 })
+	publish(t, b, "orders.0", "end")
+	if r := receive(t, got); r.body != "end" {
+		t.Errorf("%q is a second delivery", r.body)
+	}
+}
+
+func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
+	t.Parallel()
+	n := 5000
+	if testing.Short() {
+		n = 500
+	}
+	environment := []string{serverVariable + "=" + t.TempDir()}
+	p := startProcess(t, environment...)
+	url := p.await(t, "nats://")
+	b := jsbroker.NewBroker(broker.Addrs(url), quiet())
+	noErr(t, b.Connect())
+	t.Cleanup(func() { _ = b.Disconnect() })
+	h, got := stamper()
+	subscribe(t, b, "orders.>", h, broker.Queue("q"))
+	from := time.Now().Add(3 * time.Second)
+	w := postpone(t, b, n, from)
+	p.kill()
+	p = startProcess(t, append(environment, portVariable+"="+url[strings.LastIndex(url, ":")+1:])...)
+	p.await(t, "nats://")
+	_, js := natstest.Connect(t, url)
+	w.settle(t, b, js, got)
+}
+
+func TestWhatWaitsSurvivesANodeAndItsLeaders(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("a cluster takes too long for -short")
+	}
+	c := natstest.StartCluster(t)
+	b := jsbroker.NewBroker(broker.Addrs(c.URLs()...), quiet(), jsbroker.WithStreamConfig(jetstream.StreamConfig{Replicas: 3, Retention: jetstream.WorkQueuePolicy}))
+	noErr(t, b.Connect())
+	t.Cleanup(func() { _ = b.Disconnect() })
+	h, got := stamper()
+	subscribe(t, b, "orders.>", h, broker.Queue("q"))
+	publish(t, b, "orders.0", "first", jsbroker.DeliverAfter(time.Millisecond)) // makes the companion
+	receive(t, got)
+	w := postpone(t, b, 2000, time.Now().Add(5*time.Second))
+	// One node goes while all wait; another one while they fall due.
+	c.Bounce(t, c.StreamLeader(t, "ORDERS-later"), func() { c.StreamLeader(t, "ORDERS-later") })
+	w.come(t, got, 500)
+	c.Bounce(t, c.StreamLeader(t, "ORDERS-later"), func() { c.StreamLeader(t, "ORDERS-later") })
+	_, js := natstest.Connect(t, c.StreamLeader(t, "ORDERS").ClientURL())
+	w.settle(t, b, js, got)
+}
