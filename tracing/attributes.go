@@ -1,6 +1,7 @@
 package tracing
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	microerrors "go-micro.dev/v5/errors"
 	"go.opentelemetry.io/otel/attribute"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -22,6 +24,7 @@ const (
 	streamSequenceKey  = attribute.Key("messaging.nats.stream.sequence")
 	consumerNameKey    = attribute.Key("messaging.nats.consumer.name")
 	deliveryCountKey   = attribute.Key("messaging.nats.message.delivery_count")
+	waitKey            = attribute.Key("messaging.nats.message.wait")
 	duplicateKey       = attribute.Key("messaging.nats.message.duplicate")
 	resultKey          = attribute.Key("messaging.nats.result")
 	redeliveryDelayKey = attribute.Key("messaging.nats.redelivery.delay")
@@ -33,6 +36,7 @@ const (
 	deadLetterEvent = "dead_letter"
 	exhaustedEvent  = "exhausted"
 	snoozeEvent     = "snooze"
+	giveBackEvent   = "give_back"
 )
 
 // systemNATS is the name of the system, as the conventions ask for where they list
@@ -67,8 +71,46 @@ func clean(s string) string {
 
 // text returns the text of an error or a panic value. It does not panic where a call
 // of Error would, for example on a nil pointer.
+//
+// An error of go-micro, whose text is a JSON object, is its detail: "no such order"
+// instead of {"id":"shop","code":404,"detail":"no such order","status":"Not Found"}.
 func text(v any) string {
-	return clean(fmt.Sprint(v))
+	s := fmt.Sprint(v)
+	if strings.Contains(s, `"detail":`) {
+		s = detail(v, s)
+	}
+	return clean(s)
+}
+
+// detail replaces the text of an error of go-micro, which may be a part of s, by its
+// detail. An error that has come through another service is text only.
+func detail(v any, s string) string {
+	e, blob := microError(v), s
+	if e != nil {
+		blob = e.Error()
+	} else {
+		e = new(microerrors.Error)
+		if json.Unmarshal([]byte(s), e) != nil {
+			return s
+		}
+	}
+	if e.Detail == "" {
+		return s
+	}
+	return strings.Replace(s, blob, e.Detail, 1)
+}
+
+// microError returns the error of go-micro in v, or nil. Methods of v may panic.
+func microError(v any) (e *microerrors.Error) {
+	defer func() {
+		if recover() != nil {
+			e = nil
+		}
+	}()
+	if err, ok := v.(error); ok {
+		_ = errors.As(err, &e)
+	}
+	return e
 }
 
 // exception returns the attributes of an exception event for err.

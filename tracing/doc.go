@@ -36,8 +36,10 @@
 //	6      Exhausted     event exhausted                        there will be no further delivery
 //	7      Handled       status and attributes; the span ends   the message is acked, nakked, terminated or left unsettled
 //
-// Each redelivery has a process span of its own with the same parent. A message that
-// was fetched but skipped or given back has none, because no handler has seen it.
+// Each redelivery has a process span of its own with the same parent, and a link to the
+// span of the delivery before it, if that one was handled by the same process and
+// sampled. The last 4096 of them are remembered. A message that was fetched but skipped
+// or given back has no span, because no handler has seen it.
 //
 // # Attributes
 //
@@ -55,8 +57,10 @@
 //	messaging.nats.consumer.name           -        always    the JetStream consumer; durable if there is a queue
 //	messaging.nats.message.duplicate       success  -         true if the stream had the message id already and stored nothing
 //	messaging.nats.message.delivery_count  -        always    1 for the first delivery
+//	messaging.nats.message.wait            -        always    seconds in the stream, from storing until the handler starts, by two clocks
 //	messaging.nats.result                  -        always    ack, nak, term or none
 //	messaging.nats.redelivery.delay        -        nak       seconds asked for with the nak; 0 is at once
+//	messaging.client.id                    known    known     the name of the NATS connection, see jsbroker.WithClientName
 //	server.address                         known    known     the host of the NATS server
 //	server.port                            known    known     the port of the NATS server
 //	error.type                             error    error     see Status
@@ -66,7 +70,8 @@
 // on recording spans only.
 //
 // The server is the one that the broker is connected to, or was connected to last. If
-// several brokers share the hooks, it is known only while they are on the same server.
+// several brokers share the hooks, it is known only while they are on the same server,
+// and the client's name only while they have the same.
 //
 // # Events
 //
@@ -79,11 +84,13 @@
 //	dead_letter  exception.message                the dead letter could not be published
 //	exhausted    -                                -
 //	snooze       -                                the handler returned Snooze
+//	give_back    -                                this process had fetched the message before, and given it back; the time is when
 //
 // # Status
 //
 // The status stays unset on success, as the conventions ask. A duplicate is a success.
-// A failure sets the status to Error and adds an error.type and an exception event:
+// A failure sets the status to Error and adds an error.type and an exception event. Of
+// an error of go-micro, whose text is JSON, the description is the detail:
 //
 //   - The publish failed: error.type is the [jsbroker.Reason] of the error.
 //   - The handler returned an error, also one made with Discard or RetryAfter, but

@@ -2,6 +2,7 @@ package tracing
 
 import (
 	"context"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/baggage"
@@ -48,8 +49,18 @@ func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) cont
 			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: from}))
 		}
 	}
+	var before delivered
+	if e.NumDelivered > 1 {
+		before, _ = i.earlier.take(messageOf(e.Delivery))
+		if before.span.IsValid() {
+			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: before.span}))
+		}
+	}
 	ctx, span := i.tracer.get().Start(ctx, op.name, opts...)
 	i.inject(ctx, p, header)
+	if !before.givenBack.IsZero() {
+		span.AddEvent(giveBackEvent, trace.WithTimestamp(before.givenBack))
+	}
 	if !span.IsRecording() {
 		return ctx // its attributes and its End do nothing
 	}
@@ -98,6 +109,14 @@ func (i *instance) exhausted(ctx context.Context, _ jsbroker.Exhausted) {
 	}
 }
 
+// settled remembers a message that was given back before its handler had started. It
+// has no span, and its next delivery would look as if one were missing.
+func (i *instance) settled(_ context.Context, e jsbroker.Settled) {
+	if e.Returned {
+		i.earlier.remember(messageOf(e.Delivery), delivered{givenBack: time.Now()})
+	}
+}
+
 func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 	s := i.scopeOf(ctx, handling)
 	if s == nil {
@@ -107,6 +126,9 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 	if !s.span.IsRecording() { // the handler has ended the span
 		return
 	}
+	if sc := s.span.SpanContext(); sc.IsSampled() && comesAgain(e) {
+		i.earlier.remember(messageOf(e.Delivery), delivered{span: sc})
+	}
 	op := s.process.Load()
 	buf := attributes.Get().(*[]attribute.KeyValue)
 	attrs := append((*buf)[:0], op.further...)
@@ -115,6 +137,7 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 		semconv.MessagingMessageBodySize(e.Size),
 		sequence(streamSequenceKey, e.StreamSequence),
 		sequence(deliveryCountKey, e.NumDelivered),
+		waitKey.Float64(e.Lag.Seconds()),
 		resultKey.String(string(e.Result)),
 	)
 	if e.MessageID != "" {
@@ -146,4 +169,10 @@ func (i *instance) handled(ctx context.Context, e jsbroker.Handled) {
 	if e.SettleErr != nil {
 		record(s.span, e.SettleErr)
 	}
+}
+
+// comesAgain reports whether the message is delivered again, as far as this process
+// can tell.
+func comesAgain(e jsbroker.Handled) bool {
+	return e.Result == jsbroker.ResultNak || e.Result == jsbroker.ResultNone || e.SettleErr != nil
 }

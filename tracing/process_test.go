@@ -37,7 +37,7 @@ func (b *bench) run(d jsbroker.Delivery, end jsbroker.Handled, between ...func(c
 func TestProcessSpan(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.run(delivery(), jsbroker.Handled{Result: jsbroker.ResultAck})
+	b.run(delivery(), jsbroker.Handled{Result: jsbroker.ResultAck, Lag: 90 * time.Second})
 	s := b.last()
 	if s.Name() != "process orders.created" || s.SpanKind() != trace.SpanKindConsumer {
 		t.Errorf("%v span %q", s.SpanKind(), s.Name())
@@ -57,6 +57,7 @@ func TestProcessSpan(t *testing.T) {
 		"messaging.nats.stream.sequence":        int64(7),
 		"messaging.nats.consumer.name":          "workers_orders-created",
 		"messaging.nats.message.delivery_count": int64(1),
+		"messaging.nats.message.wait":           90.0,
 		"messaging.nats.result":                 "ack",
 	})
 }

@@ -15,15 +15,16 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// servers knows the server that each broker of the hooks is connected to, or was
-// connected to last. The events of a message do not say which broker they come from.
-// So the address is known only while all brokers are on one server.
+// servers knows the client name of each broker of the hooks, and the server that it is
+// connected to, or was connected to last. The events of a message do not say which
+// broker they come from. So each is known only while it is the same for all brokers.
 //
 // The zero value is ready. All methods are safe for concurrent use.
 type servers struct {
 	mu     sync.Mutex
 	urls   map[string]string                    // by BrokerID
-	common atomic.Pointer[[]attribute.KeyValue] // of the one server, or nil
+	names  map[string]string                    // of clients, by BrokerID
+	common atomic.Pointer[[]attribute.KeyValue] // of the one server and client, or nil
 }
 
 func (s *servers) connectionChanged(_ context.Context, e jsbroker.ConnectionChanged) {
@@ -32,18 +33,21 @@ func (s *servers) connectionChanged(_ context.Context, e jsbroker.ConnectionChan
 	switch e.State {
 	case jsbroker.StateConnected, jsbroker.StateReconnected:
 		if s.urls == nil {
-			s.urls = make(map[string]string)
+			s.urls, s.names = make(map[string]string), make(map[string]string)
 		}
-		s.urls[e.BrokerID] = e.URL
+		s.urls[e.BrokerID], s.names[e.BrokerID] = e.URL, e.ClientName
 	case jsbroker.StateClosed:
 		delete(s.urls, e.BrokerID)
+		delete(s.names, e.BrokerID)
 	default:
 		return // the last server stays: messages under way were sent to it
 	}
-	s.common.Store(commonAddress(s.urls))
+	attrs := append(commonAddress(s.urls), commonClient(s.names)...)
+	s.common.Store(&attrs)
 }
 
-// attributes returns the attributes of the server, or nil if it is not known.
+// attributes returns the attributes of the server and the client, as far as they are
+// known.
 func (s *servers) attributes() []attribute.KeyValue {
 	if attrs := s.common.Load(); attrs != nil {
 		return *attrs
@@ -53,12 +57,8 @@ func (s *servers) attributes() []attribute.KeyValue {
 
 // commonAddress returns the attributes of the server if all urls are the same, else
 // nil.
-func commonAddress(urls map[string]string) *[]attribute.KeyValue {
-	distinct := slices.Compact(slices.Sorted(maps.Values(urls)))
-	if len(distinct) != 1 {
-		return nil
-	}
-	u, err := url.Parse(distinct[0])
+func commonAddress(urls map[string]string) []attribute.KeyValue {
+	u, err := url.Parse(onlyValue(urls))
 	if err != nil || u.Hostname() == "" {
 		return nil
 	}
@@ -66,5 +66,23 @@ func commonAddress(urls map[string]string) *[]attribute.KeyValue {
 	if port, err := strconv.Atoi(u.Port()); err == nil {
 		attrs = append(attrs, semconv.ServerPort(port))
 	}
-	return &attrs
+	return attrs
+}
+
+// commonClient returns the attribute of the client if all names are the same, else nil.
+func commonClient(names map[string]string) []attribute.KeyValue {
+	name := onlyValue(names)
+	if name == "" {
+		return nil
+	}
+	return []attribute.KeyValue{semconv.MessagingClientID(clean(name))}
+}
+
+// onlyValue returns the value that all keys have, or nothing.
+func onlyValue(values map[string]string) string {
+	distinct := slices.Compact(slices.Sorted(maps.Values(values)))
+	if len(distinct) != 1 {
+		return ""
+	}
+	return distinct[0]
 }

@@ -47,7 +47,7 @@ func setup(t *testing.T, opts ...tracing.Option) *bench {
 }
 
 func (b *bench) connect(url string) {
-	b.hooks.ConnectionChanged(b.t.Context(), jsbroker.ConnectionChanged{BrokerID: "one", State: jsbroker.StateConnected, URL: url})
+	b.hooks.ConnectionChanged(b.t.Context(), jsbroker.ConnectionChanged{BrokerID: "one", ClientName: "shop", State: jsbroker.StateConnected, URL: url})
 }
 
 // publish runs both hooks of a publish and returns its span.

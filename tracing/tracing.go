@@ -30,9 +30,8 @@ func New(opts ...Option) jsbroker.Hooks {
 		propagator: propagatorSource{explicit: c.propagator},
 		links:      c.links,
 	}
-	// Skipped is not used, because the message has no span: no handler has seen it.
-	// The same holds for Settled with Returned set. How a handled message was settled
-	// is in Handled.
+	// Skipped is not used, because the message has no span: no handler has seen it. How
+	// a handled message was settled is in Handled.
 	return jsbroker.Hooks{
 		PublishStart:      i.publishStart,
 		Published:         i.published,
@@ -41,6 +40,7 @@ func New(opts ...Option) jsbroker.Hooks {
 		Panicked:          i.panicked,
 		DeadLettered:      i.deadLettered,
 		Exhausted:         i.exhausted,
+		Settled:           i.settled,
 		Handled:           i.handled,
 		ConnectionChanged: i.servers.connectionChanged,
 	}
@@ -53,6 +53,7 @@ type instance struct {
 	links      bool
 	publishes  publishCache
 	servers    servers
+	earlier    earlier
 	warn       sync.Once // reports errNoPropagator
 }
 
