@@ -151,7 +151,7 @@ func TestCancelDelivery(t *testing.T) {
 	wantError(t, jsbroker.CancelDelivery(ctx, other, "orders", "1"), jsbroker.ErrNotScheduled, "orders", "1")
 	h, got := stamper()
 	subscribe(t, b, "orders", h)
-	at := time.Now().Add(1500 * time.Millisecond)
+	at := time.Now().Add(6 * time.Second)
 	for i := range 4 {
 		publish(t, b, "orders", strconv.Itoa(i), jsbroker.DeliverAt(at), jsbroker.MessageID(strconv.Itoa(i)))
 	}
