@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 
 	"go-micro.dev/v5/broker"
 
@@ -132,8 +133,13 @@ const maxKept = 64 << 10
 // handler owns the body that it gets and may change it, for example by
 // decrypting it in place, but a dead letter is evidence. Each worker has one
 // array for this: that takes no more memory than one message per running
-// handler.
+// handler. With [OrderBy] the next try needs the body as well, perhaps long after
+// the handler, so that the handler gets the copy.
 func (s *subscription) keepBody(slot int, e *event) {
+	if s.ordered {
+		e.body, e.message.Body = e.d.Msg.Data, slices.Clone(e.d.Msg.Data)
+		return
+	}
 	if !s.deadLetters(e.d) {
 		return
 	}

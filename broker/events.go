@@ -98,6 +98,14 @@ type ConsumerState struct {
 	Retries       int    // of AckPending, those that have failed here and wait for their delay; 10,000 at most
 }
 
+// Held is the event of [Hooks.Held].
+type Held struct {
+	Subscription
+	Messages int  // in hand and not started, or to be handled again
+	Keys     int  // that these messages are of
+	Full     bool // nothing more is fetched until one of the keys goes on
+}
+
 // HandleStart is the event of [Hooks.HandleStart].
 type HandleStart struct {
 	Delivery
@@ -159,6 +167,7 @@ const (
 	SkipHandled   SkipReason = "handled"   // a second delivery of a message that was acknowledged
 	SkipDiscarded SkipReason = "discarded" // a second delivery of a message that was terminated
 	SkipMarker    SkipReason = "marker"    // a delete marker of the stream, which nobody has published: acknowledged
+	SkipSpent     SkipReason = "spent"     // with [OrderBy]: retries made here have used up MaxDeliver; the server is about to give it up
 )
 
 // Skipped is the event of [Hooks.Skipped].

@@ -361,3 +361,26 @@ func ExampleWithExistingConsumers() {
 	fmt.Println(errors.Is(err, jsbroker.ErrConsumerNotFound))
 	// Output: true
 }
+
+// Many accounts are worked on at a time, and each sees its events in order, also when
+// one of them has to be tried again.
+func ExampleOrderBy() {
+	b, done := connect()
+	defer done()
+
+	booked := make(chan string)
+	account := func(e broker.Event) string { return e.Message().Header["Account"] }
+	_, err := b.Subscribe("accounts.booked", func(e broker.Event) error {
+		if string(e.Message().Body) == "deposit" && jsbroker.NumDelivered(e) == 1 {
+			return jsbroker.RetryAfter(10*time.Millisecond, errors.New("ledger is busy"))
+		}
+		booked <- string(e.Message().Body)
+		return nil
+	}, broker.Queue("ledger"), jsbroker.OrderBy(account), jsbroker.Concurrency(10))
+	must(err)
+	for _, booking := range []string{"deposit", "withdrawal"} {
+		must(b.Publish("accounts.booked", &broker.Message{Header: map[string]string{"Account": "7"}, Body: []byte(booking)}))
+	}
+	fmt.Println(<-booked, <-booked)
+	// Output: deposit withdrawal
+}

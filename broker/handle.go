@@ -40,7 +40,9 @@ func (s *subscription) handle(slot int, d *consume.Delivery) {
 	if traced || listened {
 		wire.SpellForGoMicro(header)
 	}
-	switch {
+	switch noKey := d.KeyErr(); {
+	case noKey != nil:
+		o.err, o.panicked = noKey, findError[*PanicError](noKey)
 	case s.usedUp(d):
 		o.err = errUsedUp
 	case s.session.broker.running.wanted.Load():

@@ -57,6 +57,12 @@ type Hooks struct {
 	// deliveries is a first one, although messages are pending.
 	ConsumerState func(ctx context.Context, e ConsumerState)
 
+	// Held fires when a subscription with [OrderBy] has as many messages in hand as it
+	// may, and can start none of them, because others of their keys are being handled
+	// or are to be handled again: it fetches no more. It fires again, with Full false,
+	// when half of the room is free.
+	Held func(ctx context.Context, e Held)
+
 	// HandleStart fires once per delivery, before the handler runs. It may
 	// change e.Header, the map that the handler sees. The context it returns is
 	// what [EventContext] gives to the handler.

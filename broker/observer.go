@@ -40,6 +40,13 @@ func (o observer) Learned(st consume.State) {
 	})
 }
 
+// Crowded tells hooks that stuck keys keep the subscription from fetching, or do so no
+// more.
+func (o observer) Crowded(c consume.Crowd) {
+	s := o.s
+	emit(s.hooks, s.hooks.held, s.base, Held{Subscription: s.identity(), Messages: c.Messages, Keys: c.Keys, Full: c.Full})
+}
+
 // Skipped tells hooks of a message that is not handled.
 func (o observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
 	emit(o.s.hooks, o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d), Reason: SkipReason(why)})

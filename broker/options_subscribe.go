@@ -35,6 +35,42 @@ func Concurrency(n int) broker.SubscribeOption {
 	return subscribeOption(func(so *subscribeOptions) { so.concurrency, so.concurrencySet = n, true })
 }
 
+// OrderBy has messages of one key handled one after the other, in the order of the
+// stream. Messages of different keys are handled at the same time, as many as
+// [Concurrency] permits: with an account's number for a key, many accounts are
+// worked on at a time, and each sees its events in order.
+//
+// The order holds through retries. While a message waits to be handled again, those
+// of its key wait behind it, and those of other keys go on. The retries are made by
+// this subscription, without the server: the message stays in hand, its ack deadline
+// is extended for as long as that takes, and [NumDelivered] and the limit of
+// deliveries count each try. The server counts one delivery. When the subscription
+// ends, what waits is given back at once, whatever its delay, and the next
+// subscriber counts on from the server's number. With broker.DisableAutoAck a key
+// also waits for a message that its handler has left unsettled: until somebody
+// settles it, or the message is handled again after AckWait.
+//
+// A subscription has up to 1000 messages or 16 MiB in hand, but no more than three
+// quarters of the consumer's MaxAckPending. If keys are stuck that have so many, it
+// fetches no more until one of them goes on. The log and [Hooks.Held] say so.
+//
+// The order holds within one subscription. Several replicas of a queue share its
+// messages without regard to keys, so messages of one key may be handled by two of
+// them at a time. [SingleActive] makes the order strict across replicas. A message
+// that a handler leaves to another replica after [WithMaxAckExtension], or whose ack
+// deadline passes in an outage, comes back later than others of its key may have
+// been handled elsewhere.
+//
+// The function gets an event with topic and message, not to be changed or settled.
+// It must depend on nothing else. It is called once per delivery, by one goroutine at
+// a time, and nothing more is started until it returns, so it must be quick. A
+// message for which it panics counts as one whose handler has panicked, and waits
+// for no key. Keys may be of any number and length. The function must not be nil, and
+// [WithMaxAckExtension] must not be 0: Subscribe returns [ErrInvalidConfig].
+func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
+	return subscribeOption(func(so *subscribeOptions) { so.key, so.keySet = key, true })
+}
+
 // ConsumerConfig is the consumer template of one subscription. It takes the place
 // of the broker's template, [WithConsumerConfig], as a whole: fields that it leaves
 // out have their defaults. Use it where one topic needs another AckWait, another
@@ -61,6 +97,21 @@ type subscribeOptions struct {
 	concurrencySet          bool
 	template                *jetstream.ConsumerConfig // nil: the broker's
 	templateErr             error                     // why it cannot work
+	key                     func(broker.Event) string // of OrderBy; nil: no order
+	keySet                  bool
+}
+
+// checkOrder reports why the subscription cannot have the order that was asked for.
+func (so *subscribeOptions) checkOrder(cfg *config) error {
+	switch {
+	case !so.keySet:
+		return nil
+	case so.key == nil:
+		return fmt.Errorf("%w: OrderBy: the function is nil", ErrInvalidConfig)
+	case cfg.maxAckExtension == 0:
+		return fmt.Errorf("%w: OrderBy keeps messages in hand while others of their key are handled, and WithMaxAckExtension(0) lets their ack deadlines pass: leave one of them out", ErrInvalidConfig)
+	}
+	return nil
 }
 
 // rules returns the broker's rules with what the subscription has of its own.
@@ -89,6 +140,18 @@ func (so *subscribeOptions) checkTemplate(brokers *streams.Rules) error {
 	return nil
 }
 
+// applySettings takes settings out of a context: several, if an option is made of
+// several. It returns what is left.
+func (so *subscribeOptions) applySettings(ctx context.Context) context.Context {
+	c, ok := ctx.(*settingContext)
+	if !ok {
+		return ctx
+	}
+	rest := so.applySettings(c.Context) // the earlier ones first
+	c.set(so)
+	return rest
+}
+
 // subscribeOptionsOf takes this package's options out of the context after each
 // option, because broker.SubscribeContext replaces the context that they need:
 // they work in any order.
@@ -101,11 +164,8 @@ func subscribeOptionsOf(opts []broker.SubscribeOption) subscribeOptions {
 		}
 		so.Context = ctx //nolint:fatcontext // as options of others leave it; a nil one does not stay
 		opt(&so.SubscribeOptions)
-		if c, ok := so.Context.(*settingContext); ok {
-			c.set(&so)
-			ctx = c.Context
-		} else if so.Context != nil {
-			ctx = so.Context
+		if rest := so.applySettings(so.Context); rest != nil {
+			ctx = rest
 		}
 	}
 	so.Context = ctx

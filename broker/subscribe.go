@@ -43,6 +43,7 @@ type subscription struct {
 	queue   string
 	opts    broker.SubscribeOptions
 	handler broker.Handler
+	ordered bool // by OrderBy: retries are made here
 
 	core    *consume.Subscription
 	base    context.Context // the parent of the handlers' contexts, with what hooks have put there
@@ -118,6 +119,9 @@ func checkSubscribe(ses *session, cfg *config, topic string, handler broker.Hand
 	case request.Queue == "" && cfg.rules.OthersConsumers:
 		return fmt.Errorf("%w: a subscriber without a queue has a consumer of its own, and with WithExistingConsumers the broker creates none: name a queue", ErrInvalidConfig)
 	}
+	if err := request.checkOrder(cfg); err != nil {
+		return err
+	}
 	return request.checkTemplate(&cfg.rules)
 }
 
@@ -143,6 +147,7 @@ func (s *session) newSubscription(cfg *config, topic string, handler broker.Hand
 		queue:   request.Queue,
 		opts:    request.SubscribeOptions,
 		handler: handler,
+		ordered: request.key != nil,
 		bodies:  make([][]byte, concurrency),
 	}
 	core, info, err := consume.Open(ctx, consume.Config{
@@ -156,6 +161,7 @@ func (s *session) newSubscription(cfg *config, topic string, handler broker.Hand
 		MaxAckExtension: cfg.maxAckExtension,
 		Parent:          request.Context,
 		Handle:          sub.handle,
+		Key:             keyFunc(request.key),
 		Observer:        observer{sub},
 		Log:             s.log,
 	})

@@ -33,6 +33,10 @@
 //	micro_broker_backoff_seconds{topic,queue}                gauge      the current pause; 0 while healthy
 //	micro_broker_pending{topic,queue}                        gauge      messages in the stream that this consumer has not been given yet
 //
+// Order, with OrderBy:
+//
+//	micro_broker_order_full{topic,queue}                     gauge      subscriptions that fetch no more because of stuck keys
+//
 // What the server says of the consumer when it is asked, which is about every 15
 // seconds while nothing new comes:
 //

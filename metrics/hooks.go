@@ -34,6 +34,7 @@ func New(opts ...Option) jsbroker.Hooks {
 		FetchError:        o.fetchError,
 		Backoff:           o.backoff,
 		ConsumerState:     o.consumerState,
+		Held:              o.held,
 		HandleStart:       o.handleStart,
 		Settled:           o.settled,
 		DeadLettered:      o.deadLettered,
@@ -135,6 +136,12 @@ func (o *observer) consumerState(ctx context.Context, e jsbroker.ConsumerState) 
 		sub.ackPending.Store(int64(e.AckPending))
 		sub.maxAckPending.Store(int64(e.MaxAckPending))
 		sub.retries.Store(int64(e.Retries))
+	}
+}
+
+func (o *observer) held(ctx context.Context, e jsbroker.Held) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.full.Store(e.Full)
 	}
 }
 

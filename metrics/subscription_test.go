@@ -28,7 +28,7 @@ var zeroSeries = func() map[string]float64 {
 		"delivery_lag_seconds_count", "delivery_lag_seconds_sum",
 		"dead_lettered_total", "dead_letter_errors_total", "exhausted_total",
 		"skipped_total", "markers_total", "returned_total", "in_flight", "pending",
-		"ack_pending", "max_ack_pending", "retries",
+		"ack_pending", "max_ack_pending", "retries", "order_full",
 	} {
 		m["micro_broker_"+name+ordersLabels] = 0
 	}
@@ -57,6 +57,7 @@ var gauges = []string{
 	"micro_broker_ack_pending" + ordersLabels,
 	"micro_broker_max_ack_pending" + ordersLabels,
 	"micro_broker_retries" + ordersLabels,
+	"micro_broker_order_full" + ordersLabels,
 }
 
 func fetchErrors(reason string) string {

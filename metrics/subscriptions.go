@@ -24,6 +24,7 @@ type subscriptions struct {
 	ackPending    *prometheus.Desc
 	maxAckPending *prometheus.Desc
 	retries       *prometheus.Desc
+	orderFull     *prometheus.Desc
 
 	mu    sync.Mutex
 	live  map[labels]*series // those with an active subscription
@@ -45,6 +46,7 @@ type subscription struct {
 	// during its pause would leave the pause behind.
 	backoff atomic.Int64
 	retries atomic.Int64 // not in series either: each subscription knows its own
+	full    atomic.Bool  // as much is in hand as OrderBy permits
 
 	// outer is the subscription in whose context this one started. A broker that has
 	// these hooks twice starts each subscription twice, one inside the other.
@@ -63,6 +65,7 @@ func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
 		ackPending:    desc("ack_pending", "Messages delivered to any subscriber of this consumer and not settled, when the server last said so.", "topic", "queue"),
 		maxAckPending: desc("max_ack_pending", "How large ack_pending may become before the server delivers nothing new; 0 if there is no bound.", "topic", "queue"),
 		retries:       desc("retries", "Messages that failed here and waited for their retry, when the server was last asked about the consumer.", "topic", "queue"),
+		orderFull:     desc("order_full", "Subscriptions with OrderBy that fetch no more, because stuck keys have as many messages in hand as permitted.", "topic", "queue"),
 
 		live: make(map[labels]*series),
 	}
@@ -120,22 +123,26 @@ func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
 	ch <- s.ackPending
 	ch <- s.maxAckPending
 	ch <- s.retries
+	ch <- s.orderFull
 }
 
 // gauges returns the gauges of the active subscriptions.
 func (s *subscriptions) gauges() []prometheus.Metric {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ms := make([]prometheus.Metric, 0, 7*len(s.live))
+	ms := make([]prometheus.Metric, 0, 8*len(s.live))
 	for l, shared := range s.live {
 		gauge := func(d *prometheus.Desc, v float64) {
 			ms = append(ms, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l.topic, l.queue))
 		}
 		var backoff time.Duration
-		var retries int64
+		var retries, full int64
 		for sub := range shared.subscriptions {
 			backoff = max(backoff, time.Duration(sub.backoff.Load()))
 			retries += sub.retries.Load()
+			if sub.full.Load() {
+				full++
+			}
 		}
 		gauge(s.active, float64(len(shared.subscriptions)))
 		gauge(s.inFlight, float64(shared.inFlight.Load()))
@@ -144,6 +151,7 @@ func (s *subscriptions) gauges() []prometheus.Metric {
 		gauge(s.ackPending, float64(shared.ackPending.Load()))
 		gauge(s.maxAckPending, float64(shared.maxAckPending.Load()))
 		gauge(s.retries, float64(retries))
+		gauge(s.orderFull, float64(full))
 	}
 	return ms
 }

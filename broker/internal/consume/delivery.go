@@ -74,12 +74,10 @@ func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration,
 		r, delay = d.Settlement()
 		return r, delay, nil
 	}
-	if r == Nak && d.sub.hand.order != nil {
-		if d.sub.hand.keep(d, delay) {
+	kept := false
+	if r == Nak {
+		if delay, kept = d.keep(delay); kept {
 			return Nak, delay, nil
-		}
-		if d.sub.Stopped() {
-			delay = 0 // what came after it was given back without one
 		}
 	}
 	err := d.send(r, delay, false)
@@ -115,6 +113,12 @@ func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, fir
 	if first != nil {
 		err = first()
 	}
+	if r == Nak && err == nil {
+		kept := false
+		if delay, kept = d.keep(delay); kept {
+			return nil
+		}
+	}
 	if err == nil {
 		err = d.sendBody(d.body(r, delay, reason), r, delay, false)
 	}
@@ -124,6 +128,20 @@ func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, fir
 	}
 	d.sub.hand.settled(d, r, delay)
 	return nil
+}
+
+// keep has the message stay in hand, if the subscription has an order, and handled
+// again after the delay. Otherwise it returns the delay for the server.
+func (d *Delivery) keep(delay time.Duration) (remaining time.Duration, kept bool) {
+	switch {
+	case d.sub.hand.order == nil:
+		return delay, false
+	case d.sub.hand.keep(d, delay):
+		return delay, true
+	case d.sub.Stopped():
+		return 0, false // what comes after it is given back without a delay
+	}
+	return delay, false
 }
 
 // settled, as one number: the result in the lowest two bits, and the delay.

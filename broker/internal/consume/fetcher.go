@@ -89,6 +89,7 @@ func (f *fetcher) try() (over bool, err error) {
 			return false, err
 		}
 		f.asked()
+		f.s.lookAround()
 		m, err = f.await(changed, silence)
 		if m == nil {
 			return false, err
@@ -134,10 +135,12 @@ func (f *fetcher) down() error {
 // await waits for a message. It returns none when the connection has changed or the
 // subscription is stopped.
 func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.Msg, error) {
-	if silence > 0 {
-		f.silent.Reset(silence)
-		defer f.silent.Stop()
+	var lost error = jetstream.ErrNoHeartbeat
+	if silence == 0 { // there was no room for more
+		silence, lost = quick, nil
 	}
+	f.silent.Reset(silence)
+	defer f.silent.Stop()
 	if wait, wanted := f.backlog.next(); wanted {
 		f.again.Reset(wait)
 		defer f.again.Stop()
@@ -147,12 +150,14 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 		return m, nil
 	case <-f.s.hand.wake:
 		return nil, nil // a message may be started
+	case <-f.s.hand.roomy():
+		return nil, nil
 	case <-changed:
 		return nil, nil // the request may have died with the connection
 	case <-f.again.C:
 		return nil, nil
 	case <-f.silent.C:
-		return nil, jetstream.ErrNoHeartbeat
+		return nil, lost
 	case err := <-f.refused:
 		return nil, err
 	case <-f.s.life.Done():

@@ -37,7 +37,6 @@ type inHand struct {
 	fresh    time.Time // when a message last came for the first time
 	ledger   ledger
 	order    *order // nil: all messages have one order
-	epoch    uint32 // see place
 	retries  retries
 
 	keeper    *time.Timer // calls keepAlive; nil until something is in hand
@@ -150,8 +149,18 @@ func (h *inHand) keep(d *Delivery, delay time.Duration) bool {
 	if !h.order.keep(d, d.repeat(), now, now.Add(delay)) {
 		return false
 	}
+	if delay > 0 {
+		h.retries.add(now.Add(delay))
+	}
 	h.schedule(now)
 	return true
+}
+
+// crowded is crowd for callers that do not hold the lock.
+func (h *inHand) crowded() (c Crowd, changed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.crowd()
 }
 
 // unsorted returns the next messages whose keys are to be asked for, or none if a worker
@@ -272,7 +281,8 @@ func (h *inHand) look() (m *nats.Msg, wanted bool) {
 }
 
 // ask makes sure that a request is under way, if there is room for more. It returns how
-// long nothing may come until that counts as lost; 0: no request is under way.
+// long nothing may come until that counts as lost. It is 0 if no request is under way, so
+// that nothing can come.
 func (h *inHand) ask() (silence time.Duration, err error) {
 	request, wanted, silence := h.next()
 	if wanted {
@@ -291,7 +301,8 @@ func (h *inHand) next() (request pull.Request, wanted bool, silence time.Duratio
 	if n := h.idleBacklog(); !h.s.Stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
 		request, wanted = h.request(n)
 	}
-	if h.pull.Open() == 0 {
+	if h.pull.Open() == 0 && h.order != nil {
+		h.order.waiting = true
 		return request, wanted, 0
 	}
 	return request, wanted, h.pull.Silence()
@@ -385,7 +396,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 			a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
 		case delivery:
 			a.last = newDelivery(h.s, m, now)
-			a.last.epoch = h.epoch
+			a.last.epoch = h.ledger.epoch
 			h.waiting = append(h.waiting, a.last)
 			h.left.pending = a.last.Meta.Pending
 			if a.last.Meta.NumDelivered <= 1 {
@@ -558,7 +569,6 @@ func (h *inHand) mended(m consumers.Mended) {
 	}
 	if !m.Consumer.Stream.Created.Equal(former.Stream.Created) {
 		h.ledger.startAnew()
-		h.epoch++
 		if h.order != nil {
 			h.order.forget(time.Now())
 		}

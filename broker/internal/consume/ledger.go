@@ -48,6 +48,7 @@ type ledger struct {
 	owed              map[uint64]struct{} // stream sequences; see owe
 	owedFrom          uint64              // the lowest that owed had no room for; 0: none
 	snoozed           map[wire.Identity]uint64
+	epoch             uint32 // see place
 }
 
 // settle notes an acknowledgement of the consumer's delivery.
@@ -173,4 +174,5 @@ func (l *ledger) startAnew() {
 	l.last, l.copies, l.owedFrom = 0, 0, 0
 	clear(l.snoozed)
 	clear(l.owed)
+	l.epoch++
 }

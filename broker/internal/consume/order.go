@@ -40,14 +40,19 @@ type order struct {
 
 	keying []*Delivery // messages whose keys are being asked for, in order
 	asked  time.Time   // when that has begun; zero: nobody asks
-	full   bool        // the bound was reached, and it was said
 	moved  time.Time   // when a message was last started
+	full   bool        // nothing could be started, and no more be fetched, and it was said
+
+	room    chan struct{} // tells the worker that fetches that there is room again
+	waiting bool          // it waits for that
 
 	timer *time.Timer // calls nudge; nil until something waits for a time
 	set   time.Time   // for when
 }
 
-func newOrder() *order { return &order{lanes: map[uint64]*lane{}} }
+func newOrder() *order {
+	return &order{lanes: map[uint64]*lane{}, room: make(chan struct{}, 1)}
+}
 
 // lane has the messages of one key. At any time it is in the row of lanes that are
 // ready, or waits for a time, or has a message that is being handled.
@@ -201,18 +206,21 @@ func (o *order) elapse(now time.Time) (unkeyed []*Delivery) {
 			o.count(l, -1, d)
 			l.again, d.unkeyed, d.lane = nil, nil, nil
 			unkeyed = append(unkeyed, d)
+		} else if d != nil && d.handled && d.Settled() { // this very moment, by whoever has it
+			o.count(l, -1, d)
+			l.again = nil
 		}
 		o.advance(l, now)
 	}
 	return unkeyed
 }
 
-// next returns when the next wait ends, if any lane waits.
-func (o *order) next() (due time.Time, waits bool) {
-	if len(o.waits) == 0 {
-		return due, false
+// next returns when the next wait ends, or the zero time.
+func (o *order) next() (due time.Time) {
+	if len(o.waits) > 0 {
+		due = o.waits[0].due
 	}
-	return o.waits[0].due, true
+	return due
 }
 
 // take returns the message to be handled now, or nil. The lane's other messages wait
@@ -421,7 +429,9 @@ func (o *order) empty() (ds []*Delivery) {
 		d.lane = nil
 	}
 	slices.SortFunc(ds, func(a, b *Delivery) int { return placeOf(a).compare(placeOf(b)) })
-	*o = order{lanes: map[uint64]*lane{}, keying: o.keying, asked: o.asked, full: o.full, moved: o.moved, timer: o.timer, set: o.set}
+	clear(o.lanes)
+	o.first, o.last, o.waits = nil, nil, nil
+	o.held, o.bytes, o.blocked = 0, 0, 0
 	return ds
 }
 

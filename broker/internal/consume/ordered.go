@@ -36,7 +36,22 @@ func (h *inHand) first() *Delivery {
 	if h.order.first != nil {
 		h.nudge()
 	}
+	if d == nil && h.order.waiting && h.spare() > 0 {
+		h.order.waiting = false
+		select {
+		case h.order.room <- struct{}{}:
+		default:
+		}
+	}
 	return d
+}
+
+// roomy returns what tells that there is room again, if there may be none.
+func (h *inHand) roomy() <-chan struct{} {
+	if h.order == nil {
+		return nil
+	}
+	return h.order.room
 }
 
 // elapse lets messages go on that have waited for a time, and sets the timer for the
@@ -50,9 +65,9 @@ func (h *inHand) elapse(now time.Time) {
 
 // schedule has nudge called when the next wait ends.
 func (h *inHand) schedule(now time.Time) {
-	due, waits := h.order.next()
+	due := h.order.next()
 	switch {
-	case !waits || due.Equal(h.order.set):
+	case due.IsZero() || due.Equal(h.order.set):
 		return
 	case h.order.timer == nil:
 		h.order.timer = time.AfterFunc(due.Sub(now), h.nudge)
@@ -114,6 +129,27 @@ func (h *inHand) spare() int {
 		return 0
 	}
 	return bound(h.consumer.Load()) - h.inAll() - h.pull.Open()
+}
+
+// Crowd is what a subscription with an order has in hand.
+type Crowd struct {
+	Messages int  // not started, or to be handled again
+	Keys     int  // that these are of
+	Full     bool // nothing more is fetched until a key goes on
+}
+
+// crowd returns what is in hand, and whether there is something to say about it:
+// fetching has come to a stand, or goes on after that. It goes on when half of the room
+// is free, so that the log is not full of this.
+func (h *inHand) crowd() (c Crowd, changed bool) {
+	o := h.order
+	switch {
+	case !o.full && h.spare() < 1 && h.pull.Open() == 0 && !h.startable():
+		o.full, changed = true, true
+	case o.full && 2*h.inAll() < bound(h.consumer.Load()):
+		o.full, changed = false, true
+	}
+	return Crowd{Messages: o.held, Keys: len(o.lanes), Full: o.full}, changed
 }
 
 // refused ends a message that was taken and is not handled. It returns those that are
@@ -205,6 +241,25 @@ func (s *Subscription) sort() bool {
 		}
 	}
 	return true
+}
+
+// lookAround says when fetching has come to a stand because of stuck keys, and when it
+// goes on.
+func (s *Subscription) lookAround() {
+	if s.cfg.Key == nil {
+		return
+	}
+	c, changed := s.hand.crowded()
+	if !changed {
+		return
+	}
+	s.crowded.Store(c.Full)
+	if c.Full {
+		s.log.Warn(fmt.Sprintf("no more is fetched: %d messages wait in hand behind others of their %d keys, which are being handled or are to be handled again; it goes on when one of these keys does", c.Messages, c.Keys))
+	} else {
+		s.log.Info(fmt.Sprintf("fetching goes on: %d messages wait in hand behind others of their keys", c.Messages))
+	}
+	s.cfg.Observer.Crowded(c)
 }
 
 func (s *Subscription) logSlowKey(d *Delivery, took time.Duration) {

@@ -65,6 +65,9 @@ type Observer interface {
 	Recovered()
 	// Learned tells what the server has said of the consumer without a delivery.
 	Learned(State)
+	// Crowded tells that fetching has come to a stand because of stuck keys, or goes on.
+	// The log has a line about it.
+	Crowded(c Crowd)
 	// Skipped tells that a fetched message is not handled. The log has a line about it.
 	Skipped(d *Delivery, why SkipReason)
 	// Settled tells of an acknowledgement that was sent, or could not be sent, which
@@ -99,6 +102,7 @@ type Subscription struct {
 	ids      []atomic.Uint64 // goroutines of the workers; before Begin, the one that has called Open
 
 	hand    *inHand
+	crowded atomic.Bool // see Crowd
 	fetcher *fetcher
 	limit   limitWatch
 }

@@ -113,6 +113,7 @@ type observer struct {
 	skipped  chan skipped
 	settled  chan settled
 	spent    chan error
+	crowded  chan consume.Crowd
 	ended    chan struct{}
 	onSettle func(settled) // nil: nothing
 }
@@ -135,7 +136,7 @@ func newObserver() *observer {
 	return &observer{
 		handled: make(chan string, room), fetched: make(chan int, room), failed: make(chan error, room),
 		back: make(chan struct{}, room), learned: make(chan consume.State, room), skipped: make(chan skipped, room),
-		settled: make(chan settled, room), spent: make(chan error, room), ended: make(chan struct{}, room),
+		settled: make(chan settled, room), spent: make(chan error, room), crowded: make(chan consume.Crowd, room), ended: make(chan struct{}, room),
 	}
 }
 
@@ -149,6 +150,7 @@ func (o *observer) Fetched(messages, _ int, _ uint64)             { o.fetched <-
 func (o *observer) FetchFailed(err error, _ int, _ time.Duration) { o.failed <- err }
 func (o *observer) Recovered()                                    { o.back <- struct{}{} }
 func (o *observer) Learned(s consume.State)                       { o.learned <- s }
+func (o *observer) Crowded(c consume.Crowd)                       { o.crowded <- c }
 func (o *observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
 	o.skipped <- skipped{d, why}
 }

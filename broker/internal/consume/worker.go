@@ -72,6 +72,9 @@ func (s *Subscription) next(slot int) *Delivery {
 			}
 			continue
 		case d != nil:
+			if s.crowded.Load() {
+				s.lookAround()
+			}
 			return d
 		case s.sort():
 			continue
