@@ -54,7 +54,10 @@ func Concurrency(n int) broker.SubscribeOption {
 // quarters of the consumer's MaxAckPending. If keys are stuck that have so many, it
 // fetches no more until one of them goes on. The log and [Hooks.Held] say so.
 //
-// The order holds within one subscription. Several replicas of a queue share its
+// The order holds within one subscription, and for the next one of its queue if no
+// handler runs when Unsubscribe is called and the server answers within half a second.
+// If handlers run, the next subscription may handle later messages of their keys before
+// they have returned. Several replicas of a queue share its
 // messages without regard to keys, so messages of one key may be handled by two of
 // them at a time. [SingleActive] makes the order strict across replicas. A message
 // that a handler leaves to another replica after [WithMaxAckExtension], or whose ack

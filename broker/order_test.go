@@ -359,7 +359,8 @@ func TestNextSubscriptionGoesOnInOrder(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	settled, onSettled := hookChan[jsbroker.Settled]()
-	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Settled: onSettled}))
+	handled, onHandled := hookChan[jsbroker.Handled]()
+	b := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Settled: onSettled, Handled: onHandled}))
 	const keys, n = 10, 20
 	for _, body := range keyed(keys, n) {
 		publish(t, b, "orders", body)
@@ -373,6 +374,7 @@ func TestNextSubscriptionGoesOnInOrder(t *testing.T) {
 		if body := receive(t, failed); !strings.HasSuffix(body, "/0") {
 			t.Errorf("%s was handled", body)
 		}
+		receive(t, handled) // the promise is for subscriptions whose handlers have returned
 	}
 	if err := sub.Unsubscribe(); err != nil {
 		t.Fatal(err)

@@ -200,8 +200,8 @@ func (s *subscription) Topic() string { return s.topic }
 // Unsubscribe ends the subscription. It stops pulling and gives back at once
 // what was fetched and not started. It does not wait for handlers that run,
 // because go-micro calls it with the mutex of its server held. They still settle
-// their messages. If none runs, everything is over when it returns. In a cluster
-// it waits up to half a second for messages on their way.
+// their messages. If none runs, everything is over when it returns. In a cluster,
+// and with [OrderBy], it waits up to half a second for messages on their way.
 //
 // A durable consumer stays. The consumer of a queue-less subscription is
 // deleted. Further calls do nothing and return nil.

@@ -188,7 +188,33 @@ func (d *Delivery) body(r Result, delay time.Duration, reason string) []byte {
 }
 
 func (d *Delivery) sendBody(body []byte, r Result, delay time.Duration, returned bool) error {
-	err := d.sub.cfg.Conn.NATS().Publish(d.Msg.Reply, body)
+	return d.sent(d.sub.cfg.Conn.NATS().Publish(d.Msg.Reply, body), r, delay, returned)
+}
+
+// giveBack naks a message that no handler gets. With confirmed it waits until the server
+// has answered, but at most for confirmTimeout. The server works acknowledgements off
+// one after the other, so it has seen the earlier ones then.
+func (d *Delivery) giveBack(confirmed bool) {
+	conn, body := d.sub.cfg.Conn, d.body(Nak, 0, "")
+	if !confirmed || !conn.Up() || conn.Deaf() != nil {
+		_ = d.sendBody(body, Nak, 0, true)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), confirmTimeout)
+	defer cancel()
+	_, err := conn.NATS().RequestWithContext(ctx, d.Msg.Reply, body)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) {
+		err = nil // it was sent
+	}
+	_ = d.sent(err, Nak, 0, true)
+}
+
+// confirmTimeout bounds the wait for the server's answer to a nak. Unsubscribe waits
+// for it, and go-micro calls that with the mutex of its server held.
+const confirmTimeout = 500 * time.Millisecond
+
+// sent reports an acknowledgement that was sent, or was not.
+func (d *Delivery) sent(err error, r Result, delay time.Duration, returned bool) error {
 	if err != nil {
 		err = fmt.Errorf("%s not sent, so the message is delivered again after AckWait: %w", r, err)
 	}

@@ -186,6 +186,10 @@ func (h *inHand) sorted(keys []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
+	h.order.asked = time.Time{}
+	if len(h.order.keying) == 0 { // given back meanwhile
+		return
+	}
 	for i, key := range keys {
 		h.order.insert(h.order.keying[i], key, now)
 	}
@@ -193,7 +197,7 @@ func (h *inHand) sorted(keys []uint64) {
 		h.waiting = append(slices.Clone(rest), h.waiting...)
 	}
 	clear(h.order.keying)
-	h.order.keying, h.order.asked = h.order.keying[:0], time.Time{}
+	h.order.keying = h.order.keying[:0]
 	h.schedule(now)
 	if h.order.first != nil || len(h.waiting) > 0 {
 		h.nudge()
@@ -245,25 +249,22 @@ func (h *inHand) busy() (n int) {
 			n++
 		}
 	}
-	if h.order != nil && len(h.order.keying) > 0 { // the user's function runs
+	if h.order != nil && !h.order.asked.IsZero() { // the user's function runs
 		n++
 	}
 	return n
 }
 
-// unstarted returns the next of the messages that wait and will not be started, or
-// nil after the last one.
-func (h *inHand) unstarted() *Delivery {
+// unstarted takes out the messages that wait and will not be started, in the order of
+// the stream if the subscription has an order.
+func (h *inHand) unstarted() (ds []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.order != nil && h.order.held > 0 {
-		h.waiting = append(h.order.empty(), h.waiting...)
+	if ds = h.waiting; h.order != nil {
+		ds = h.order.empty(ds)
 	}
-	if len(h.waiting) == 0 {
-		h.waiting, h.room = nil, nil
-		return nil
-	}
-	return h.pop()
+	h.waiting, h.room = nil, nil
+	return ds
 }
 
 // look returns a message that has come in the inbox, or whether to ask for more: it
@@ -371,6 +372,14 @@ func (h *inHand) takeRest() (more bool) {
 	return h.pull.Open() > 0 && !h.pull.Outlived()
 }
 
+// behind reports whether deliveries of the consumer have not come. Other replicas may
+// have them.
+func (h *inHand) behind(info *jetstream.ConsumerInfo) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ledger.reached < info.Delivered.Consumer
+}
+
 // collect takes in a message from the inbox, and all that are behind it.
 func (h *inHand) collect(m *nats.Msg) arrivals {
 	h.mu.Lock()
@@ -397,6 +406,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 		case delivery:
 			a.last = newDelivery(h.s, m, now)
 			a.last.epoch = h.ledger.epoch
+			h.ledger.reached = max(h.ledger.reached, a.last.Meta.ConsumerSequence)
 			h.waiting = append(h.waiting, a.last)
 			h.left.pending = a.last.Meta.Pending
 			if a.last.Meta.NumDelivered <= 1 {

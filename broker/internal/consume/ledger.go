@@ -49,6 +49,7 @@ type ledger struct {
 	owedFrom          uint64              // the lowest that owed had no room for; 0: none
 	snoozed           map[wire.Identity]uint64
 	epoch             uint32 // see place
+	reached           uint64 // the highest sequence of the consumer that has come
 }
 
 // settle notes an acknowledgement of the consumer's delivery.
@@ -158,6 +159,7 @@ func (l *ledger) repeated(d *Delivery) *refusal {
 // expectCopies prepares for the first deliveries of a consumer that was made again.
 // What was acked to the former one in vain is among them.
 func (l *ledger) expectCopies(cs *consumers.Consumer, waiting []*Delivery) {
+	l.reached = 0
 	if cs.Replays() { // the copies are wanted, and so are their retries
 		l.acked, l.terminated = recent{}, recent{}
 		return

@@ -413,9 +413,11 @@ func (o *order) all(now time.Time, f func(d *Delivery, unwatched bool)) {
 	}
 }
 
-// empty takes out everything that waits, in the order of the stream. What is being
-// handled is no longer in any lane.
-func (o *order) empty() (ds []*Delivery) {
+// empty takes out everything that waits, and returns it with the messages whose keys are
+// not known, in the order of the stream. What is being handled is no longer in any lane.
+func (o *order) empty(unkeyed []*Delivery) []*Delivery {
+	ds := slices.Concat(unkeyed, o.keying)
+	o.keying = nil // whoever asks for their keys finds out
 	for _, l := range o.lanes {
 		ds = append(ds, l.waiting...)
 		if l.again != nil {

@@ -209,7 +209,7 @@ func TestEverythingIsGivenBackInOrder(t *testing.T) {
 	q.fail(q.starts(1), time.Hour)
 	running := q.starts(2)
 	want := []uint64{1, 3, 4}
-	for i, d := range q.empty() {
+	for i, d := range q.empty(nil) {
 		if d.Meta.StreamSequence != want[i] {
 			t.Errorf("number %d is %d, want %d", i, d.Meta.StreamSequence, want[i])
 		}

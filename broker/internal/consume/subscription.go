@@ -206,9 +206,11 @@ func (s *Subscription) RunsOn(id uint64) bool {
 	if id == 0 {
 		return false
 	}
-	if s.stopper.Load() == id {
-		return true
-	}
+	return s.stopper.Load() == id || s.works(id)
+}
+
+// works reports whether the goroutine is a worker's.
+func (s *Subscription) works(id uint64) bool {
 	for i := range s.ids {
 		if s.ids[i].Load() == id {
 			return true
@@ -255,6 +257,8 @@ func (s *Subscription) stop() {
 	s.end()
 	s.drain()
 	s.hand.pull.Close()
+	s.awaitFetcher()
+	s.clearRequests()
 	s.giveBack()
 }
 
@@ -265,6 +269,35 @@ func (s *Subscription) Returned() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// clearRequests has the server drop the requests whose inbox is closed, as it does when
+// it is asked for the consumer (infoWithSnapAndReply in server/consumer.go). It is for
+// an order. With a request that nobody listens to, the server takes the first message
+// that is given back for it, and then puts it behind the others (loopAndGatherMsgs).
+func (s *Subscription) clearRequests() {
+	if s.cfg.Key == nil || !s.cfg.Conn.Up() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	_, _ = s.cfg.Consumers.Info(ctx, s.Consumer()) // without an answer nothing is lost but the order
+}
+
+// awaitFetcher waits until the worker that fetches has taken in what it has in its hand,
+// so that this is given back in its turn. It waits at most for drainTimeout: the
+// observer may hold that worker up.
+func (s *Subscription) awaitFetcher() {
+	if s.works(s.stopper.Load()) {
+		return
+	}
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
+	select {
+	case s.fetcher.token <- struct{}{}:
+		<-s.fetcher.token
+	case <-timer.C:
 	}
 }
 
@@ -292,10 +325,13 @@ const (
 // inbox there is lost until AckWait. With a backlog the requests soon end. Without
 // one little is on its way, and nothing tells when that is over: drain waits as long
 // as it takes to ask the leader.
+//
+// For an order the same holds without a cluster. What the server still has in its queue
+// for this inbox when that is closed, it delivers again, mixed with what is given back.
 func (s *Subscription) drain() {
 	more := s.hand.takeRest()
 	s.hand.sending.Wait() // so that no request follows the end of the inbox
-	if !more || s.cfg.Conn.NATS().ConnectedClusterName() == "" {
+	if !more || s.cfg.Key == nil && s.cfg.Conn.NATS().ConnectedClusterName() == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
@@ -303,7 +339,7 @@ func (s *Subscription) drain() {
 	began := time.Now()
 	info, err := s.cfg.Consumers.Info(ctx, s.Consumer())
 	silence := time.Since(began)
-	if err != nil || info.NumPending > 0 {
+	if err != nil || info.NumPending > 0 || s.hand.behind(info) {
 		silence += drainSilence
 	}
 	for s.hand.takeRest() {
@@ -322,10 +358,14 @@ func (s *Subscription) drain() {
 
 // giveBack naks what was fetched and not started, so that another subscriber of the
 // consumer gets it now rather than after AckWait.
+//
+// When it returns, the server knows, if it answers in time: a subscriber that comes
+// after that gets these messages before others.
 func (s *Subscription) giveBack() {
 	s.hand.takeRest()
-	for d := s.hand.unstarted(); d != nil; d = s.hand.unstarted() {
-		_ = d.send(Nak, 0, true)
+	ds := s.hand.unstarted()
+	for i, d := range ds {
+		d.giveBack(i == len(ds)-1)
 		if s.Consumer().IsLast(d.served()) {
 			s.cfg.Observer.Exhausted(d, errGivenBack)
 		}

@@ -123,10 +123,13 @@ func consumerFetching() row {
 	return section("Fetching",
 		timeseries("Fetches",
 			"Fetches per second that returned messages. If there are as many fetches as messages, every batch holds a single message and costs a round trip.",
-			"cps", query(queueRate("fetches_total"), byQueue)).size(12, 7),
+			"cps", query(queueRate("fetches_total"), byQueue)).size(8, 7),
 		timeseries("Batch size",
 			"Messages per fetch, over fetches that returned any. By default it adapts to the speed of the handlers: 10, and up to 900 when there is a backlog. If pending grows under a fixed WithBatchSize and the handlers are fast, raise it.",
-			"short", query(ratio(queueRate("fetched_total"), queueRate("fetches_total")), byQueue)).size(12, 7),
+			"short", query(ratio(queueRate("fetched_total"), queueRate("fetches_total")), byQueue)).size(8, 7),
+		timeseries("Stuck keys",
+			"Subscriptions with OrderBy that fetch no more, because messages of stuck keys are all that they may have in hand. It goes on when one of these keys does: look for failing or slow handlers in the log.",
+			"short", query(sum(perQueue, metric("order_full", ofSubscription)), byQueue)).size(8, 7).stepped(),
 	)
 }
 
