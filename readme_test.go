@@ -229,7 +229,8 @@ func build(t *testing.T, url string) (dir string, code []block) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	code = blocksOf(t, "go")
+	// docs/howto_test.go compiles and runs the code of docs/how-to.md.
+	code = slices.DeleteFunc(blocksOf(t, "go"), func(b block) bool { return b.file == "docs/how-to.md" })
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	args := []string{"-mod=readonly"}
 	add := func(pkg, src string) {
@@ -482,6 +483,33 @@ func rows(t *testing.T, header string) map[string][]string {
 		t.Fatalf("no page has a table that begins with %q", header)
 	}
 	return table
+}
+
+// TestEveryRowIsThereOnce: a merge that keeps both sides of a table may keep a row
+// twice, or put it behind the text that follows the table.
+func TestEveryRowIsThereOnce(t *testing.T) {
+	for _, page := range []string{"docs/options.md", "docs/errors.md", "docs/observability.md"} {
+		seen := map[string]bool{}
+		table := false
+		for i, text := range strings.Split(read(t, page), "\n") {
+			if !strings.HasPrefix(text, "|") {
+				table = false
+				continue
+			}
+			if strings.HasPrefix(text, "| ---") {
+				table = true
+			}
+			cell, _, _ := strings.Cut(strings.TrimPrefix(text, "| "), " |")
+			switch {
+			case !strings.HasPrefix(cell, "`"):
+			case !table:
+				t.Errorf("%s:%d: the row of %s is in no table", page, i+1, cell)
+			case seen[cell]:
+				t.Errorf("%s:%d: a second row of %s", page, i+1, cell)
+			}
+			seen[cell] = true
+		}
+	}
 }
 
 // same reports the difference between what a table of docs/ has and what the code

@@ -186,13 +186,13 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 // WithDomain uses the JetStream of that domain, rather than that of the server that the
 // broker is connected to. Use it where a service connects to a leaf node and the streams
 // are on its hub, whether the leaf node has a JetStream of its own or not. The name
-// is domain in the jetstream block of the hub's configuration. It is one tokenase
+// is domain in the jetstream block of the hub's configuration. It is one token; case
 // matters.
 //
 // Everything works through it: creating streams, publishing, consuming, dead letters,
 // messages that are delivered later, [Redrive]. Permissions change with it: what is
 // $JS.API.> otherwise is $JS.<domain>.API.> then. Acknowledgements go to $JS.ACK.> as
-// everopics are published to as they are.
+// ever; topics are published to as they are.
 //
 // Connect returns an [ErrJetStreamUnavailable] that names the domain if nobody answers
 // there. Another domain needs another connection. The option excludes [WithAPIPrefix].
