@@ -7,9 +7,8 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// remembered is how many messages a subscription remembers that it has settled for
-// good. An outage of the connection cannot lose the acks of more, and a batch cannot
-// hold back more.
+// remembered is how many messages a subscription remembers that are to be delivered
+// again, or have had their last delivery.
 const remembered = 1024
 
 // recent are the messages that something has happened to last.
@@ -29,19 +28,10 @@ func (r *recent) add(id wire.Identity) {
 
 func (r *recent) has(id wire.Identity) bool { return slices.Contains(r.ring, id) }
 
-// forget leaves a gap in the place of a message.
-func (r *recent) forget(id wire.Identity) {
-	for i := range r.ring {
-		if r.ring[i] == id {
-			r.ring[i] = wire.Identity{}
-		}
-	}
-}
-
 // ledger knows what has become of messages. It recognises second deliveries, and knows
 // where a consumer for new messages begins when it is made again. It has no lock.
 type ledger struct {
-	acked, terminated recent
+	acked, terminated memory
 	spent             recent              // had all their deliveries here, of which the server knows some
 	last              uint64              // the highest stream sequence that a handler got, or the one before the first
 	copies            uint64              // first deliveries below this stream sequence may be second ones, too
@@ -56,9 +46,9 @@ type ledger struct {
 func (l *ledger) settle(cs *consumers.Consumer, d *Delivery, r Result) {
 	switch r {
 	case Ack:
-		l.acked.add(d.Meta.Identity())
+		l.acked.add(cs, d.Meta.Identity())
 	case Term:
-		l.terminated.add(d.Meta.Identity())
+		l.terminated.add(cs, d.Meta.Identity())
 	default:
 		l.owe(cs, d)
 		return
@@ -161,7 +151,7 @@ func (l *ledger) repeated(d *Delivery) *refusal {
 func (l *ledger) expectCopies(cs *consumers.Consumer, waiting []*Delivery) {
 	l.reached = 0
 	if cs.Replays() { // the copies are wanted, and so are their retries
-		l.acked, l.terminated = recent{}, recent{}
+		l.acked, l.terminated = memory{}, memory{}
 		return
 	}
 	l.copies = l.last + 1
@@ -174,6 +164,7 @@ func (l *ledger) expectCopies(cs *consumers.Consumer, waiting []*Delivery) {
 // again with 1.
 func (l *ledger) startAnew() {
 	l.last, l.copies, l.owedFrom = 0, 0, 0
+	l.acked, l.terminated = memory{}, memory{}
 	clear(l.snoozed)
 	clear(l.owed)
 	l.epoch++
