@@ -169,10 +169,16 @@ func (s *subscription) deadLetter(e *event, cause error) *deadletter.Letter {
 	}
 }
 
-// deadLetterID is the same for every attempt, also by another replica, so that
-// a message becomes one dead letter. The time tells it from a message of the
-// same number in a stream that was deleted and made again.
+// deadLetterID is the same for every attempt, also by another replica, and by
+// whatever consumer the queue has when it is made again, so that a message becomes
+// one dead letter. Only a subscriber without a queue is known by the consumer that
+// it began with. The time tells the message from one of the same number in a stream
+// that was deleted and made again.
 func (s *subscription) deadLetterID(d *consume.Delivery) string {
-	cs := s.core.Consumer()
-	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", deadletter.Encode(cs.Stream.Name), deadletter.Encode(cs.Name), d.Meta.StreamSequence, d.Meta.StoredAt)
+	whose := "consumer:" + s.consumer
+	if s.queue != "" {
+		whose = "queue:" + s.queue + ":" + s.topic
+	}
+	stream := s.core.Consumer().Stream.Name
+	return fmt.Sprintf("dead-letter:%s:%s:%d:%d", deadletter.Encode(stream), deadletter.Encode(whose), d.Meta.StreamSequence, d.Meta.StoredAt)
 }

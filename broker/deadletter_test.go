@@ -390,3 +390,52 @@ func TestDeadLettersThatComeBackEnd(t *testing.T) {
 		})
 	}
 }
+
+// The letters of a message are one, whatever the names of the queue's consumers are when
+// these are made again, and however many replicas give it up. Those of two queues are
+// two.
+func TestConsumersMadeAgainDoNotDoubleDeadLetters(t *testing.T) {
+	t.Parallel()
+	fails := func(broker.Event) error { return jsbroker.Discard(errors.New("no good")) }
+	for name, tt := range map[string]struct {
+		first, then []string // topics, in the order of their subscribers
+		queue       string   // of those in then
+		want        int
+	}{
+		"names swapped":     {[]string{"orders.a", "orders.b"}, []string{"orders.b", "orders.a"}, "q", 2},
+		"the first is gone": {[]string{"orders.a", "orders.b"}, []string{"orders.b"}, "q", 2},
+		"the same":          {[]string{"orders.a", "orders.b"}, []string{"orders.a", "orders.b"}, "q", 2},
+		"another queue":     {[]string{"orders.a", "orders.b"}, []string{"orders.a", "orders.b"}, "other", 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			settled, onSettled := hookChan[jsbroker.Settled]()
+			limits := jsbroker.WithStreamConfig(jetstream.StreamConfig{})
+			run := func(queue string, topics []string) {
+				b := newBroker(t, s, limits, jsbroker.WithDeadLetter("dead"), jsbroker.WithHooks(jsbroker.Hooks{Settled: onSettled}))
+				for _, topic := range topics {
+					subscribe(t, b, topic, fails, broker.Queue(queue))
+				}
+				for range topics {
+					if e := receive(t, settled); e.Result != jsbroker.ResultTerm {
+						t.Errorf("%+v", e)
+					}
+				}
+				noErr(t, b.Disconnect())
+				for _, consumer := range natstest.ConsumerNames(t, js, "ORDERS") {
+					noErr(t, js.DeleteConsumer(testContext(t), "ORDERS", consumer))
+				}
+			}
+			b := newBroker(t, s, limits)
+			publish(t, b, "orders.a", "a")
+			publish(t, b, "orders.b", "b")
+			run("q", tt.first)
+			run(tt.queue, tt.then)
+			if n := streamInfo(t, js, "DEAD").State.Msgs; n != uint64(tt.want) {
+				t.Errorf("%d dead letters, want %d", n, tt.want)
+			}
+		})
+	}
+}

@@ -45,10 +45,11 @@ type subscription struct {
 	handler broker.Handler
 	ordered bool // by OrderBy: retries are made here
 
-	core    *consume.Subscription
-	base    context.Context // the parent of the handlers' contexts, with what hooks have put there
-	bodies  [][]byte        // by worker, and only that worker's; see keepBody
-	unwatch func() bool     // of the SubscribeContext
+	core     *consume.Subscription
+	base     context.Context // the parent of the handlers' contexts, with what hooks have put there
+	consumer string          // the name of the one that it began with
+	bodies   [][]byte        // by worker, and only that worker's; see keepBody
+	unwatch  func() bool     // of the SubscribeContext
 }
 
 // Subscribe starts a subscription: with broker.Queue on a durable consumer of
@@ -168,7 +169,7 @@ func (s *session) newSubscription(cfg *config, topic string, handler broker.Hand
 	if err != nil {
 		return nil, none, err
 	}
-	sub.core, sub.base, sub.log = core, core.Context(), core.Log()
+	sub.core, sub.base, sub.log, sub.consumer = core, core.Context(), core.Log(), core.Consumer().Name
 	if !s.subs.add(sub) {
 		core.Discard()
 		return nil, none, fault.ErrShuttingDown
