@@ -8,34 +8,81 @@
 //
 //	b := jsbroker.NewBroker(broker.Addrs("nats://localhost:4222"))
 //
-// # Publish and subscribe
+// [NewBroker] returns the broker. Pass it to micro.Broker, or call its Connect,
+// Publish, Subscribe and Disconnect yourself. All exported functions and methods are
+// safe for concurrent use.
 //
-// Publish stores a message in the stream that captures its topic, and returns
-// when the stream has acknowledged it. If there is no such stream, the broker
-// creates one. Subscribe with broker.Queue binds a durable consumer, which all
-// replicas of a service share and which survives restarts. Without a queue, the
-// subscription has a consumer of its own. Workers fetch messages in batches,
-// call the handler, and settle each message: ack, nak or term.
+// # Streams
+//
+// A topic is a NATS subject, such as orders.created. A stream stores what is
+// published to its subjects. Publish returns when a stream has stored the message,
+// and the message waits there for its handlers.
+//
+// If a stream captures the topic already, the broker uses it. Otherwise it creates
+// one that is named after the first token of the topic: ORDERS, which captures
+// orders and orders.>. [WithStreamConfig] is the template for such a stream, and
+// [WithStreamName] names it. With [WithExistingStreams] the broker creates none.
+//
+// # Queues and durables
+//
+// A consumer is the server's memory of who has handled what. A subscription with
+// broker.Queue has a durable consumer, a durable for short: its name is that of the
+// queue, all replicas of a service share it, and each message goes to one of them. It
+// survives Unsubscribe, restarts and deploys, so what is published meanwhile waits.
+//
+// A subscription without a queue has a consumer of its own, which ends with it.
+//
+// [WithConsumerConfig] is the template for consumers, and [ConsumerConfig] that of one
+// subscription. A stream or consumer that the broker made follows later changes of the
+// code; one that somebody else made is never changed. With [WithExistingConsumers] the
+// broker creates none.
+//
+// # Retention
+//
+// The retention of a stream says how long it keeps a message, and who gets it:
+//
+//   - WorkQueue, the default, keeps a message until it is acknowledged once. A topic
+//     has one queue, with any number of replicas. A second queue is an
+//     [ErrWorkQueueConflict].
+//   - Interest keeps a message until every queue has acknowledged it. Each queue gets
+//     its copy. What is published while there is no queue is dropped.
+//   - Limits keeps a message until a limit of the stream removes it. A new queue gets
+//     old messages, too.
 //
 // # What a handler's return means
 //
-// nil acknowledges the message. After an error, or a panic, the message is
-// delivered again, with a delay that grows from 1 to 30 seconds. [RetryAfter]
-// chooses that delay. [Snooze] chooses one, too, and is no failure. [Discard]
-// gives the message up. With [WithDeadLetter], a message that is given up is
-// first published to a topic of its own.
+// A worker fetches messages, calls the handler, and settles each message:
+//
+//   - nil acknowledges it.
+//   - An error, or a panic, has it delivered again, after a delay that grows from 1 to
+//     30 seconds, or as long as [RetryAfter] says.
+//   - [Snooze] has it delivered again, too, and is no failure.
+//   - [Discard] gives it up.
+//
+// A message is also given up when it has failed on delivery MaxDeliver. With
+// [WithDeadLetter] it is published to another topic first, and [Redrive] sends it back
+// later. With broker.DisableAutoAck the handler settles by itself: with the event's
+// Ack, [Nak] or [Terminate].
+//
+// In a handler, [EventContext] is the context of the delivery, [NumDelivered] counts
+// deliveries, and [Stopping] tells that the subscription is about to end.
 //
 // # Delivery
 //
-// Messages are delivered at least once. By default a subscription runs one
-// handler at a time and keeps the order of the stream, except for messages that
-// are delivered again. Handlers must expect duplicates: after a crash between
-// the handler's success and its acknowledgement, the message is delivered again.
+// Messages are delivered at least once, so handlers must expect duplicates: after a
+// crash between the handler's success and its acknowledgement, the message is delivered
+// again. A subscription runs one handler at a time and keeps the order of the stream,
+// except for messages that are delivered again. [WithConcurrency] and [Concurrency]
+// run several.
+//
+// Publish repeats what is safe to repeat. If it cannot know whether the message is
+// stored, it returns [ErrPublishUnknown] in a [PublishError]. Its [MessageID] makes
+// another try safe. [Async] does not wait for the answer, [DeliverAt] and
+// [DeliverAfter] have a message delivered later, and [TTL] limits its life.
 //
 // # Observing
 //
-// Every step is an event that [Hooks] can observe. The packages metrics and
-// tracing are two such observers.
-//
-// All exported functions and methods are safe for concurrent use.
+// Every step is an event that [Hooks] can observe. The packages metrics, tracing and
+// dashboards/live are such observers. [Health] is for readiness probes. Errors are
+// sentinels for errors.Is, and [Reason] gives their short names.
 package broker
