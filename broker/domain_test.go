@@ -295,3 +295,49 @@ func TestDomainHearsTheHubOnly(t *testing.T) {
 		t.Errorf("no line:\n%s", log.Text())
 	}
 }
+
+// The client of a leaf node does not hear of the link to the hub. What it misses shows
+// that the link was cut, and subscriptions go on soon after it is back.
+func TestDomainGoesOnAfterItsLink(t *testing.T) {
+	t.Parallel()
+	for name, outage := range map[string]func(t *testing.T, p *natstest.Proxy, failed <-chan jsbroker.FetchError){
+		"cut and mended at once": func(_ *testing.T, p *natstest.Proxy, _ <-chan jsbroker.FetchError) { p.Cut() },
+		"cut for several back-offs": func(t *testing.T, p *natstest.Proxy, failed <-chan jsbroker.FetchError) {
+			p.Sever()
+			for range 4 { // the next pause would take 8s
+				receive(t, failed)
+			}
+			p.Restore()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hub := natstest.StartHub(t)
+			p := natstest.StartProxyTo(t, natstest.LeafAddress(hub))
+			leaf := natstest.StartLeaf(t, hub, p.Address())
+			failed, onFail := hookChan[jsbroker.FetchError]()
+			b := newBroker(t, leaf.Server, jsbroker.WithDomain("hub"), jsbroker.WithHooks(jsbroker.Hooks{FetchError: onFail}))
+			handler, got := collector()
+			subscribe(t, b, "orders.created", handler, broker.Queue("workers"))
+			subscribe(t, b, "invoices.made", handler, broker.Queue("workers"))
+			publish(t, b, "orders.created", "before")
+			receive(t, got)
+			_, js := natsConn(t, hub.Server)
+			outage(t, p, failed)
+			natstest.Linked(t, leaf)
+			back := time.Now()
+			for _, topic := range []string{"orders.created", "invoices.made"} {
+				if _, err := js.Publish(testContext(t), topic, []byte(topic)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 {
+				receive(t, got)
+			}
+			t.Logf("went on %v after the link was back", time.Since(back))
+			if took := time.Since(back); took > 10*time.Second {
+				t.Errorf("went on after %v", took)
+			}
+		})
+	}
+}

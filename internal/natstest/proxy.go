@@ -29,6 +29,7 @@ type Proxy struct {
 	edit     func([]byte) []byte // changes what the server sends; nil: nothing
 	conns    []*proxied
 	deaf     bool // new connections are accepted and get no answer
+	severed  bool // new connections are broken
 }
 
 // gate lets data pass, or holds it back.
@@ -154,6 +155,21 @@ func (p *Proxy) Cut() {
 	p.conns = nil
 }
 
+// Sever breaks the connections that there are, and new ones at once, until Restore.
+func (p *Proxy) Sever() {
+	p.mu.Lock()
+	p.severed = true
+	p.mu.Unlock()
+	p.Cut()
+}
+
+// Restore ends Sever.
+func (p *Proxy) Restore() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.severed = false
+}
+
 func (p *Proxy) close() {
 	_ = p.listener.Close()
 	close(p.closed)
@@ -193,6 +209,9 @@ func (p *Proxy) add(c *proxied) (ok bool) {
 		c.close()
 		return false
 	default:
+		if p.severed {
+			c.close()
+		}
 		if p.deaf {
 			c.lose(true, true)
 		}

@@ -20,15 +20,21 @@ func Start(t testing.TB, change ...func(*server.Options)) *server.Server {
 // StartConfigured is Start with options from the text of a configuration file.
 func StartConfigured(t testing.TB, config string) *server.Server {
 	t.Helper()
+	return Start(t, Configured(t, config))
+}
+
+// Configured is a change for Start: what the text of a configuration file says.
+func Configured(t testing.TB, config string) func(*server.Options) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return Start(t, func(o *server.Options) {
+	return func(o *server.Options) {
 		if err := o.ProcessConfigFile(file); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
-	})
+	}
 }
 
 // Run runs a server with exactly these options and stops it with the test.

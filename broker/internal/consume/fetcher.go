@@ -43,6 +43,7 @@ type setback struct {
 	until   time.Time
 	changed <-chan struct{} // of the connection, since the failure
 	down    bool            // the connection was seen down
+	lookUp  bool            // it was not the fetch that failed, but to find the consumer
 }
 
 func newFetcher(s *Subscription) *fetcher {
@@ -254,6 +255,7 @@ func (f *fetcher) recovered() bool {
 		}
 		if err != nil {
 			f.fail(err)
+			f.setback.lookUp = !errors.Is(err, fault.ErrPermission)
 		}
 	}
 	return true
@@ -268,14 +270,33 @@ func (f *fetcher) pauseOrCollect() bool {
 	}
 	for {
 		p := pause{length: time.Until(f.setback.until), changed: f.setback.changed, down: f.setback.down, wake: f.s.hand.wake}
+		look := f.setback.lookUp && p.length > probeInterval
+		if look {
+			p.length = probeInterval
+		}
 		m, goOn := f.s.pause(p, f.s.hand.pull.Messages())
 		if m == nil {
+			if look && goOn && f.stillLost() {
+				continue
+			}
 			return goOn
 		}
 		if f.s.hand.collect(m).messages > 0 { // an error would be of no request that counts
 			return false
 		}
 	}
+}
+
+// probeInterval is how often a pause is interrupted for a look whether the consumer is
+// there again: if a server was away, its return does not wait for the end of the pause.
+const probeInterval = time.Second
+
+// stillLost looks whether the consumer of a setback still cannot be found.
+func (f *fetcher) stillLost() bool {
+	if !f.s.cfg.Conn.Up() || time.Until(f.setback.until) <= 0 {
+		return false
+	}
+	return !f.s.cfg.Conn.MayProbe() || !f.s.cfg.Consumers.Answers(f.s.life, f.s.Consumer())
 }
 
 // mend puts right what a failed fetch may have been about: it makes the consumer again,

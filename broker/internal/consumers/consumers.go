@@ -34,6 +34,17 @@ func (cs *Consumers) Info(ctx context.Context, c *Consumer) (*jetstream.Consumer
 	return cs.info(ctx, c.Stream.Name, c.Name)
 }
 
+// Answers reports whether the server knows the consumer, without patience: a server that
+// is well answers at once.
+func (cs *Consumers) Answers(ctx context.Context, c *Consumer) bool {
+	ctx, cancel := context.WithTimeout(ctx, link.LookUpTimeout)
+	defer cancel()
+	return cs.conn.Do(ctx, "CONSUMER.INFO."+c.Stream.Name+"."+c.Name, func(ctx context.Context) error {
+		_, err := cs.conn.JetStream().Consumer(ctx, c.Stream.Name, c.Name)
+		return err
+	}) == nil
+}
+
 func (cs *Consumers) info(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
 	var info *jetstream.ConsumerInfo
 	err := cs.conn.Ask(ctx, "CONSUMER.INFO."+stream+"."+name, func(ctx context.Context) error {

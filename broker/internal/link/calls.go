@@ -12,7 +12,8 @@ import (
 // calls are the requests to JetStream's API that wait for their answers. The zero value
 // is ready.
 type calls struct {
-	api      api // where they go
+	api      api   // where they go
+	reach    reach // whether anybody is there
 	mu       sync.Mutex
 	underWay map[*call]struct{}
 }

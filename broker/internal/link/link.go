@@ -186,13 +186,16 @@ func (c *Conn) Up() bool {
 }
 
 // State is [Conn.Up] with a number for the connection. The number is another one after
-// each loss. It is 0 while the connection is down.
+// each loss, and after a time in which nobody answered for JetStream. It is 0 while the connection is down.
 func (c *Conn) State() (up bool, number uint64) {
 	nc := c.NATS()
 	if nc == nil {
 		return false, 0
 	}
-	return c.watch.state(nc)
+	if up, number = c.watch.state(nc); up {
+		number += c.calls.reach.times.Load()
+	}
+	return up, number
 }
 
 // Usable returns nil if a request may be sent and its answer can arrive. Otherwise it

@@ -106,6 +106,12 @@ func (ls *listeners) add(l *Listener) *client {
 	return ls.client
 }
 
+func (ls *listeners) count() int {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return len(ls.all)
+}
+
 func (ls *listeners) remove(l *Listener) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

@@ -19,7 +19,9 @@ import (
 // fault.ErrPermission as soon as the server refuses the request or the inbox,
 // fault.ErrJetStreamUnavailable if nobody answers, or the request's own.
 func (c *Conn) Do(ctx context.Context, name string, request func(context.Context) error) error {
-	return c.explain(c.request(ctx, c.API(name), request))
+	err := c.request(ctx, c.API(name), request)
+	c.heard(err)
+	return c.explain(err)
 }
 
 // request is Do with the whole subject.

@@ -47,7 +47,7 @@ type Pull struct {
 	fixedWait time.Duration // 0: adaptive
 	maxBytes  int           // of everything under way; 0: requestBytes
 	idle      int           // requests in a row that brought nothing
-	wait      time.Duration // of the latest request
+	asked     requestBody   // the latest request
 	made      time.Time     // when that was made
 	madeOn    uint64        // the number of the connection that the latest was made on
 	first     uint64        // the number of the oldest request that may be under way
@@ -61,9 +61,10 @@ type Pull struct {
 	within    int           // the most messages that the next request asks for; 0: any number
 }
 
-// statusSlots is room in the channel for statuses and heartbeats between deliveries.
+// statusSlots is room in the channel for statuses and heartbeats between deliveries: for
+// the heartbeats of a request that nobody listens to while a handler runs.
 // There are few, so that the channel takes 8 KiB.
-const statusSlots = 12
+const statusSlots = 24
 
 // requestBytes bounds what all requests under way may bring if the user has set no
 // bound: messages may suddenly be far larger than those that the batch was made for.
@@ -83,7 +84,7 @@ const severalWaiting = 8
 // maxSlots bounds the channel for a consumer that may have very many messages under way.
 // The requests under way ask for fewer; the rest is for those from before some
 // reconnects.
-const maxSlots = 1000
+const maxSlots = 988
 
 // Open makes the inbox. It asks for nothing yet.
 func Open(conn *link.Conn, cs *consumers.Consumer, l Limits) (*Pull, error) {
@@ -176,7 +177,7 @@ func (p *Pull) Request(cs *consumers.Consumer, waiting int) (Request, bool) {
 	}
 	p.open += body.Batch
 	p.bytes += body.MaxBytes
-	p.wait, p.made = body.Expires, now
+	p.asked, p.made = body, now
 	_, p.madeOn = p.conn.State()
 	return Request{subject: p.conn.API(cs.Next()), number: p.latest, body: body}, true
 }
@@ -209,7 +210,7 @@ func (p *Pull) bounded(cs *consumers.Consumer, batch int, wait time.Duration) re
 		batch = 1
 		bytes = cs.Config.MaxRequestMaxBytes
 	}
-	return requestBody{Batch: batch, Expires: wait, MaxBytes: bytes, Heartbeat: heartbeat(wait)}
+	return requestBody{Batch: batch, Expires: wait, MaxBytes: bytes, Heartbeat: heartbeat(wait, p.conn.Listeners())}
 }
 
 // Send sends a request. If it fails, the caller gives the requests under way up with
@@ -246,22 +247,33 @@ func (p *Pull) nextWait(now time.Time) time.Duration {
 // idleWait is the wait of a request that is made at that age of the connection.
 func idleWait(age time.Duration) time.Duration { return maxWait - age%waitStep }
 
-// heartbeat is how often the server reports while it has nothing to deliver. Without
-// heartbeats an idle stream and a dead server look the same. The server wants at least
-// two in the time of a request.
-func heartbeat(wait time.Duration) time.Duration {
-	if wait < 10*time.Second {
+// minBeat and maxBeat bound heartbeat, and beatShare is what each subscription of the
+// connection adds to it: all together get ten in a second at most.
+const (
+	minBeat   = 2 * time.Second
+	maxBeat   = 15 * time.Second
+	beatShare = 100 * time.Millisecond
+)
+
+// heartbeat is how often the server reports while it has nothing to deliver, for a
+// connection with so many subscriptions. Without heartbeats an idle stream looks the same
+// as a dead server, or as one behind a link that was cut. The server wants at least two
+// in the time of a request.
+func heartbeat(wait time.Duration, subscriptions int) time.Duration {
+	if wait < 2*minBeat {
 		return 0 // the request ends soon enough
 	}
-	return min(wait/2, 15*time.Second)
+	beat := min(max(time.Duration(subscriptions)*beatShare, minBeat), maxBeat, wait/2)
+	return beat.Truncate(time.Millisecond)
 }
 
 // Silence returns how long nothing may come before the latest request counts as lost.
 func (p *Pull) Silence() time.Duration {
-	if hb := heartbeat(p.wait); hb > 0 {
-		return hb + 5*time.Second
+	silence := p.asked.Expires + time.Second
+	if beat := p.asked.Heartbeat; beat > 0 {
+		silence = min(silence, 2*beat+time.Second, beat+5*time.Second)
 	}
-	return p.wait + time.Second
+	return silence
 }
 
 // Accept looks at a message from the inbox. It returns true for a delivery. For a
@@ -339,7 +351,7 @@ func (p *Pull) Outlived() bool {
 
 // Lapsed reports whether no request is under way: the server delivers nothing more.
 func (p *Pull) Lapsed(now time.Time) bool {
-	return p.open == 0 || p.Outlived() || now.Sub(p.made) > p.wait+lapseGrace
+	return p.open == 0 || p.Outlived() || now.Sub(p.made) > p.asked.Expires+lapseGrace
 }
 
 // lapseGrace is how much later than its end a request may still deliver.

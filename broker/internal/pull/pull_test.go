@@ -99,7 +99,7 @@ func TestRequestBody(t *testing.T) {
 	t.Parallel()
 	for want, body := range map[string]requestBody{
 		`{"batch":10,"expires":5000000000}`:                                               {Batch: 10, Expires: minWait},
-		`{"batch":1,"expires":30000000000,"max_bytes":1024,"idle_heartbeat":15000000000}`: {Batch: 1, Expires: maxWait, MaxBytes: 1024, Heartbeat: heartbeat(maxWait)},
+		`{"batch":1,"expires":30000000000,"max_bytes":1024,"idle_heartbeat":15000000000}`: {Batch: 1, Expires: maxWait, MaxBytes: 1024, Heartbeat: heartbeat(maxWait, 1000)},
 	} {
 		if got, err := json.Marshal(body); err != nil || string(got) != want {
 			t.Errorf("got %s, %v, want %s", got, err, want)
