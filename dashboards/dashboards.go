@@ -22,6 +22,8 @@ const (
 	UIDConsumer  = "micro-broker-consumer"
 	UIDPublisher = "micro-broker-publisher"
 	UIDSLO       = "micro-broker-slo"
+	UIDFlow      = "micro-broker-flow"
+	UIDServer    = "micro-broker-server"
 )
 
 //go:embed grafana/*.json
@@ -30,9 +32,10 @@ var grafana embed.FS
 //go:embed prometheus/rules.yaml
 var rules string
 
-// Grafana returns a file system with the dashboards overview.json,
-// consumer.json, publisher.json and slo.json, ready to import or to provision.
-// They need Grafana 11 or later.
+// Grafana returns a file system with the dashboards overview.json, flow.json,
+// consumer.json, publisher.json, server.json and slo.json, ready to import or to
+// provision. They need Grafana 11 or later, and server.json the collector of
+// metrics.NewServer.
 func Grafana() fs.FS {
 	sub, err := fs.Sub(grafana, "grafana")
 	if err != nil {

@@ -18,7 +18,7 @@ func ExampleGrafana() {
 		log.Fatal(err)
 	}
 	fmt.Println(files)
-	// Output: [consumer.json overview.json publisher.json slo.json]
+	// Output: [consumer.json flow.json overview.json publisher.json server.json slo.json]
 }
 
 // The rules belong where rule_files of Prometheus looks.

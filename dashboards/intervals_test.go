@@ -179,8 +179,8 @@ func (p *prom) checkView(t *testing.T, v viewer, d dashboard, job string, end ti
 	t.Helper()
 	minStep := v.minStep(d.variable(t, "scrape"))
 	for _, u := range d.uses() {
-		values := map[string]string{"job": job, "instance": ".+", "topic": ".+", "queue": ".*"}
-		values = u.choices(values)[0]
+		values := u.choices(d.all())[0]
+		values["job"] = job
 		step, rate := v.intervals(u.width, minStep)
 		values["__rate_interval"] = fmt.Sprint(rate.Seconds(), "s")
 		values["__range"] = fmt.Sprint(v.looksAt.Seconds(), "s")

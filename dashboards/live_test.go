@@ -119,6 +119,8 @@ func openShop(t *testing.T) *shop {
 	s.main = s.open(t, "shop", jsbroker.WithDeadLetter(deadTopic))
 	s.plain = s.open(t, "depot", jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
 
+	s.vault(t)
+
 	subscribe := func(b broker.Broker, topic string, h broker.Handler, opts ...broker.SubscribeOption) {
 		if _, err := b.Subscribe(topic, h, opts...); err != nil {
 			t.Fatalf("subscribe: %v", err)
@@ -128,6 +130,26 @@ func openShop(t *testing.T) *shop {
 	subscribe(s.plain, parcelsTopic, s.handle, broker.Queue("depot"))
 	subscribe(s.plain, auditTopic, s.handle)
 	return s
+}
+
+// vault asks the server, and gives it something to say of each kind: a stream with
+// limits, and a consumer that is paused.
+func (s *shop) vault(t *testing.T) {
+	t.Helper()
+	asks, err := metrics.NewServer(s.main, metrics.ServerInterval(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.reg.MustRegister(asks)
+	if err := jsbroker.JetStream(t.Context(), s.main, "STREAM.CREATE.VAULT", func(_ context.Context, js jetstream.JetStream) error {
+		natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "VAULT", Subjects: []string{"vault"}, MaxMsgs: 1000, MaxBytes: 1 << 20, Retention: jetstream.WorkQueuePolicy})
+		natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ARCHIVE", Subjects: []string{"archive"}, MaxMsgs: 1000})
+		until := time.Now().Add(time.Hour)
+		natstest.MakeConsumer(t, js, "VAULT", jetstream.ConsumerConfig{Durable: "guard", FilterSubject: "vault", AckPolicy: jetstream.AckExplicitPolicy, PauseUntil: &until})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // open connects one more broker.

@@ -132,6 +132,17 @@ func (d *dashboard) variable(t *testing.T, name string) variable {
 	return variable{}
 }
 
+// all are the values of the variables where nobody has chosen.
+func (d *dashboard) all() map[string]string {
+	values := map[string]string{}
+	for _, v := range d.Templating.List {
+		if v.AllValue != "" {
+			values[v.Name] = v.AllValue
+		}
+	}
+	return values
+}
+
 // use is one place that names metrics.
 type use struct {
 	where  string

@@ -106,9 +106,16 @@ func (r registry) check(u use) (findings []string) {
 			if i == 0 {
 				result = left
 			}
-			for _, l := range p.on {
-				if !slices.Contains(left, l) {
-					report("on(%s): %s has no such label there", l, s.text)
+			for _, j := range p.on {
+				if !j.joins(s) {
+					continue
+				}
+				operand := selector{text: s.text, calls: s.calls[len(j.within):]}
+				there, _ := operand.labels(own) // its errors are reported above
+				for _, l := range j.labels {
+					if !slices.Contains(there, l) {
+						report("on(%s): %s has no such label there", l, s.text)
+					}
 				}
 			}
 		}
@@ -265,6 +272,8 @@ func TestCheckFinds(t *testing.T) {
 		{`sum by (queue) (x_total)`, "", "no such label"},
 		{`sum by (topic) (sum by (result) (x_total))`, "", "no such label"},
 		{`x_total and on (le) x_total`, "", "no such label"},
+		{`count by (job) (label_replace(x_total, "le", "$1", "topic", "(.+)") and on (le) y_bucket)`, "job", ""},
+		{`count by (job) (x_total and on (le) sum by (le) (y_bucket))`, "job", "no such label"},
 		{`sum(x_total)`, "topic", "not in the result"},
 		{`histogram_quantile(0.5, sum by (le) (rate(y_bucket[5m])))`, "le", "not in the result"},
 	} {

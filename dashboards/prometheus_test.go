@@ -262,11 +262,11 @@ func TestPrometheus(t *testing.T) {
 	instance := exported.Listener.Addr().String()
 	selections := map[string]map[string]string{
 		"all": {
-			"job": ".+", "instance": ".+", "topic": ".+", "queue": ".*",
+			"job": ".+", "instance": ".+", "topic": ".+", "queue": ".*", "stream": ".+",
 		},
 		"some": { // several values are alternatives, and escaped
-			"job": "shop", "instance": regexp.QuoteMeta(instance), "queue": "billing|(no queue)?",
-			"topic": `(` + regexp.QuoteMeta(ordersPattern) + `|` + regexp.QuoteMeta(ordersTopic) + `)`,
+			"job": "shop", "instance": regexp.QuoteMeta(instance), "queue": "billing|guard|(no queue)?", "stream": "VAULT|ORDERS|DEAD",
+			"topic": `(` + regexp.QuoteMeta(ordersPattern) + `|` + regexp.QuoteMeta(ordersTopic) + `|vault)`,
 		},
 	}
 	for _, values := range selections {

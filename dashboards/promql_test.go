@@ -15,9 +15,10 @@ import (
 type selector struct {
 	metric   string
 	matchers []matcher
-	text     string        // without the range
-	rng      string        // of a range selector: "5m", "$__rate_interval"
-	calls    []aggregation // around it, from outside to inside
+	text     string         // without the range
+	rng      string         // of a range selector: "5m", "$__rate_interval"
+	calls    []*aggregation // around it, from outside to inside
+	right    int            // how many of them take their labels from the other side of a join
 }
 
 type matcher struct{ label, op, value string }
@@ -26,6 +27,7 @@ type matcher struct{ label, op, value string }
 type aggregation struct {
 	name string
 	by   []string
+	adds string // the label that label_replace sets
 }
 
 var aggregators = []string{"sum", "min", "max", "count", "avg"}
@@ -39,8 +41,19 @@ var functions = []string{
 // promql is what an expression names.
 type promql struct {
 	selectors []selector
-	on        []string // labels of on(...)
+	on        []join
 	variables []string
+}
+
+// join is on(...), with the calls around it.
+type join struct {
+	labels []string
+	within []*aggregation
+}
+
+// joins reports whether the selector is an operand of the join.
+func (j join) joins(s selector) bool {
+	return len(s.calls) >= len(j.within) && slices.Equal(s.calls[:len(j.within)], j.within)
 }
 
 var token = regexp.MustCompile(`^(?:` +
@@ -104,12 +117,13 @@ func parse(expr string) (p promql, err error) {
 		}
 		return labels, i + 1, nil
 	}
-	var open []aggregation
+	var open []*aggregation
 	var next aggregation
 	for i := 0; i < len(tokens); {
 		switch t := tokens[i]; {
 		case t == "(":
-			open = append(open, next)
+			call := next
+			open = append(open, &call)
 			next = aggregation{}
 			i++
 		case t == ")":
@@ -130,9 +144,18 @@ func parse(expr string) (p promql, err error) {
 			if labels, i, err = list(i + 1); err != nil {
 				return p, err
 			}
-			p.on = append(p.on, labels...)
-		case t == "without", t == "ignoring", t == "group_left", t == "group_right":
+			p.on = append(p.on, join{labels: labels, within: slices.Clone(open)})
+		case t == "without", t == "ignoring", t == "group_right":
 			return p, fmt.Errorf("%s is not known here", t)
+		case t == "group_left":
+			if _, i, err = list(i + 1); err != nil {
+				return p, err
+			}
+		case t[0] == '"' && len(open) > 0 && open[len(open)-1].name == "label_replace":
+			if call := open[len(open)-1]; call.adds == "" {
+				call.adds = strings.Trim(t, `"`)
+			}
+			i++
 		case t == "and", t == "or", t == "unless", t == "bool":
 			i++
 		case t == "offset":
@@ -145,6 +168,11 @@ func parse(expr string) (p promql, err error) {
 			i++
 		case isName(t), t == "{":
 			s := selector{calls: slices.Clone(open)}
+			for _, j := range p.on {
+				if j.joins(s) {
+					s.right = max(s.right, len(j.within))
+				}
+			}
 			if isName(t) {
 				s.metric, s.text = t, t
 				i++
@@ -216,8 +244,11 @@ func (s *selector) names() ([]string, error) {
 
 // labels are those that the result has of the selector's series, which have own.
 func (s *selector) labels(own []string) ([]string, error) {
-	for _, c := range slices.Backward(s.calls) {
+	for _, c := range slices.Backward(s.calls[s.right:]) {
 
+		if c.adds != "" && !slices.Contains(own, c.adds) {
+			own = append(slices.Clone(own), c.adds)
+		}
 		if !slices.Contains(aggregators, c.name) {
 			if c.name == "histogram_quantile" {
 				own = slices.DeleteFunc(slices.Clone(own), func(l string) bool { return l == "le" })

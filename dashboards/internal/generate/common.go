@@ -10,6 +10,8 @@ const (
 	uidConsumer  = "micro-broker-consumer"
 	uidPublisher = "micro-broker-publisher"
 	uidSLO       = "micro-broker-slo"
+	uidFlow      = "micro-broker-flow"
+	uidServer    = "micro-broker-server"
 
 	tag = "micro-broker" // dashboards with this tag link to each other
 )

@@ -32,6 +32,8 @@ func all() map[string]*dashboard {
 		"consumer.json":  consumer(),
 		"publisher.json": publisher(),
 		"slo.json":       slo(),
+		"flow.json":      flow(),
+		"server.json":    server(),
 	}
 }
 

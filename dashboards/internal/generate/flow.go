@@ -1,0 +1,118 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+func flow() *dashboard {
+	const topics = "micro_broker_published_total|micro_broker_handled_total"
+	return newDashboard(uidFlow, "Broker / Flow",
+		"Which services publish to which topics, and who consumes them: rate, wait and failures along the way. From metrics alone.",
+		"now-1h", variables(topics, false),
+		flowNow(), flowConsumers(), flowPublishers(), flowReplicas())
+}
+
+const (
+	perPublisher = "job, topic"
+	perConsumer  = "topic, queue, job"
+)
+
+// patterns gives each series of a publisher the label pattern: the topics to subscribe
+// to that include its topic. A topic has several: orders.created.eu is published to
+// orders.created.eu, orders.created.*, orders.created.> and orders.>. An asterisk
+// elsewhere, as in orders.*.eu, is not among them: PromQL can cut a text off, but not
+// compare it with a pattern.
+func patterns(expr string) string {
+	as := func(pattern, topic string) string {
+		return fmt.Sprintf(`label_replace(%s, "pattern", "%s", "topic", "%s")`, expr, pattern, topic)
+	}
+	return strings.Join([]string{
+		as("$1", "(.+)"),
+		as("$1.*", "(.+)[.][^.]+"),
+		as("$1.>", "([^.]+)[.].+"),
+		as("$1.>", "([^.]+[.][^.]+)[.].+"),
+		as("$1.>", "([^.]+[.][^.]+[.][^.]+)[.].+"),
+	}, " or ")
+}
+
+// subscribed gives each series of a consumer the label pattern: what it subscribed to.
+func subscribed(expr string) string {
+	return fmt.Sprintf(`label_replace(%s, "pattern", "$1", "topic", "(.+)")`, expr)
+}
+
+// ofFlow selects publishers. The topic is that of consumers: for them a pattern.
+const ofFlow = ofProcess
+
+// publishedInto is the rate at which messages come for each consumer.
+func publishedInto(by string) string {
+	rates := sum(perPublisher, rate("published_total", ofFlow))
+	into := sum("pattern", patterns(rates))
+	consumers := "0 * " + subscribed(aggregate("count", by, metric("active_subscriptions", ofSubscription)))
+	return fmt.Sprintf("%s + on (pattern) group_left () %s", consumers, into)
+}
+
+func flowNow() row {
+	subscriptions := metric("active_subscriptions", ofSubscription)
+	return section("Now",
+		stat("Publishing services",
+			"Jobs that have published since they started. If one is missing, it has published nothing, or Prometheus does not scrape it.",
+			"short", query("count("+aggregate("count", "job", rate("published_total", ofTopic))+")", "services")).size(5, 4),
+		stat("Consuming services",
+			"Jobs that have a subscription. If one is missing, its Subscribe has failed or it does not run: see Subscribe errors on the Publisher dashboard.",
+			"short", query("count("+aggregate("count", "job", subscriptions)+")", "services")).size(5, 4),
+		stat("Published",
+			"Messages acknowledged by a stream, per second. If it is far above Handled, messages pile up, or nobody subscribes to some of them.",
+			"mps", query(sum("", rate("published_total", ofTopic)), "published")).size(5, 4),
+		stat("Handled",
+			"Deliveries handled per second. It is above Published where several queues get the same message, and where deliveries are repeated.",
+			"mps", query(handled(""), "handled")).size(4, 4),
+		stat("Failed deliveries",
+			"Share of deliveries whose handler returned an error or panicked. The table shows where along the way it happens.",
+			"percentunit", query(ratio(failures(""), handled("")), "failed")).size(5, 4).
+			thresholds(failureLevels()...),
+	)
+}
+
+func flowConsumers() row {
+	count := func(counter, by string) string { return sum(by, rate(counter, ofSubscription)) }
+	return section("Who consumes what",
+		table("From topics to services",
+			"One row per topic, queue and service. Published is what comes for it, over all services that publish there: compare it with Handled. If Handled stays below it, Pending grows. A subscription with an asterisk that is not its last token shows no Published. A click on the topic opens the Consumer dashboard.",
+			[]key{{label: "topic", title: "Open the consumer dashboard", url: toConsumer}, {label: "queue"}, {label: "job"}},
+			column{name: "Published", unit: "mps", expr: publishedInto(perConsumer), bar: true},
+			column{name: "Handled", unit: "mps", expr: handled(perConsumer), bar: true},
+			column{name: "Failed", unit: "percentunit", expr: ratio(failures(perConsumer), handled(perConsumer)), levels: failureLevels(), bar: true},
+			column{name: "Delivery lag p95", unit: "s", expr: withoutNaN(quantile(.95, perConsumer, "delivery_lag_seconds", ofSubscription)), levels: lagLevels(), bar: true},
+			column{name: "Pending", unit: "short", expr: pending(perConsumer), levels: levels(above(0, "green"), above(1000, "orange"), above(100000, "red")), bar: true},
+			column{name: "Redelivered", unit: "mps", expr: count("redelivered_total", perConsumer)},
+			column{name: "Dead letters, 1 h", unit: "short", expr: sum(perConsumer, increase("dead_lettered_total", ofSubscription, "1h")), levels: levels(above(0, "green"), above(.5, "red")), whole: true},
+		).size(gridWidth, 10),
+	)
+}
+
+func flowPublishers() row {
+	calls := "(" + sum(perPublisher, rate("published_total", ofTopic)) + " + " + sum(perPublisher, rate("publish_errors_total", ofTopic)) + ")"
+	consumers := subscribed(aggregate("count", "topic, queue", metric("active_subscriptions", ofProcess)))
+	rates := sum(perPublisher, rate("published_total", ofTopic))
+	return section("Who publishes what",
+		table("From services to topics",
+			"One row per service and topic. Subscribed as is how many topics and patterns that somebody subscribes to include it. If it is empty, nobody in the selected services consumes these messages: they wait in the stream.",
+			[]key{{label: "job"}, {label: "topic"}},
+			column{name: "Published", unit: "mps", expr: rates, bar: true},
+			column{name: "Failed", unit: "percentunit", expr: ratio(sum(perPublisher, rate("publish_errors_total", ofTopic)), calls), levels: levels(above(0, "green"), above(.0001, "orange"), above(.01, "red")), bar: true},
+			column{name: "Publish p95", unit: "s", expr: withoutNaN(quantile(.95, perPublisher, "publish_duration_seconds", ofTopic)), bar: true},
+			column{name: "Subscribed as", unit: "short", expr: aggregate("count", perPublisher, "("+patterns(rates)+") and on (pattern) "+consumers)},
+		).size(gridWidth, 9),
+	)
+}
+
+func flowReplicas() row {
+	return section("By replica",
+		timeseries("Published and handled by replica",
+			"Messages published, and deliveries handled, per second and process. A line that falls to zero while those of its siblings go on is a process that hangs or has lost its connection.",
+			"mps",
+			query(sum("job, instance", rate("published_total", ofTopic)), "published {{job}} {{instance}}"),
+			query(handled("job, instance"), "handled {{job}} {{instance}}")).size(24, 8),
+	)
+}
