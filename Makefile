@@ -9,8 +9,9 @@ DEMOFLAGS  ?=
 LINTFLAGS  ?=
 PROMETHEUS ?= http://localhost:9090
 PICTURES   ?= $(CURDIR)/dashboards
+MODULE     ?=
 
-.PHONY: help test short race bench fuzz soak demo lint fmt tidy golden pictures ci
+.PHONY: help test short race bench fuzz soak demo lint fmt tidy golden pictures module ci
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,9 @@ pictures: ## draw the dashboards from the data of PROMETHEUS=http://localhost:90
 	cd dashboards/picture && node draw.mjs ../grafana/overview.json $(PROMETHEUS) $(PICTURES)/overview.png
 	cd dashboards/picture && VARIABLES='{"topic": "payments.taken", "queue": "shipping"}' \
 		node draw.mjs ../grafana/consumer.json $(PROMETHEUS) $(PICTURES)/consumer.png
+
+module: ## rename the module, so that a fork can be fetched: MODULE=github.com/you/go-micro-jetstream
+	go run ./internal/rename $(MODULE)
 
 ci: ## run every check that must pass before a change lands
 	bash .ci/run

@@ -459,6 +459,16 @@ func TestEveryExportedFunctionIsMentioned(t *testing.T) {
 	}
 }
 
+// TestEveryExportedNameIsMentioned: types, constants and variables, on any page of docs/.
+func TestEveryExportedNameIsMentioned(t *testing.T) {
+	spans := strings.Join(regexp.MustCompile("`[^`\n]+`").FindAllString(shelf(t), -1), " ")
+	for _, m := range regexp.MustCompile(`(?m)^(?:type|const|var) ([A-Z]\w*) [^,\n]*$`).FindAllStringSubmatch(read(t, golden), -1) {
+		if name := m[1]; !strings.HasSuffix(name, "Option") && !regexp.MustCompile(`\b`+name+`\b`).MatchString(spans) {
+			t.Errorf("no page of docs/ mentions `%s`", name)
+		}
+	}
+}
+
 // rows returns the first cells, of one code span each, of the table whose
 // header begins with these cells, and the other cells.
 func rows(t *testing.T, header string) map[string][]string {

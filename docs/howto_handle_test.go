@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,6 +174,40 @@ func TestSeveralAtATime(t *testing.T) {
 		for range 8 {
 			natstest.Receive(t, began) // all of them, before one has ended
 		}
+	}
+}
+
+// Keep the order of each key
+func TestOrderOfKeys(t *testing.T) {
+	with := begin(t)
+	b := with.b
+	orders := map[string]int{} // by customer: the latest
+	handled := make(chan error, 1000)
+	var mu sync.Mutex
+	handler := func(e broker.Event) error {
+		m := e.Message()
+		if rand.IntN(10) == 0 && jsbroker.NumDelivered(e) == 1 {
+			return jsbroker.RetryAfter(time.Millisecond, errors.New("card service timed out"))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		number, err := strconv.Atoi(m.Header["Number"])
+		if latest := orders[m.Header["Customer"]]; err == nil && number != latest+1 {
+			err = fmt.Errorf("order %d after order %d", number, latest)
+		}
+		orders[m.Header["Customer"]] = number
+		handled <- err
+		return nil
+	}
+	for i := range 100 {
+		m := &broker.Message{Header: map[string]string{"Customer": strconv.Itoa(i % 5), "Number": strconv.Itoa(i/5 + 1)}}
+		must(t, b.Publish("orders.created", m))
+	}
+	_, err := b.Subscribe("orders.*", handler, broker.Queue("payments"), jsbroker.Concurrency(8),
+		jsbroker.OrderBy(func(e broker.Event) string { return e.Message().Header["Customer"] }))
+	must(t, err)
+	for range 100 {
+		must(t, natstest.Receive(t, handled))
 	}
 }
 
