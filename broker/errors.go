@@ -44,6 +44,10 @@ var (
 	// or the server permits no more of them. Since nats-server 2.15 that is 1000 for
 	// each stream unless another limit is set.
 	ErrConsumerLimit = fault.ErrConsumerLimit
+	// ErrSubscriptionLimit: the server permits no more subscriptions on the connection,
+	// by max_subscriptions or by the limits of the account or user. Each subscription of
+	// the broker takes one, and so do publishing and the client's requests.
+	ErrSubscriptionLimit = fault.ErrSubscriptionLimit
 	// ErrOffline: all servers that hold a stream or consumer are down, or the server
 	// says why it cannot run it. What has one replica is away with one server.
 	ErrOffline = fault.ErrOffline

@@ -255,7 +255,7 @@ func (f *fetcher) recovered() bool {
 		}
 		if err != nil {
 			f.fail(err)
-			f.setback.lookUp = !errors.Is(err, fault.ErrPermission)
+			f.setback.lookUp = !errors.Is(err, fault.ErrPermission) && !errors.Is(err, fault.ErrSubscriptionLimit)
 		}
 	}
 	return true
@@ -316,6 +316,9 @@ func (f *fetcher) mend(cause error) error {
 	if m.Consumer != nil {
 		f.s.hand.mended(m)
 	}
+	if err == nil {
+		err = f.listenAgain(cause)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -329,4 +332,13 @@ func (f *fetcher) mend(cause error) error {
 		f.log(slog.LevelWarn, fmt.Sprintf("consumer %s of stream %s was deleted and has been made again%s", former.Name, former.Stream.Name, renamed))
 	}
 	return nil
+}
+
+// listenAgain subscribes to the inbox once more if nothing comes there, and the server has
+// refused subscriptions on this connection: after a reconnect it may have been this one.
+func (f *fetcher) listenAgain(cause error) error {
+	if !errors.Is(cause, jetstream.ErrNoHeartbeat) && !errors.Is(cause, fault.ErrSubscriptionLimit) || f.s.cfg.Conn.SubscriptionsRefused() == 0 {
+		return nil
+	}
+	return f.s.hand.pull.Again()
 }

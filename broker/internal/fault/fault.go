@@ -37,6 +37,8 @@ var (
 	ErrStreamLimit = errors.New("no room for another stream")
 	// ErrConsumerLimit: the stream, the account or the server permits no more consumers.
 	ErrConsumerLimit = errors.New("no room for another consumer")
+	// ErrSubscriptionLimit: the server permits no more subscriptions on the connection.
+	ErrSubscriptionLimit = errors.New("no room for another subscription")
 	// ErrOffline: all servers of a stream or consumer are down, or cannot run it.
 	ErrOffline = errors.New("stream or consumer is offline: start the servers that hold it, or give it more replicas")
 	// ErrClusterUnavailable: the cluster has no leader, or too few servers.

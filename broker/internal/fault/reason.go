@@ -29,6 +29,7 @@ var reasons = []struct {
 	{ErrStreamFull, "stream_full"},
 	{ErrStreamLimit, "stream_limit"},
 	{ErrConsumerLimit, "consumer_limit"},
+	{ErrSubscriptionLimit, "subscription_limit"},
 	{ErrOffline, "offline"},
 	{ErrClusterUnavailable, "cluster_unavailable"},
 	{ErrWorkQueueConflict, "workqueue_conflict"},

@@ -76,6 +76,9 @@ func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 	if c.expected.Load() {
 		return
 	}
+	if errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
+		c.calls.refusals.times.Add(1)
+	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		about := c.AboutInbox(err)
 		if about {

@@ -27,14 +27,22 @@ type listening struct {
 }
 
 // Listen subscribes with this function, which is called again with the connection of each
-// client to come. It is called after Dial.
+// client to come. It is called after Dial. It waits a moment for the server, and returns
+// fault.ErrSubscriptionLimit if that permits no more subscriptions.
 func (c *Conn) Listen(subscribe func(*nats.Conn) (*nats.Subscription, error)) (*Listener, error) {
 	l := &Listener{conn: c, subscribe: subscribe}
 	on := c.listeners.add(l)
 	if on == nil {
 		return nil, nats.ErrInvalidConnection
 	}
+	before := c.SubscriptionsRefused()
 	err := l.on(on)
+	if err == nil {
+		if err := c.confirm(on.nc, before); err != nil {
+			_ = l.Unsubscribe()
+			return nil, err
+		}
+	}
 	if errors.Is(err, nats.ErrConnectionClosed) && !c.Over() {
 		return l, nil // the next client gets it
 	}
@@ -64,6 +72,31 @@ func (l *Listener) on(c *client) error {
 		}
 		return next.err
 	}
+}
+
+// Again subscribes once more, in place of a subscription that the server may have
+// refused. Nothing may be on its way to that.
+func (l *Listener) Again() error {
+	cur := l.current.Load()
+	<-cur.done
+	if l.closed.Load() || cur.err != nil {
+		return cur.err
+	}
+	_ = cur.sub.Unsubscribe()
+	before := l.conn.SubscriptionsRefused()
+	next := &listening{client: cur.client, done: make(chan struct{})}
+	if !l.current.CompareAndSwap(cur, next) {
+		return nil // there is another client
+	}
+	next.sub, next.err = l.subscribe(cur.client.nc)
+	close(next.done)
+	if next.err == nil && l.closed.Load() {
+		_ = next.sub.Unsubscribe()
+	}
+	if next.err != nil {
+		return next.err
+	}
+	return l.conn.confirm(cur.client.nc, before)
 }
 
 // Drain ends the subscription when what is on the way has arrived; see

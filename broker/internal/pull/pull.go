@@ -364,6 +364,10 @@ func (p *Pull) Abandon() {
 	p.batch.reset()
 }
 
+// Again subscribes to the inbox once more, because the server may have refused it after a
+// reconnect. The requests under way must be given up.
+func (p *Pull) Again() error { return p.listener.Again() }
+
 // Close ends the inbox. When it returns, everything that the client's server has sent
 // is in the channel, provided that the connection is up. It waits at most
 // [link.CloseTimeout] for that.
