@@ -22,11 +22,11 @@ import (
 // takes 5 seconds at most per request.
 //
 // Other errors: [ErrNotConnected], [ErrInvalidTopic], [ErrPermission], and
-// [ErrUnsupported] for a broker of another kind. It is safe for concurrent use.
+// [ErrForeign] for a broker of another kind. It is safe for concurrent use.
 func CancelDelivery(ctx context.Context, b broker.Broker, topic, id string) error {
 	own, ok := b.(*jetstreamBroker)
 	if !ok || own == nil {
-		return fmt.Errorf("jetstream: cancel delivery: %w: the broker is none of this package", ErrUnsupported)
+		return fmt.Errorf("jetstream: cancel delivery: %w: the broker is a %T, not one of NewBroker", ErrForeign, b)
 	}
 	if ctx == nil {
 		ctx = context.Background()

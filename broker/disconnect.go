@@ -100,6 +100,9 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	}
 	left.hooks = s.hooks.inside.names()
 	left.subscribes, left.publishes = s.subscribes.Inside(), s.publisher.Inside()
+	if left.looks = s.watcher.Load() != 0; left.looks {
+		left.subscribes = max(left.subscribes-1, 0)
+	}
 	b.endSession()
 	s.close()
 	// A client that has closed before may have a hook that deals with it in this
@@ -131,8 +134,9 @@ func stopAll(subs []*subscription, bound time.Duration) {
 // leftBehind is what has not ended within the bound of Disconnect.
 type leftBehind struct {
 	handlers      int
-	subscriptions int // whose handlers have all returned
-	subscribes    int // calls of Subscribe
+	subscriptions int  // whose handlers have all returned
+	subscribes    int  // calls of Subscribe
+	looks         bool // the monitor waits for an answer of the server, or for a hook
 	publishes     int
 	hooks         string // their names
 	states        bool   // a hook of ConnectionChanged runs
@@ -182,6 +186,9 @@ func (l leftBehind) timeoutError(bound time.Duration, expired bool) error {
 	}
 	if l.subscribes > 0 {
 		left = append(left, fmt.Sprintf("%d calls of Subscribe under way", l.subscribes))
+	}
+	if l.looks {
+		left = append(left, "a question to the server about a consumer")
 	}
 	if l.publishes > 0 {
 		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told, or whose done still runs", l.publishes))

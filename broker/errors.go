@@ -75,8 +75,8 @@ var (
 	// ErrConsumerNotFound: there is no consumer for queue and topic, and the broker
 	// may not create one: see [WithExistingConsumers].
 	ErrConsumerNotFound = fault.ErrConsumerNotFound
-	// ErrPublishUnknown: the publish was sent but no answer came: the message is
-	// stored or not. Publishing again with the same [MessageID] is safe; see
+	// ErrPublishUnknown: the publish was sent but no answer came, so the message
+	// may be stored. Publishing again with the same [MessageID] is safe; see
 	// [PublishError].
 	ErrPublishUnknown = fault.ErrPublishUnknown
 	// ErrShutdownTimeout: handlers were still running, or publishes had no answer,
@@ -92,8 +92,6 @@ var (
 	// ErrDeadLetterCut: a dead letter has not all headers or no body, because they
 	// did not fit, and its original is gone. [Redrive] leaves it where it is.
 	ErrDeadLetterCut = fault.ErrDeadLetterCut
-	// ErrAlreadySettled: Ack, [Nak] or [Terminate] on a delivery that was already
-	// acknowledged.
 	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter] or [TTL],
 	// or a stream that others made lacks a flag. The error names the version or the
 	// flag. Nothing was stored.
@@ -101,7 +99,8 @@ var (
 	// ErrNotScheduled: [CancelDelivery] found no message of that topic and id that
 	// waits: it was delivered, is due just now, was cancelled, or never published.
 	ErrNotScheduled = fault.ErrNotScheduled
-	// ErrAlreadySettled: Ack on a delivery that was already acknowledged.
+	// ErrAlreadySettled: Ack, [Nak] or [Terminate] on a delivery that was already
+	// acknowledged.
 	ErrAlreadySettled = fault.ErrAlreadySettled
 	// ErrForeign: a function of this package got a broker or an event of another
 	// package.

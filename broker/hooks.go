@@ -52,9 +52,8 @@ type Hooks struct {
 	// and once with a zero Delay when the subscription is healthy again.
 	Backoff func(ctx context.Context, e Backoff)
 	// ConsumerState fires when the server has said how many messages are pending
-	// for this consumer: at subscribe, about every 15 s while there are no
-	// deliveries, which say it, too, and about as often while none of the
-	// deliveries is a first one, although messages are pending.
+	// for this consumer: at Subscribe, and about every 15 s while nothing is
+	// delivered for the first time. Deliveries themselves say it in [Fetched].
 	ConsumerState func(ctx context.Context, e ConsumerState)
 
 	// Held fires when a subscription with [OrderBy] has as many messages in hand as it

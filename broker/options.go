@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -247,19 +246,19 @@ func WithAPIPrefix(prefix string) broker.Option {
 //
 // A stream that the broker made follows the template: when Subscribe, or the first
 // Publish to it, finds that the code has changed a field since, the stream is
-// changedne line says so. Subjects are only added. A smaller limit makes the
+// changed, and one line says so. Subjects are only added. A smaller limit makes the
 // server discard what is beyond it. A field that somebody else has changed is kept,
-// with a warning. So is what the server cannot change: the storageetention
+// with a warning. So is what the server cannot change: the storage, and retention
 // to or from WorkQueue. A stream that others made is never changed, and a
 // difference is logged once. Services that share a stream need the same template
 // for it, or none.
 func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
-	cfg.Subjects, cfg.Metadata, cfg.Sources = slices.Clone(cfg.Subjects), maps.Clone(cfg.Metadata), slices.Clone(cfg.Sources) // the caller may change its own
+	template := streams.CopyTemplate(cfg)
 	return option(func(s *settings) error {
-		if err := streams.CheckStreamTemplate(cfg); err != nil {
+		if err := streams.CheckStreamTemplate(*template); err != nil {
 			return err
 		}
-		s.rules.StreamTemplate = &cfg
+		s.rules.StreamTemplate = template
 		return nil
 	})
 }
@@ -282,11 +281,11 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // broker fills in names and filters. Acknowledgement is always explicit, and
 // ReplayPolicy always instant.
 //
-// The default is an AckWait of 30s and no limit of deliveries. AckWaitach
+// The default is an AckWait of 30s and no limit of deliveries. AckWait, and each
 // entry of BackOff, is at least 10ms.
 //
 // A queue's consumer that the broker made follows the template: when Subscribe
-// finds that the code has changed a field since, the consumer is changedne
+// finds that the code has changed a field since, the consumer is changed, and one
 // line says so. A field that somebody else has changed is kept, with a warning. So
 // is what the server cannot change: DeliverPolicy and its start, MaxWaiting, the
 // storage. Running subscriptions of other replicas learn of the change with the
@@ -319,7 +318,7 @@ func WithExistingStreams() broker.Option {
 
 // WithExistingConsumers leaves consumers to others: the broker never creates
 // one, and no stream for Subscribe either. A queue needs a pull consumer with
-// explicit acknowledgement. Its name is that of the queuets only filter
+// explicit acknowledgement. Its name is that of the queue, and its only filter
 // is the topic. If there is none, Subscribe returns [ErrConsumerNotFound], which
 // names the consumer to create, also for a further topic of the same queue and
 // stream. A subscription whose consumer is deleted waits until somebody creates
@@ -349,7 +348,7 @@ func WithExistingConsumers() broker.Option {
 // is cut, and Micro-Dead-Letter-Cut says what is missing: the end of the reason,
 // headers, at last the body. The letter is then a reference to -Stream and
 // -Sequence, logged as an error. The original stays where the stream has Limits
-// retentionhere the server counts the deliveries and this was the last;
+// retention, and where the server counts the deliveries and this was the last;
 // else it is removed. If not even the reference fits, the message is terminated,
 // with an error in the log and an Exhausted event. So give the topic's stream no
 // MaxMsgSize.
@@ -369,7 +368,7 @@ func WithExistingConsumers() broker.Option {
 // it becomes a dead letter without another try. When the option is left out later,
 // the next Subscribe gives the limit to the server.
 //
-// It is off by default: discarded messages are terminatedxhausted ones
+// It is off by default: discarded messages are terminated, and exhausted ones
 // stay in the stream.
 func WithDeadLetter(topic string) broker.Option {
 	return option(func(s *settings) error {
@@ -395,8 +394,10 @@ func WithConcurrency(n int) broker.Option {
 }
 
 // WithAsyncWindow sets how many messages published with [Async] may wait for
-// their answers: at least 1, default 1000. When that many do, or wait for their done
-// after that, Publish waits for room; not so in done itself. More is faster on a slow network and takes more memory in an outage.
+// their answers: at least 1, default 1000. While that many wait for their answer, or
+// for their done to be called, Publish waits for room. Called from done, it does not
+// wait. A larger window is faster on a slow network, and takes more memory in an
+// outage.
 func WithAsyncWindow(n int) broker.Option {
 	return option(func(s *settings) error {
 		if n < 1 {
@@ -424,7 +425,7 @@ func WithShutdownTimeout(d time.Duration) broker.Option {
 
 // WithMaxAckExtension bounds how long the broker keeps telling the server that
 // a message is still being worked on, counted from its delivery: default 15m.
-// Within it a slow handlerhe messages waiting behind it, are not
+// Within it a slow handler, and the messages waiting behind it, are not
 // delivered a second time. Past it, a handler that hangs loses its message to
 // another replica after AckWait. Zero switches the extension off.
 //

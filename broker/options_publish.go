@@ -110,7 +110,7 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // subscribers see it then, once, with its headers and its trace. It is never early,
 // and about a second late at most, by the clocks of publisher and server, which
 // should agree. Restarts of clients and servers change nothing. A time that has
-// passed is at once. Use it for reminders, and for retries in hours. It works with
+// passed means now. Use it for reminders, and for retries in hours. It works with
 // [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
 //
 // The message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
@@ -129,8 +129,8 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 //
 // With [MessageID] a second message with the same id and topic is no second delivery
 // while the first one waits, and within the stream's duplicates window (2 minutes by
-// default) after the first was published. The id of a message that waits is another
-// one than the same id of a message that is published without this option.
+// default) after the first was published. Messages that wait and other messages have
+// separate ids: the same id in both is no duplicate.
 // [CancelDelivery] takes the message back by its id.
 //
 // The stream and the sequence in [Published] are those of where it waits.

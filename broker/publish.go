@@ -40,9 +40,9 @@ import (
 // message of go-micro's client, which makes headers of all the metadata of a
 // context. The log names those that might be missed.
 //
-// Whoever may subscribe to the topic sees where the stream's answer goes. What is
-// not an answer of JetStream is ignored there, but an answer can be forged: let
-// nobody publish to the client's inbox who is not trusted.
+// Subscribers of the topic see the reply subject for the stream's answer. What is no
+// answer of JetStream is ignored there, but an answer can be forged. So permit only
+// those whom you trust to publish to the client's inbox.
 //
 // The error is a [*PublishError]. If it wraps [ErrPublishUnknown], the message
 // may be stored. After every other error it is not: [ErrNotConnected],

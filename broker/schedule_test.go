@@ -141,6 +141,33 @@ func TestASecondMessageOfAnIDIsNoSecondDelivery(t *testing.T) {
 	}
 }
 
+// Each try of a publish asks for its stream again. If nobody answers that, the message
+// is sent as before, schedule included.
+func TestALostLookUpLeavesTheScheduleOfAMessage(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := natstest.StartProxy(t, s)
+	b := newBroker(t, s, broker.Addrs(p.URL()))
+	publish(t, b, "orders", "first", jsbroker.DeliverAfter(time.Hour))
+	var lost sync.WaitGroup
+	lost.Go(func() {
+		for _, request := range []string{"PUB _later", "PUB _later", "STREAM.INFO.ORDERS-later"} {
+			happened := p.Lose(request)
+			eventually(t, request+" is lost", happened)
+		}
+	})
+	at := time.Now().Add(time.Hour)
+	ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+	defer cancel()
+	noErr(t, b.Publish("orders", message("x"), jsbroker.DeliverAt(at), broker.PublishContext(ctx)))
+	lost.Wait()
+	m := natstest.LastMessage(t, js, "ORDERS-later", "_later.>")
+	if string(m.Data) != "x" || m.Header.Get("Nats-Schedule") == "" {
+		t.Errorf("stored %s %q without its schedule: %v", m.Subject, m.Data, m.Header)
+	}
+}
+
 func TestCancelDelivery(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -166,7 +193,7 @@ func TestCancelDelivery(t *testing.T) {
 	}
 	wantError(t, jsbroker.CancelDelivery(ctx, b, "orders", "0"), jsbroker.ErrNotScheduled)
 	wantError(t, jsbroker.CancelDelivery(ctx, jsbroker.NewBroker(), "orders", "0"), jsbroker.ErrNotConnected)
-	wantError(t, jsbroker.CancelDelivery(ctx, broker.NewMemoryBroker(), "orders", "0"), jsbroker.ErrUnsupported)
+	wantError(t, jsbroker.CancelDelivery(ctx, broker.NewMemoryBroker(), "orders", "0"), jsbroker.ErrForeign)
 	eventually(t, "nothing waits any more", func() bool { return streamInfo(t, js, "ORDERS-later").State.Msgs == 0 })
 }
 

@@ -16,6 +16,7 @@ const (
 	inSubscriptionEnd
 	inSubscribeFailed
 	inFetched
+	inHeld
 	inFetchError
 	inBackoff
 	inConsumerState
@@ -33,7 +34,7 @@ const (
 
 var placeNames = [placesOfUser]string{
 	"PublishStart", "Published", "SubscriptionStart", "SubscriptionEnd", "SubscribeFailed",
-	"Fetched", "FetchError", "Backoff", "ConsumerState", "HandleStart", "Panicked", "Settled",
+	"Fetched", "Held", "FetchError", "Backoff", "ConsumerState", "HandleStart", "Panicked", "Settled",
 	"DeadLettered", "Exhausted", "Skipped", "Handled", "ConnectionChanged", "broker.ErrorHandler",
 }
 
@@ -52,6 +53,8 @@ func placeOf[E any]() codeOfUser {
 		return inSubscribeFailed
 	case *Fetched:
 		return inFetched
+	case *Held:
+		return inHeld
 	case *FetchError:
 		return inFetchError
 	case *Backoff:

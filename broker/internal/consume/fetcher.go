@@ -158,6 +158,9 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 	case <-f.again.C:
 		return nil, nil
 	case <-f.silent.C:
+		if m := f.s.hand.arrived(); m != nil {
+			return m, nil // it came at this very moment
+		}
 		return nil, lost
 	case err := <-f.refused:
 		return nil, err

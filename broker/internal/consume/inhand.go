@@ -282,7 +282,7 @@ func (h *inHand) look() (m *nats.Msg, wanted bool) {
 }
 
 // ask makes sure that a request is under way, if there is room for more. It returns how
-// long nothing may come until that counts as lost. It is 0 if no request is under way, so
+// much longer nothing may come until that counts as lost. It is 0 if no request is under way, so
 // that nothing can come.
 func (h *inHand) ask() (silence time.Duration, err error) {
 	request, wanted, silence := h.next()
@@ -306,7 +306,7 @@ func (h *inHand) next() (request pull.Request, wanted bool, silence time.Duratio
 		h.order.waiting = true
 		return request, wanted, 0
 	}
-	return request, wanted, h.pull.Silence()
+	return request, wanted, h.pull.Silence(time.Now())
 }
 
 // request returns a request for more, which the caller sends when it has released the
@@ -398,6 +398,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 			a.foreign = m
 			continue
 		}
+		h.pull.Heard(now)
 		delivery, err := h.pull.Accept(m)
 		switch {
 		case delivery && !wire.Covers(h.s.cfg.Topic, m.Subject):
@@ -560,10 +561,16 @@ func (h *inHand) replace(former, told *consumers.Consumer) bool {
 	if !h.consumer.CompareAndSwap(former, told) {
 		return false
 	}
-	if h.armed && told.AckWait() < former.AckWait() {
-		h.keeper.Reset(h.checkInterval(told))
-	}
+	h.extendSooner(former, told)
 	return true
+}
+
+// extendSooner has ack deadlines extended in time where the ack wait has become shorter.
+// The caller holds the lock.
+func (h *inHand) extendSooner(former, now *consumers.Consumer) {
+	if h.armed && now.AckWait() < former.AckWait() {
+		h.keeper.Reset(h.checkInterval(now))
+	}
 }
 
 // mended takes the consumer that the subscription has after a failure.
@@ -584,6 +591,7 @@ func (h *inHand) mended(m consumers.Mended) {
 		}
 	}
 	h.consumer.Store(m.Consumer)
+	h.extendSooner(former, m.Consumer)
 }
 
 // resumeAt returns where in the stream a consumer for new messages begins when it is

@@ -320,8 +320,8 @@ const (
 	drainSilence = 100 * time.Millisecond
 )
 
-// drain takes in what the requests under way still deliver. In a cluster that may be
-// on its way from the consumer's leader to the client's server, and what finds no
+// drain takes in what the requests under way still deliver. In a cluster, or behind a
+// leaf node, that may be on its way from the consumer's leader to the client's server, and what finds no
 // inbox there is lost until AckWait. With a backlog the requests soon end. Without
 // one little is on its way, and nothing tells when that is over: drain waits as long
 // as it takes to ask the leader.
@@ -331,7 +331,7 @@ const (
 func (s *Subscription) drain() {
 	more := s.hand.takeRest()
 	s.hand.sending.Wait() // so that no request follows the end of the inbox
-	if !more || s.cfg.Key == nil && s.cfg.Conn.NATS().ConnectedClusterName() == "" {
+	if !more || s.cfg.Key == nil && s.cfg.Conn.IsDirect() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)

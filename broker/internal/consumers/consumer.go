@@ -24,10 +24,9 @@ type Consumer struct {
 	PausedUntil time.Time // when it delivers again; zero: it is not paused
 
 	// Limit is after how many deliveries a message is given up; 0 is never. With
-	// ByServer, the server counts and just stops delivering. Without, this module
-	// counts, for the dead letters: by what the code asks for, whatever the consumer's
-	// metadata say, or whether it has any. The metadata are for those whose code says
-	// nothing.
+	// ByServer, the server counts and just stops delivering. Otherwise this module
+	// counts, for the dead letters. It uses the limit that the code asks for, or else
+	// that in the consumer's metadata.
 	Limit    uint64
 	ByServer bool
 	asked    uint64 // the limit that the code asks for and this module counts; 0: none

@@ -70,6 +70,14 @@ func (c *Conn) Nearby() bool {
 	return has && (a.domain == "" || a.domain != c.NATS().ConnectedDomain())
 }
 
+// IsDirect reports whether the connected server itself has the JetStream that is used.
+// Otherwise deliveries may be on their way from another server of the cluster, or from
+// the hub of a leaf node.
+func (c *Conn) IsDirect() bool {
+	has, _ := c.NATS().ConnectedServerJetStream()
+	return has && c.calls.api.prefix == defaultAPI && c.NATS().ConnectedClusterName() == ""
+}
+
 // AskNearby asks the other JetStream of [Conn.Nearby]. It returns nil without an answer:
 // there need not be one, and the user need not be permitted to ask.
 func (c *Conn) AskNearby(ctx context.Context, name string, question func(context.Context, jetstream.JetStream) error) error {

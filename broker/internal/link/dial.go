@@ -62,11 +62,17 @@ func (c *Conn) CheckVersion() error {
 // which version it is. One that does not say a version passes.
 func (c *Conn) Has(minor, patch int) (version string, ok bool) {
 	version = c.NATS().ConnectedServerVersion()
+	return version, AtLeast(version, minor, patch)
+}
+
+// AtLeast reports whether a server's version is 2.minor.patch or later. What is no
+// version passes.
+func AtLeast(version string, minor, patch int) bool {
 	actual := make([]int, 3)
 	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &actual[0], &actual[1], &actual[2]); n < 2 {
-		return version, true
+		return true
 	}
-	return version, slices.Compare(actual, []int{2, minor, patch}) >= 0
+	return slices.Compare(actual, []int{2, minor, patch}) >= 0
 }
 
 // checkJetStream fails for a server without JetStream and for a user without an inbox.

@@ -17,9 +17,10 @@ type watch struct {
 	number uint64     // of the latest
 }
 
-// sighting is a connection that was seen to be up. It still is while lost is empty: the
-// client writes to that under the lock under which it changes its state. Nobody reads
-// it, so a connection that is lost stays lost.
+// sighting is a connection that was seen to be up. The client writes a status into lost
+// when the connection goes down, under the lock under which it changes its state. While
+// lost is empty, the connection is still up. Nobody reads from lost, so a connection that
+// is lost stays lost.
 type sighting struct {
 	lost   chan nats.Status
 	number uint64

@@ -24,9 +24,9 @@ var asyncPublishes = sync.Pool{New: func() any { return &asyncPublish{publicatio
 // PublishAsync returns when the message is sent, and tells done when the publish is
 // over. If it returns an error, it does not tell done.
 //
-// It waits for the connection, for the stream, and for room: in the window there must
-// be fewer publishes without an answer, and as few may wait for their turn to be told.
-// It does not wait for the latter when it is called by done itself. The context bounds
+// It waits for the connection, for the stream, and for room: fewer publishes than the
+// window has may be without an answer, and fewer may wait for their done to be called.
+// Called from done, it does not wait for other calls of done. The context bounds
 // this, and its deadline the whole publish; to cancel it later changes nothing.
 func (p *Publisher) PublishAsync(ctx context.Context, m Message, done Done) error {
 	a := asyncPublishes.Get().(*asyncPublish)

@@ -18,7 +18,7 @@ const maxFileRecord = 32 << 20
 func refusal(err *jetstream.APIError, st *streams.Stream) result {
 	switch err.ErrorCode {
 	case fault.CodeTemporarilyAway, fault.CodeStreamOffline, fault.CodeTooManyRequests:
-		return result{outcome: busy, err: err}
+		return result{outcome: busy, err: fault.API(err)}
 	case fault.CodeWrongLastSequence:
 		return alreadyWaits(err, st)
 	case fault.CodeTTLDisabled, fault.CodeSchedulesDisabled:

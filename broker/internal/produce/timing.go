@@ -49,9 +49,6 @@ func (p *publication) forgo() {
 // the message the subject and the headers for that.
 func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*streams.Stream, error) {
 	p.topics = st
-	for _, key := range timedHeaders { // of an earlier try, for another stream
-		delete(p.msg.Header, key)
-	}
 	if p.timing.TTL > 0 {
 		var err error
 		if st, err = p.publisher.streams.WithTTL(ctx, p.rules, st); err != nil {
@@ -59,6 +56,7 @@ func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*strea
 		}
 		p.topics = st
 		if p.timing.Due.IsZero() {
+			p.untimed()
 			p.msg.Header[wire.TTLHeader] = []string{wire.Seconds(p.timing.TTL)}
 			return st, nil
 		}
@@ -81,6 +79,7 @@ func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*strea
 	if passed && p.sent.IsZero() {
 		return p.unscheduled(later.Stream, target), nil
 	}
+	p.untimed()
 	p.msg.Subject = wire.LaterSubject(st.Name, p.topic, p.id)
 	wire.SetSchedule(p.msg.Header, p.timing.Due, target, p.id, !p.ownID, p.timing.TTL)
 	return later.Stream, nil
@@ -88,11 +87,21 @@ func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*strea
 
 // unscheduled sends the message as it is: its time has passed.
 func (p *publication) unscheduled(st *streams.Stream, subject string) *streams.Stream {
+	p.untimed()
 	p.msg.Subject = subject
 	if p.timing.TTL > 0 {
 		p.msg.Header[wire.TTLHeader] = []string{wire.Seconds(p.timing.TTL)}
 	}
 	return st
+}
+
+// untimed takes away what an earlier try, for another stream, has put into the header.
+// It is called only when the stream of the next try is known: without one, the message
+// is sent as before.
+func (p *publication) untimed() {
+	for _, key := range timedHeaders {
+		delete(p.msg.Header, key)
+	}
 }
 
 // gone has the stream looked up again if it is not there.

@@ -49,6 +49,7 @@ type Pull struct {
 	idle      int           // requests in a row that brought nothing
 	asked     requestBody   // the latest request
 	made      time.Time     // when that was made
+	heard     time.Time     // when the server last sent something
 	madeOn    uint64        // the number of the connection that the latest was made on
 	first     uint64        // the number of the oldest request that may be under way
 	latest    uint64        // the number of the latest
@@ -72,8 +73,8 @@ const statusSlots = 24
 // one. It expects far less, at most batchBytes. That makes four requests at a time.
 const requestBytes = 16 << 20
 
-// spareBytes is what must be left for another request. With less, some of the requests
-// under way had better end first.
+// spareBytes is what must be left for another request. With less, the next request
+// waits until some of those under way have ended.
 const spareBytes = requestBytes / 16
 
 // severalWaiting is the least MaxWaiting of a consumer that allows several requests
@@ -267,13 +268,25 @@ func heartbeat(wait time.Duration, subscriptions int) time.Duration {
 	return beat.Truncate(time.Millisecond)
 }
 
-// Silence returns how long nothing may come before the latest request counts as lost.
-func (p *Pull) Silence() time.Duration {
+// leastSilence is how long to wait at least: the client may still have to hand on what
+// has come.
+const leastSilence = 100 * time.Millisecond
+
+// Heard notes that the server has sent something to the inbox at that time.
+func (p *Pull) Heard(now time.Time) { p.heard = now }
+
+// Silence returns how much longer nothing may come before the requests under way count
+// as lost. It counts from the latest request, or from what the server has sent since.
+func (p *Pull) Silence(now time.Time) time.Duration {
+	since := p.made
+	if p.heard.After(since) {
+		since = p.heard
+	}
 	silence := p.asked.Expires + time.Second
 	if beat := p.asked.Heartbeat; beat > 0 {
 		silence = min(silence, 2*beat+time.Second, beat+5*time.Second)
 	}
-	return silence
+	return max(since.Add(silence).Sub(now), leastSilence)
 }
 
 // Accept looks at a message from the inbox. It returns true for a delivery. For a

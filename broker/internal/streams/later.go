@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -50,9 +51,6 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *Rules, s *Stream) (*Strea
 	if s.TTL {
 		return s, nil
 	}
-	if version, ok := ss.conn.Has(minorTTL, 0); !ok {
-		return nil, fmt.Errorf("%w: a time to live needs nats-server 2.%d, and this one is %s", fault.ErrUnsupported, minorTTL, version)
-	}
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -60,6 +58,9 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *Rules, s *Stream) (*Strea
 	sc, err := ss.config(ctx, s.Name)
 	if err != nil {
 		return nil, err
+	}
+	if version := ss.serverOf(sc); !link.AtLeast(version, minorTTL, 0) {
+		return nil, fmt.Errorf("%w: a time to live needs nats-server 2.%d, and that of stream %s is %s", fault.ErrUnsupported, minorTTL, s.Name, version)
 	}
 	if !sc.AllowMsgTTL {
 		if !s.Ours || rules.OthersStreams {
@@ -88,9 +89,6 @@ func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, 
 	if l := s.later.Load(); l != nil && time.Since(l.checked) < laterFreshness {
 		return l, nil
 	}
-	if version, ok := ss.conn.Has(minorSchedules, 0); !ok {
-		return nil, fmt.Errorf("%w: to deliver a message later needs nats-server 2.%d, and this one is %s", fault.ErrUnsupported, minorSchedules, version)
-	}
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -102,13 +100,16 @@ func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, 
 	if err != nil {
 		return nil, err
 	}
+	version := ss.serverOf(sc)
+	if !link.AtLeast(version, minorSchedules, 0) {
+		return nil, fmt.Errorf("%w: to deliver a message later needs nats-server 2.%d, and that of stream %s is %s", fault.ErrUnsupported, minorSchedules, s.Name, version)
+	}
 	l := &Later{MaxMsg: max(int(sc.MaxMsgSize), 0), checked: time.Now()}
-	version, companions := ss.conn.Has(minorCompanion, 0)
 	may := s.Ours && !rules.OthersStreams
 	switch {
 	case sc.AllowMsgSchedules && wire.CoversAny(sc.Subjects, wire.LaterPattern(s.Name)) && sc.Retention != jetstream.InterestPolicy:
 		l.Stream, l.Direct = s, true
-	case companions:
+	case link.AtLeast(version, minorCompanion, 0):
 		l.Stream, err = ss.companion(ctx, s, sc, may)
 	default:
 		l.Stream, l.Direct = s, true
@@ -181,7 +182,7 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 			fault.ErrUnsupported, s.Name, wire.LaterPattern(s.Name), name, wire.DuePattern(s.Name), s.Name, wire.DuePattern(s.Name))
 	}
 	if !ready {
-		if err := ss.makeCompanion(ctx, s, sc, missing); err != nil {
+		if err := ss.readyCompanion(ctx, s, sc, lc, missing); err != nil {
 			return nil, err
 		}
 	}
@@ -198,8 +199,22 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 	return ss.Info(ctx, name)
 }
 
+// readyCompanion makes the companion of a stream, or adds to one that is there, lc, what
+// it lacks. The rest of that stays as it is: an operator may have tuned it.
+func (ss *Streams) readyCompanion(ctx context.Context, s *Stream, sc, lc jetstream.StreamConfig, missing bool) (err error) {
+	if missing {
+		lc, err = ss.makeCompanion(ctx, s, sc)
+	} else {
+		lc, err = ss.mendCompanion(ctx, s, lc)
+	}
+	if err == nil && !lc.AllowMsgSchedules {
+		err = unknownSchedules(lc.Name, minorCompanion)
+	}
+	return err
+}
+
 // makeCompanion makes the companion of a stream, on the same servers and as safe.
-func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.StreamConfig, missing bool) error {
+func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.StreamConfig) (jetstream.StreamConfig, error) {
 	lc := jetstream.StreamConfig{
 		Name:              wire.LaterStream(s.Name),
 		Description:       "messages of stream " + s.Name + " that are delivered later",
@@ -215,30 +230,42 @@ func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.St
 		AllowMsgSchedules: true,
 		Metadata:          Owned(nil),
 	}
-	if !missing {
-		there, err := ss.Info(ctx, lc.Name)
-		if err == nil && !there.Ours {
-			return fmt.Errorf("%w: stream %s is not of this broker and lacks allow_msg_schedules, allow_msg_ttl or the subjects %s and %s",
-				fault.ErrUnsupported, lc.Name, lc.Subjects[0], lc.Subjects[1])
-		}
-		if err != nil {
-			return err
-		}
-		if lc, err = ss.change(ctx, lc); err != nil {
-			return err
-		}
-	} else {
-		info, err := ss.request(ctx, lc)
-		if err != nil {
-			return fmt.Errorf("create stream %s: %w", lc.Name, err)
-		}
-		lc = info.Config
-		ss.conn.Log().Info(fmt.Sprintf("created stream %s, where messages of stream %s wait that are delivered later", lc.Name, s.Name), "stream", lc.Name)
+	info, err := ss.request(ctx, lc)
+	if err != nil {
+		return lc, fmt.Errorf("create stream %s: %w", lc.Name, err)
 	}
-	if !lc.AllowMsgSchedules {
-		return unknownSchedules(lc.Name, minorCompanion)
+	ss.conn.Log().Info(fmt.Sprintf("created stream %s, where messages of stream %s wait that are delivered later", lc.Name, s.Name), "stream", lc.Name)
+	return info.Config, nil
+}
+
+// mendCompanion adds to the companion of a stream what it lacks.
+func (ss *Streams) mendCompanion(ctx context.Context, s *Stream, lc jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+	wanted := []string{wire.LaterPattern(s.Name), wire.DuePattern(s.Name)}
+	if _, ours := lc.Metadata[OwnerKey]; !ours {
+		return lc, fmt.Errorf("%w: stream %s is not of this broker and lacks allow_msg_schedules, allow_msg_ttl or the subjects %s and %s",
+			fault.ErrUnsupported, lc.Name, wanted[0], wanted[1])
 	}
-	return nil
+	lc.AllowRollup, lc.AllowMsgTTL, lc.AllowMsgSchedules = true, true, true
+	for _, subject := range wanted {
+		if !wire.CoversAny(lc.Subjects, subject) {
+			lc.Subjects = append(slices.Clip(lc.Subjects), subject)
+		}
+	}
+	return ss.change(ctx, lc)
+}
+
+// serverVersion is the metadata in which a server says its version, since nats-server
+// 2.11 (ADR-44).
+const serverVersion = "_nats.ver"
+
+// serverOf returns the version of the server that a stream is on. That need not be the
+// one that the client is connected to, such as a leaf node. Before nats-server 2.11 it
+// does not say, and the connected one is taken for it.
+func (ss *Streams) serverOf(sc jetstream.StreamConfig) string {
+	if version := sc.Metadata[serverVersion]; version != "" {
+		return version
+	}
+	return ss.conn.NATS().ConnectedServerVersion()
 }
 
 // config asks the server for the configuration of a stream.

@@ -57,7 +57,7 @@ func LaterPattern(stream string) string { return laterToken + "." + stream + ".>
 // DuePattern covers the subjects of messages of a stream that are due.
 func DuePattern(stream string) string { return dueToken + "." + stream + ".>" }
 
-// LaterSubject is the subject of one schedule. Two ids of a topic have two.
+// LaterSubject is the subject of one schedule. Each id of a topic has its own.
 func LaterSubject(stream, topic, id string) string {
 	return laterToken + "." + stream + "." + topic + "." + idToken(id)
 }
