@@ -265,3 +265,21 @@ func TestBatchFollowsTheHandlers(t *testing.T) {
 		t.Errorf("a fixed size is %d, early %v", b.next(), b.early(0))
 	}
 }
+
+func TestSilenceCountsFromTheRequestAndWhatCameSince(t *testing.T) {
+	now := time.Now()
+	p := &Pull{wait: maxWait, made: now}
+	if d := p.Silence(now); d != 20*time.Second {
+		t.Errorf("%v after the request", d)
+	}
+	if d := p.Silence(now.Add(15 * time.Second)); d != 5*time.Second {
+		t.Errorf("%v after 15 s without a word", d)
+	}
+	p.Heard(now.Add(15 * time.Second))
+	if d := p.Silence(now.Add(16 * time.Second)); d != 19*time.Second {
+		t.Errorf("%v, one second after a heartbeat", d)
+	}
+	if d := p.Silence(now.Add(time.Hour)); d != leastSilence {
+		t.Errorf("%v after an hour", d)
+	}
+}
