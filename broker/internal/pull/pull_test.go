@@ -268,7 +268,7 @@ func TestBatchFollowsTheHandlers(t *testing.T) {
 
 func TestSilenceCountsFromTheRequestAndWhatCameSince(t *testing.T) {
 	now := time.Now()
-	p := &Pull{wait: maxWait, made: now}
+	p := &Pull{asked: requestBody{Expires: maxWait, Heartbeat: 15 * time.Second}, made: now}
 	if d := p.Silence(now); d != 20*time.Second {
 		t.Errorf("%v after the request", d)
 	}
