@@ -96,6 +96,8 @@ type ConsumerState struct {
 	AckPending    int    // delivered to any subscriber of this consumer, not yet settled
 	MaxAckPending int    // how large AckPending may become; 0 means that there is no bound
 	Retries       int    // of AckPending, those that have failed here and wait for their delay; 10,000 at most
+
+	PausedUntil time.Time // somebody has paused the consumer, and nothing is delivered until then; zero: it is not paused
 }
 
 // Held is the event of [Hooks.Held].

@@ -36,7 +36,7 @@ func (o observer) Recovered() {
 // Learned tells hooks how many messages wait.
 func (o observer) Learned(st consume.State) {
 	emit(o.s.hooks, o.s.hooks.consumerState, o.s.base, ConsumerState{
-		Subscription: o.s.identity(), Pending: st.Pending, AckPending: st.AckPending, MaxAckPending: st.MaxAckPending, Retries: st.Retries,
+		Subscription: o.s.identity(), Pending: st.Pending, AckPending: st.AckPending, MaxAckPending: st.MaxAckPending, Retries: st.Retries, PausedUntil: st.PausedUntil,
 	})
 }
 

@@ -115,8 +115,8 @@ func (p *Page) Hooks() jsbroker.Hooks {
 		Handled: func(ctx context.Context, e jsbroker.Handled) {
 			if s := p.of(ctx); s != nil {
 				trace := s.handled(&e)
-				if e.Err != nil {
-					p.failed(s, &e, trace)
+				if e.Err != nil || e.Snoozed {
+					p.unfinished(s, &e, trace)
 				}
 			}
 		},
@@ -192,12 +192,15 @@ func (p *Page) connectionChanged(_ context.Context, e jsbroker.ConnectionChanged
 	c.change(e)
 }
 
-// failed remembers a handler's failure, and the retry that it leads to.
-func (p *Page) failed(s *subscription, e *jsbroker.Handled, trace string) {
+// unfinished remembers a handler's failure, and the retry that it or a snooze leads to.
+func (p *Page) unfinished(s *subscription, e *jsbroker.Handled, trace string) {
 	now := time.Now()
 	f := failure{at: now, of: s.name, message: messageOf(&e.Delivery, trace), what: "failed", result: string(e.Result), err: text(e.Err)}
 	if e.Panicked {
 		f.what = "panicked"
+	}
+	if e.Err != nil {
+		s.failed(f.err, now)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,9 +210,11 @@ func (p *Page) failed(s *subscription, e *jsbroker.Handled, trace string) {
 		if len(p.retries) >= maxRetries {
 			p.retries = p.retries[1:]
 		}
-		p.retries = append(p.retries, retry{s: s, message: f.message, due: now.Add(e.Delay)})
+		p.retries = append(p.retries, retry{s: s, message: f.message, due: now.Add(e.Delay), snoozed: e.Snoozed})
 	}
-	p.failures.add(&f)
+	if e.Err != nil {
+		p.failures.add(&f)
+	}
 }
 
 // retried forgets a retry that this process has got.

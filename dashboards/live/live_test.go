@@ -30,7 +30,10 @@ type state struct {
 		Handled              map[string]uint64
 		Failures             uint64
 		BackoffAttempt       int
-		Ended                *time.Time
+		Ended, PausedUntil   *time.Time
+		AckPending           *int
+		MaxAckPending        int
+		LastFailure          string
 	}
 	InFlight, Retries, Found []item
 	Failures                 []struct {
@@ -241,6 +244,42 @@ func TestTwoPagesAndTwoBrokers(t *testing.T) {
 	}
 }
 
+func TestWhatTheServerSaysOfTheConsumerIsShown(t *testing.T) {
+	page := live.New()
+	h := page.Hooks()
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: jsbroker.Subscription{Topic: "orders"}})
+	until := time.Now().Add(time.Hour)
+	h.ConsumerState(ctx, jsbroker.ConsumerState{Pending: 9, AckPending: 3, MaxAckPending: 5, PausedUntil: until})
+	s := get(t, page, "").Subscriptions[0]
+	if s.Pending != 9 || *s.AckPending != 3 || s.MaxAckPending != 5 || s.PausedUntil == nil || !s.PausedUntil.Equal(until) {
+		t.Errorf("subscription %+v", s)
+	}
+	h.ConsumerState(ctx, jsbroker.ConsumerState{})
+	if s := get(t, page, "").Subscriptions[0]; s.PausedUntil != nil {
+		t.Errorf("still paused until %v", s.PausedUntil)
+	}
+}
+
+// What a handler has put off is among the retries, and no failure.
+func TestSnoozedMessagesWait(t *testing.T) {
+	page := live.New()
+	h := page.Hooks()
+	sub := jsbroker.Subscription{Topic: "orders"}
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
+	d := jsbroker.Delivery{Subscription: sub, Subject: "orders", StreamSequence: 7, ConsumerSequence: 1, NumDelivered: 1}
+	h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
+	h.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultNak, Delay: time.Hour, Snoozed: true})
+	s := get(t, page, "7")
+	if len(s.Retries) != 1 || s.Retries[0].State != "snoozed" || len(s.Failures) != 0 || s.Subscriptions[0].LastFailure != "" || len(s.Found) != 2 {
+		t.Errorf("retries %+v, failures %+v, found %+v", s.Retries, s.Failures, s.Found)
+	}
+	d.NumDelivered, d.ConsumerSequence = 2, 2
+	h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
+	if s := get(t, page, ""); len(s.Retries) != 0 {
+		t.Errorf("retries %+v", s.Retries)
+	}
+}
+
 func TestEndedSubscriptionsAreShown(t *testing.T) {
 	page := live.New()
 	h := page.Hooks()
@@ -283,17 +322,46 @@ func TestThePageInABrowser(t *testing.T) {
 	}
 }
 
+// What the page costs per delivery is the difference between the two.
 func BenchmarkDelivery(b *testing.B) {
-	page := live.New()
-	h := page.Hooks()
 	sub := jsbroker.Subscription{Topic: "orders", Queue: "q", Stream: "ORDERS", Consumer: "q"}
-	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
 	header := map[string]string{"traceparent": "00-" + trace + "-00f067aa0ba902b7-01", "Content-Type": "application/json"}
-	d := jsbroker.Delivery{Subscription: sub, Subject: "orders", MessageID: "id", NumDelivered: 1, StoredAt: time.Now()}
-	b.ReportAllocs()
-	for b.Loop() {
+	for name, h := range map[string]jsbroker.Hooks{
+		"without": {
+			SubscriptionStart: func(ctx context.Context, _ jsbroker.SubscriptionStart) context.Context { return ctx },
+			HandleStart:       func(ctx context.Context, _ jsbroker.HandleStart) context.Context { return ctx },
+			Handled:           func(context.Context, jsbroker.Handled) {},
+		},
+		"with": live.New().Hooks(),
+	} {
+		b.Run(name, func(b *testing.B) {
+			ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
+			d := jsbroker.Delivery{Subscription: sub, Subject: "orders", MessageID: "id", NumDelivered: 1, StoredAt: time.Now()}
+			b.ReportAllocs()
+			for b.Loop() {
+				d.ConsumerSequence++
+				h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d, Header: header, Lag: time.Millisecond})
+				h.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultAck})
+			}
+		})
+	}
+}
+
+// The page allocates nothing for a delivery that succeeds.
+func TestADeliveryAllocatesNothing(t *testing.T) {
+	h := live.New().Hooks()
+	sub := jsbroker.Subscription{Topic: "orders", Queue: "q"}
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
+	d := jsbroker.Delivery{Subscription: sub, Subject: "orders", NumDelivered: 1, StoredAt: time.Now()}
+	one := func() {
 		d.ConsumerSequence++
-		h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d, Header: header, Lag: time.Millisecond})
+		h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
 		h.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultAck})
+	}
+	for range 1000 { // until the ring of recent deliveries is full
+		one()
+	}
+	if n := testing.AllocsPerRun(1000, one); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }

@@ -79,6 +79,18 @@ type retry struct {
 	s       *subscription
 	message message
 	due     time.Time
+	snoozed bool // the handler has asked for it, and nothing has failed
+}
+
+func (r *retry) json() messageJSON {
+	state := "waits for its retry"
+	if r.snoozed {
+		state = "snoozed"
+	}
+	m := r.message.json(r.s.name, state)
+	due := r.due
+	m.Due = &due
+	return m
 }
 
 // connection is what is known of a broker's connection.
@@ -122,6 +134,8 @@ type subscriptionState struct {
 	consumer   string // its name now
 	pending    uint64
 	ackPending int
+	ackLimit   int       // of ackPending; 0 means none
+	paused     time.Time // until when the consumer is paused
 	askedAt    time.Time // when the server told ackPending
 	results    results
 	failures   uint64
@@ -129,6 +143,8 @@ type subscriptionState struct {
 	until      time.Time // the end of the back-off
 	err        string
 	errAt      time.Time
+	failure    string // what a handler has returned last
+	failureAt  time.Time
 	ended      time.Time
 }
 
@@ -209,7 +225,15 @@ func (s *subscription) consumerState(e jsbroker.ConsumerState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.pending, s.state.ackPending, s.state.askedAt = e.Pending, e.AckPending, time.Now()
+	s.state.ackLimit, s.state.paused = e.MaxAckPending, e.PausedUntil
 	s.state.consumer = e.Consumer
+}
+
+// failed notes what a handler has returned.
+func (s *subscription) failed(err string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.failure, s.state.failureAt = err, at
 }
 
 func (s *subscription) fetchFailed(e jsbroker.FetchError) {

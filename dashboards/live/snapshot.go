@@ -50,12 +50,16 @@ type subscriptionJSON struct {
 	Running     int               `json:"running"`
 	Pending     uint64            `json:"pending"`
 	AckPending  *int              `json:"ackPending,omitempty"`
+	AckLimit    int               `json:"maxAckPending,omitempty"`
+	PausedUntil *time.Time        `json:"pausedUntil,omitempty"`
 	Handled     map[string]uint64 `json:"handled"`
 	Failures    uint64            `json:"failures"`
 	Attempt     int               `json:"backoffAttempt,omitempty"`
 	BackoffEnds *time.Time        `json:"backoffEnds,omitempty"`
-	LastError   string            `json:"lastError,omitempty"`
+	LastError   string            `json:"lastError,omitempty"` // of a fetch
 	LastErrorAt *time.Time        `json:"lastErrorAt,omitempty"`
+	LastFailure string            `json:"lastFailure,omitempty"` // of a handler
+	FailedAt    *time.Time        `json:"lastFailureAt,omitempty"`
 }
 
 type messageJSON struct {
@@ -111,9 +115,7 @@ func (p *Page) snapshot(query string) snapshot {
 		s.Connections = append(s.Connections, c.json())
 	}
 	for _, r := range p.retries {
-		m := r.message.json(r.s.name, "waits for its retry")
-		m.Due = &r.due
-		s.Retries = append(s.Retries, m)
+		s.Retries = append(s.Retries, r.json())
 	}
 	for _, f := range p.failures.latest() {
 		s.Failures = append(s.Failures, f.json())
@@ -175,10 +177,14 @@ func (s *subscription) snapshot(now time.Time) (state subscriptionJSON, running,
 		Since: s.since, Ended: set(s.state.ended), Running: len(s.running), Pending: s.state.pending,
 		Handled: s.state.results.byName(), Failures: s.state.failures,
 		LastError: s.state.err, LastErrorAt: set(s.state.errAt),
+		LastFailure: s.state.failure, FailedAt: set(s.state.failureAt),
+	}
+	if s.state.paused.After(now) {
+		state.PausedUntil = set(s.state.paused)
 	}
 	if now.Sub(s.state.askedAt) < ackPendingAge {
 		ackPending := s.state.ackPending
-		state.AckPending = &ackPending
+		state.AckPending, state.AckLimit = &ackPending, s.state.ackLimit
 	}
 	if s.state.attempt > 0 {
 		state.Attempt, state.BackoffEnds = s.state.attempt, set(s.state.until)

@@ -13,15 +13,21 @@ type State struct {
 	AckPending    int    // delivered to any subscriber of the consumer, not yet settled
 	MaxAckPending int    // at that many the server delivers nothing new; 0: no bound
 	Retries       int    // failed in this subscription, and waiting for their delay
+
+	PausedUntil time.Time // nothing is delivered until then; zero: the consumer is not paused
 }
 
 // StateOf returns what the server has said.
 func StateOf(info *jetstream.ConsumerInfo) State {
-	return State{
+	s := State{
 		Pending:       info.NumPending,
 		AckPending:    info.NumAckPending,
 		MaxAckPending: max(info.Config.MaxAckPending, 0),
 	}
+	if info.Paused && info.Config.PauseUntil != nil {
+		s.PausedUntil = *info.Config.PauseUntil
+	}
+	return s
 }
 
 // full reports whether messages wait only because too many others are not settled.
