@@ -49,6 +49,7 @@ type Published struct {
 // SubscriptionStart is the event of [Hooks.SubscriptionStart].
 type SubscriptionStart struct {
 	Subscription
+	Concurrency int // how many handlers may run at a time, see [WithConcurrency] and [Concurrency]
 }
 
 // SubscriptionEnd is the event of [Hooks.SubscriptionEnd].
@@ -188,6 +189,8 @@ type Handled struct {
 	Err       error         // what the handler returned, or a *[PanicError]; nil for a [Snooze]
 	Panicked  bool          // the handler panicked: Err is, or wraps, a *[PanicError]
 	Snoozed   bool          // the handler has returned a [Snooze]: Result is [ResultNak], and nothing has failed
+	Deferred  bool          // Err is, or wraps, a [RetryAfter]: the handler has said itself when to try again
+	Discarded bool          // Err is, or wraps, a [Discard]
 	SettleErr error         // the acknowledgement could not be sent
 }
 

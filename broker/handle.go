@@ -19,6 +19,8 @@ type outcome struct {
 	panicked *PanicError
 	snooze   *snoozeError // nil unless err asks for no more than that
 	returned bool
+
+	deferred, discarded bool // err is a RetryAfter, or a Discard
 }
 
 // handle runs the user's handler on a message and settles it. The worker calls
@@ -70,6 +72,7 @@ func (s *subscription) conclude(e *event) {
 	defer func() {
 		h.Result, h.Delay, h.SettleErr = s.settle(e)
 		h.Snoozed = o.snooze != nil && h.Result == ResultNak
+		h.Deferred, h.Discarded = o.deferred, o.discarded
 		if len(s.hooks.handled) > 0 {
 			h.Delivery = s.delivery(e.d)
 			emit(s.hooks, s.hooks.handled, e.d.Context, h)

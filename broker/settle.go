@@ -39,7 +39,8 @@ func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration
 	discarded := findError[*discardError](err) != nil
 	exhausted, byServer := d.Exhausted()
 	last := exhausted && byServer // the server makes no more deliveries
-	delay := s.retryDelay(d, err)
+	delay, deferred := s.retryDelay(d, err)
+	e.outcome.discarded, e.outcome.deferred = discarded, deferred && !discarded
 	switch {
 	case (discarded || exhausted) && s.deadLetters(d):
 		s.logFailure(e, "; next: dead letter")
@@ -68,12 +69,13 @@ func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration
 	return settled(d.Settle(consume.Nak, delay))
 }
 
-// retryDelay is how long a message that has failed waits for its next delivery.
-func (s *subscription) retryDelay(d *consume.Delivery, err error) time.Duration {
+// retryDelay is how long a message that has failed waits for its next delivery, and
+// whether the handler has said so.
+func (s *subscription) retryDelay(d *consume.Delivery, err error) (delay time.Duration, deferred bool) {
 	if retry := findError[*retryError](err); retry != nil {
-		return retry.delay
+		return retry.delay, true
 	}
-	return backoff.Redelivery(d.Deliveries(), s.core.Consumer().Config.BackOff)
+	return backoff.Redelivery(d.Deliveries(), s.core.Consumer().Config.BackOff), false
 }
 
 // inTime says a delay in a log line: "at once", or "in 2s".

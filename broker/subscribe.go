@@ -91,7 +91,7 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	if err != nil {
 		return nil, err
 	}
-	s.base = start(s.hooks, s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity()})
+	s.base = start(s.hooks, s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity(), Concurrency: len(s.bodies)})
 	observer{s}.Learned(state)
 	s.unwatch = context.AfterFunc(request.Context, func() { _ = s.Unsubscribe() })
 	s.core.Begin(s.base, headStart(handler))

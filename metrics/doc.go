@@ -17,16 +17,20 @@
 //	micro_broker_published_total{topic}                      counter    messages that the stream acknowledged, duplicates included
 //	micro_broker_publish_errors_total{topic,reason}          counter    publishes that failed
 //	micro_broker_publish_duration_seconds{topic}             histogram  from the call of Publish until the outcome is known, failures included
+//	micro_broker_published_bytes_total{topic}                counter    bytes of the bodies of published messages
 //	micro_broker_duplicates_total{topic}                     counter    messages whose id the stream already had
 //
 // Subscribing. The series of subscribe_errors_total exist from the first error:
 //
 //	micro_broker_active_subscriptions{topic,queue}           gauge      active subscriptions
+//	micro_broker_subscription_info{topic,queue,stream,consumer}  gauge  always 1; the consumer that the subscription began with
+//	micro_broker_concurrency{topic,queue}                    gauge      how many handlers may run at a time
 //	micro_broker_subscribe_errors_total{topic,reason}        counter    calls of Subscribe that returned an error
 //
 // Fetching:
 //
 //	micro_broker_fetched_total{topic,queue}                  counter    fetched messages
+//	micro_broker_fetched_bytes_total{topic,queue}            counter    bytes fetched, headers included
 //	micro_broker_fetches_total{topic,queue}                  counter    fetches that brought messages; the batch size is fetched_total divided by this
 //	micro_broker_fetch_errors_total{topic,queue,reason}      counter    failed fetches; a poll that finds no message is no failure
 //	micro_broker_backoffs_total{topic,queue}                 counter    pauses after a failed fetch; equals the sum of fetch_errors_total over all reasons
@@ -47,12 +51,17 @@
 // Handling, once per delivery:
 //
 //	micro_broker_in_flight{topic,queue}                      gauge      running handlers
+//	micro_broker_oldest_in_flight_seconds{topic,queue}       gauge      for how long the handler runs that has started first; 0 while none runs
 //	micro_broker_handled_total{topic,queue,result}           counter    handled deliveries; result is ack, nak, term or none
 //	micro_broker_snoozed_total{topic,queue}                  counter    those of handled_total whose handler returned Snooze; result is nak
 //	micro_broker_handler_errors_total{topic,queue}           counter    handlers that returned an error, without panics and snoozes
+//	micro_broker_deferred_total{topic,queue}                 counter    those of handler_errors_total that were RetryAfter: planned
+//	micro_broker_discarded_total{topic,queue}                counter    those of handler_errors_total that were Discard
+//	micro_broker_late_deliveries_total{topic,queue}          counter    those of handled_total that were the fifth delivery of their message or a later one, snoozes aside
 //	micro_broker_handler_panics_total{topic,queue}           counter    handlers that panicked or ended their goroutine
 //	micro_broker_handler_duration_seconds{topic,queue}       histogram  duration of the handler alone, failures included
 //	micro_broker_delivery_lag_seconds{topic,queue}           histogram  from storing in the stream until the handler starts; first deliveries only
+//	micro_broker_end_to_end_seconds{topic,queue}             histogram  from storing in the stream until the message is acked or terminated, retries included
 //	micro_broker_redelivered_total{topic,queue}              counter    deliveries that were not the first of their message
 //
 // What else becomes of a message:
@@ -60,7 +69,7 @@
 //	micro_broker_dead_lettered_total{topic,queue}            counter    published to the dead-letter topic
 //	micro_broker_dead_letter_errors_total{topic,queue}       counter    could not be published to the dead-letter topic, and kept
 //	micro_broker_exhausted_total{topic,queue}                counter    the last permitted delivery failed; the message stays in the stream
-//	micro_broker_skipped_total{topic,queue}                  counter    fetched but not handled: its ack wait had passed, or it was a second delivery
+//	micro_broker_skipped_total{topic,queue,reason}           counter    fetched but not handled: expired, or a second delivery of what is running, handled or discarded
 //	micro_broker_markers_total{topic,queue}                  counter    delete markers of the stream: acknowledged, not handled, and not in skipped_total
 //	micro_broker_returned_total{topic,queue}                 counter    fetched but given back, at the end or behind handlers that hang
 //	micro_broker_settle_errors_total{topic,queue,result}     counter    an ack, nak or term that could not be sent or was not confirmed
@@ -122,8 +131,9 @@
 // publishing. Series for other reasons start with the first such failure.
 //
 // When the last subscription of a topic and queue ends, its gauges
-// (active_subscriptions, in_flight, pending, backoff_seconds, ack_pending,
-// max_ack_pending, retries) end too. Its counters
+// (active_subscriptions, subscription_info, concurrency, in_flight,
+// oldest_in_flight_seconds, pending, backoff_seconds, ack_pending, max_ack_pending,
+// retries) end too. Its counters
 // and histograms stay, until 1000 other topics and queues have ended since. So a
 // service that restarts a subscription continues its counters, and one that
 // subscribes to ever new topics does not add series for ever.

@@ -123,7 +123,7 @@ func TestNativeHistograms(t *testing.T) {
 	h, reg := newHooks(t)
 	ctx := handlerContext(t, h, sampled(context.Background(), trace.FlagsSampled))
 	for i := range 10 {
-		handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Duration: time.Duration(i+1) * 10 * time.Millisecond, Lag: time.Hour})
+		handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Result: jsbroker.ResultAck, Duration: time.Duration(i+1) * 10 * time.Millisecond, Lag: time.Hour})
 	}
 	h.Published(ctx, jsbroker.Published{Topic: "orders.created", Duration: time.Millisecond})
 
@@ -153,8 +153,8 @@ func TestNativeHistograms(t *testing.T) {
 			t.Errorf("%s has the native exemplars %v", f.GetName(), hist.Exemplars)
 		}
 	}
-	if seen != 3 {
-		t.Errorf("%d histograms, want 3", seen)
+	if seen != 4 {
+		t.Errorf("%d histograms, want 4", seen)
 	}
 }
 

@@ -70,6 +70,7 @@ func (o *observer) published(ctx context.Context, e jsbroker.Published) {
 		return
 	}
 	p.published.Inc()
+	p.bytes.Add(float64(max(e.Size, 0)))
 	if e.Duplicate {
 		p.duplicates.Inc()
 	}
@@ -88,7 +89,7 @@ func (o *observer) publishTopic(e jsbroker.Published) string {
 }
 
 func (o *observer) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
-	sub := o.c.subscriptions.start(e.Subscription, o.subscription(ctx))
+	sub := o.c.subscriptions.start(&e, o.subscription(ctx))
 	return context.WithValue(ctx, subscriptionKey{o.c}, sub)
 }
 
@@ -111,6 +112,7 @@ func (o *observer) fetched(ctx context.Context, e jsbroker.Fetched) {
 	if sub := o.subscription(ctx); sub != nil {
 		sub.fetches.Inc()
 		sub.fetched.Add(float64(max(e.Messages, 0)))
+		sub.fetchedBytes.Add(float64(max(e.Bytes, 0)))
 		sub.pending.Store(e.NumPending)
 	}
 }
@@ -148,6 +150,7 @@ func (o *observer) held(ctx context.Context, e jsbroker.Held) {
 func (o *observer) handleStart(ctx context.Context, e jsbroker.HandleStart) context.Context {
 	if sub := o.subscription(ctx); sub != nil {
 		sub.inFlight.Add(1)
+		sub.running.begin(e.StreamSequence, e.ConsumerSequence)
 		if e.NumDelivered > 1 {
 			sub.redelivered.Inc()
 		}
@@ -195,7 +198,7 @@ func (o *observer) skipped(ctx context.Context, e jsbroker.Skipped) {
 	case e.Reason == jsbroker.SkipMarker:
 		sub.markers.Inc()
 	default:
-		sub.skipped.Inc()
+		sub.skip(e.Reason).Inc()
 	}
 }
 
@@ -208,19 +211,26 @@ func (o *observer) handled(ctx context.Context, e jsbroker.Handled) {
 		return
 	}
 	sub.inFlight.Add(-1)
+	sub.running.end(e.StreamSequence, e.ConsumerSequence)
 	sub.handled(e.Result).Inc()
 	switch {
 	case e.Panicked:
 		sub.handlerPanics.Inc()
 	case e.Err != nil:
-		sub.handlerErrors.Inc()
+		sub.failed(&e)
 	case e.Snoozed:
 		sub.results.snoozed.Inc()
+	}
+	if e.NumDelivered >= manyDeliveries && !e.Snoozed {
+		sub.results.late.Inc()
 	}
 	traceID, sampled := sampledTrace(ctx)
 	sub.handlerDuration.observe(e.Duration, traceID, sampled)
 	if e.NumDelivered <= 1 {
 		sub.deliveryLag.observe(e.Lag, traceID, sampled)
+	}
+	if e.Result == jsbroker.ResultAck || e.Result == jsbroker.ResultTerm {
+		sub.endToEnd.observe(e.Lag+e.Duration, traceID, sampled)
 	}
 }
 

@@ -139,6 +139,7 @@ func TestBroker(t *testing.T) {
 	// From the moment Subscribe has returned.
 	subscribed := maps.Clone(zeroSeries)
 	subscribed["micro_broker_max_ack_pending"+ordersLabels] = 10000
+	subscribed["micro_broker_concurrency"+ordersLabels] = 1
 	wantScraped(t, reg, subscribed)
 
 	for _, body := range []string{"succeeds", "fails once", "panics once", "is discarded"} {
@@ -177,6 +178,8 @@ func TestBroker(t *testing.T) {
 		handledTotal(jsbroker.ResultTerm):                                                      1,
 		handledTotal(jsbroker.ResultNone):                                                      0,
 		`micro_broker_handler_errors_total` + ordersLabels:                                     2,
+		`micro_broker_discarded_total` + ordersLabels:                                          1,
+		`micro_broker_end_to_end_seconds_count` + ordersLabels:                                 5,
 		`micro_broker_handler_panics_total` + ordersLabels:                                     1,
 		`micro_broker_redelivered_total` + ordersLabels:                                        2,
 		`micro_broker_handler_duration_seconds_count` + ordersLabels:                           7,

@@ -28,6 +28,7 @@ func TestPublish(t *testing.T) {
 	expected := map[string]float64{
 		`micro_broker_published_total{topic="orders.created"}`:                1,
 		`micro_broker_duplicates_total{topic="orders.created"}`:               0,
+		`micro_broker_published_bytes_total{topic="orders.created"}`:          0,
 		`micro_broker_publish_duration_seconds_count{topic="orders.created"}`: 1,
 		`micro_broker_publish_duration_seconds_sum{topic="orders.created"}`:   1,
 	}

@@ -42,16 +42,13 @@ type series struct {
 	labels  labels
 	vectors *subscriptionVectors
 
-	fetched     prometheus.Counter
-	fetches     prometheus.Counter
-	fetchErrors map[string]prometheus.Counter // by fetchReasons; read-only
-	backoffs    prometheus.Counter
-
+	arrivals
 	results         results
 	handlerErrors   prometheus.Counter
 	handlerPanics   prometheus.Counter
 	handlerDuration *histogram
 	deliveryLag     *histogram
+	endToEnd        *histogram
 	redelivered     prometheus.Counter
 
 	fates
@@ -66,48 +63,75 @@ type series struct {
 	subscriptions map[*subscription]struct{} // the active ones; guarded by subscriptions.mu
 }
 
-// results are the counters of handled_total, and of those among the naks that the
-// handler snoozed.
-type results struct{ ack, nak, term, none, snoozed prometheus.Counter }
+// arrivals count what is fetched, and what fails in it.
+type arrivals struct {
+	fetched      prometheus.Counter
+	fetchedBytes prometheus.Counter
+	fetches      prometheus.Counter
+	fetchErrors  map[string]prometheus.Counter // by fetchReasons; read-only
+	backoffs     prometheus.Counter
+}
+
+// results are the counters of handled_total, and of those among them that the handler
+// snoozed, deferred or discarded, and that are late: the message had come often.
+type results struct{ ack, nak, term, none, snoozed, deferred, discarded, late prometheus.Counter }
+
+// manyDeliveries is from which delivery of its message on one counts as late. With the
+// default pauses that is after 15 seconds of failures: no hiccup any more.
+const manyDeliveries = 5
 
 // fates are what else becomes of a message than being handled.
 type fates struct {
-	deadLettered, deadLetterErrors, exhausted, skipped, markers, returned prometheus.Counter
+	deadLettered, deadLetterErrors, exhausted, markers, returned prometheus.Counter
+
+	skipped map[jsbroker.SkipReason]prometheus.Counter // by skipReasons; read-only
 }
+
+var skipReasons = []jsbroker.SkipReason{jsbroker.SkipExpired, jsbroker.SkipRunning, jsbroker.SkipHandled, jsbroker.SkipDiscarded}
 
 func newSeries(v *subscriptionVectors, l labels) *series {
 	s := &series{
-		labels:      l,
-		vectors:     v,
-		fetched:     l.counter(v.fetched),
-		fetches:     l.counter(v.fetches),
-		fetchErrors: make(map[string]prometheus.Counter, len(fetchReasons)),
-		backoffs:    l.counter(v.backoffs),
+		labels:  l,
+		vectors: v,
+		arrivals: arrivals{
+			fetched:      l.counter(v.fetched),
+			fetchedBytes: l.counter(v.fetchedBytes),
+			fetches:      l.counter(v.fetches),
+			fetchErrors:  make(map[string]prometheus.Counter, len(fetchReasons)),
+			backoffs:     l.counter(v.backoffs),
+		},
 		results: results{
 			ack:  l.counter(v.handled, string(jsbroker.ResultAck)),
 			nak:  l.counter(v.handled, string(jsbroker.ResultNak)),
 			term: l.counter(v.handled, string(jsbroker.ResultTerm)),
 			none: l.counter(v.handled, string(jsbroker.ResultNone)),
 
-			snoozed: l.counter(v.snoozed),
+			snoozed:   l.counter(v.snoozed),
+			deferred:  l.counter(v.deferred),
+			discarded: l.counter(v.discarded),
+			late:      l.counter(v.late),
 		},
 		handlerErrors:   l.counter(v.handlerErrors),
 		handlerPanics:   l.counter(v.handlerPanics),
 		handlerDuration: v.handlerDuration.child(l.topic, l.queue),
 		deliveryLag:     v.deliveryLag.child(l.topic, l.queue),
+		endToEnd:        v.endToEnd.child(l.topic, l.queue),
 		redelivered:     l.counter(v.redelivered),
 		fates: fates{
 			deadLettered:     l.counter(v.deadLettered),
 			deadLetterErrors: l.counter(v.deadLetterErrors),
 			exhausted:        l.counter(v.exhausted),
-			skipped:          l.counter(v.skipped),
 			markers:          l.counter(v.markers),
 			returned:         l.counter(v.returned),
+			skipped:          make(map[jsbroker.SkipReason]prometheus.Counter, len(skipReasons)),
 		},
 		subscriptions: make(map[*subscription]struct{}),
 	}
 	for _, reason := range fetchReasons {
 		s.fetchErrors[reason] = l.counter(v.fetchErrors, reason)
+	}
+	for _, reason := range skipReasons {
+		s.skipped[reason] = l.counter(v.skipped, string(reason))
 	}
 	for _, r := range []jsbroker.Result{jsbroker.ResultAck, jsbroker.ResultNak, jsbroker.ResultTerm} {
 		s.settleError(r) // exists, at zero, from now on
@@ -120,6 +144,24 @@ func (s *series) fetchError(reason string) prometheus.Counter {
 		return counter
 	}
 	return s.labels.counter(s.vectors.fetchErrors, reason)
+}
+
+// failed counts a handler's error, and what the handler has decided with it.
+func (s *series) failed(e *jsbroker.Handled) {
+	s.handlerErrors.Inc()
+	switch {
+	case e.Discarded:
+		s.results.discarded.Inc()
+	case e.Deferred:
+		s.results.deferred.Inc()
+	}
+}
+
+func (s *series) skip(r jsbroker.SkipReason) prometheus.Counter {
+	if counter, ok := s.skipped[r]; ok {
+		return counter
+	}
+	return s.labels.counter(s.vectors.skipped, label(string(r))) // from a later version of the broker
 }
 
 func (s *series) handled(r jsbroker.Result) prometheus.Counter {
@@ -148,6 +190,7 @@ type publishSeries struct {
 	vectors *publishVectors
 
 	published  prometheus.Counter
+	bytes      prometheus.Counter
 	duplicates prometheus.Counter
 	duration   *histogram
 	errors     map[string]prometheus.Counter // by publishReasons; read-only
@@ -159,6 +202,7 @@ func (v *publishVectors) newSeries(topic string) *publishSeries {
 		topic:      topic,
 		vectors:    v,
 		published:  v.published.WithLabelValues(topic),
+		bytes:      v.bytes.WithLabelValues(topic),
 		duplicates: v.duplicates.WithLabelValues(topic),
 		duration:   v.duration.child(topic),
 		errors:     make(map[string]prometheus.Counter, len(publishReasons)),

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,7 +20,8 @@ import (
 // zeroSeries is what a subscription brings into being.
 var zeroSeries = func() map[string]float64 {
 	m := map[string]float64{
-		"micro_broker_active_subscriptions" + ordersLabels: 1, // the one that is not zero
+		"micro_broker_active_subscriptions" + ordersLabels: 1, // those that are not zero
+		subscriptionInfo: 1,
 	}
 	for _, name := range []string{
 		"fetched_total", "fetches_total", "backoffs_total", "backoff_seconds",
@@ -27,7 +29,9 @@ var zeroSeries = func() map[string]float64 {
 		"handler_duration_seconds_count", "handler_duration_seconds_sum",
 		"delivery_lag_seconds_count", "delivery_lag_seconds_sum",
 		"dead_lettered_total", "dead_letter_errors_total", "exhausted_total",
-		"skipped_total", "markers_total", "returned_total", "in_flight", "pending",
+		"fetched_bytes_total", "deferred_total", "discarded_total", "late_deliveries_total",
+		"end_to_end_seconds_count", "end_to_end_seconds_sum", "concurrency", "oldest_in_flight_seconds",
+		"markers_total", "returned_total", "in_flight", "pending",
 		"ack_pending", "max_ack_pending", "retries", "order_full",
 	} {
 		m["micro_broker_"+name+ordersLabels] = 0
@@ -40,6 +44,9 @@ var zeroSeries = func() map[string]float64 {
 	}
 	for _, reason := range fetchReasons {
 		m[fetchErrors(reason)] = 0
+	}
+	for _, reason := range []jsbroker.SkipReason{"expired", "running", "handled", "discarded"} {
+		m[skippedTotal(reason)] = 0
 	}
 	return m
 }()
@@ -58,6 +65,15 @@ var gauges = []string{
 	"micro_broker_max_ack_pending" + ordersLabels,
 	"micro_broker_retries" + ordersLabels,
 	"micro_broker_order_full" + ordersLabels,
+	"micro_broker_concurrency" + ordersLabels,
+	"micro_broker_oldest_in_flight_seconds" + ordersLabels,
+	subscriptionInfo,
+}
+
+const subscriptionInfo = `micro_broker_subscription_info{consumer="billing",queue="billing",stream="ORDERS",topic="orders.*"}`
+
+func skippedTotal(reason jsbroker.SkipReason) string {
+	return fmt.Sprintf(`micro_broker_skipped_total{queue="billing",reason=%q,topic="orders.*"}`, string(reason))
 }
 
 func fetchErrors(reason string) string {
@@ -270,6 +286,12 @@ func TestDeliveries(t *testing.T) {
 			// All others stay at zero.
 			expected := maps.Clone(zeroSeries)
 			maps.Copy(expected, tt.want)
+			for _, e := range tt.events { // what is finished counts its whole time
+				if e.Result == jsbroker.ResultAck || e.Result == jsbroker.ResultTerm {
+					expected["micro_broker_end_to_end_seconds_count"+ordersLabels]++
+					expected["micro_broker_end_to_end_seconds_sum"+ordersLabels] += (e.Lag + e.Duration).Seconds()
+				}
+			}
 			if got := values(t, reg); !maps.Equal(got, expected) {
 				for name := range expected {
 					if got[name] != expected[name] {
@@ -360,7 +382,7 @@ func TestFatesOfMessages(t *testing.T) {
 	h.DeadLettered(ctx, jsbroker.DeadLettered{Delivery: d, DeadLetterTopic: "dead", Err: errBoom})
 	h.DeadLettered(ctx, jsbroker.DeadLettered{Delivery: d, DeadLetterTopic: "dead", Err: errBoom})
 	h.Exhausted(ctx, jsbroker.Exhausted{Delivery: d, Cause: errBoom})
-	h.Skipped(ctx, jsbroker.Skipped{Delivery: d})
+	h.Skipped(ctx, jsbroker.Skipped{Delivery: d, Reason: jsbroker.SkipHandled})
 	h.Skipped(ctx, jsbroker.Skipped{Delivery: d, Reason: jsbroker.SkipExpired})
 	h.Skipped(ctx, jsbroker.Skipped{Delivery: d, Reason: jsbroker.SkipMarker})
 	h.Settled(ctx, jsbroker.Settled{Delivery: d, Result: jsbroker.ResultNak, Returned: true})
@@ -370,7 +392,8 @@ func TestFatesOfMessages(t *testing.T) {
 		"micro_broker_dead_lettered_total" + ordersLabels:                                  1,
 		"micro_broker_dead_letter_errors_total" + ordersLabels:                             2,
 		"micro_broker_exhausted_total" + ordersLabels:                                      1,
-		"micro_broker_skipped_total" + ordersLabels:                                        2,
+		skippedTotal(jsbroker.SkipHandled):                                                 1,
+		skippedTotal(jsbroker.SkipExpired):                                                 1,
 		"micro_broker_markers_total" + ordersLabels:                                        1,
 		"micro_broker_returned_total" + ordersLabels:                                       1,
 		`micro_broker_settle_errors_total{queue="billing",result="ack",topic="orders.*"}`:  0,
@@ -568,4 +591,77 @@ func TestSeriesOfEndedSubscriptionsAreBounded(t *testing.T) {
 			t.Errorf("%s is left of a topic that ended long ago", name)
 		}
 	}
+}
+
+// A planned deferral is told apart from an error, and so is a message that is given up.
+func TestDecisionsOfHandlers(t *testing.T) {
+	h, reg := newHooks(t)
+	ctx := subscribe(h, orders)
+	handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Result: jsbroker.ResultNak, Err: errBoom})
+	handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Result: jsbroker.ResultNak, Err: errBoom, Deferred: true})
+	handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Result: jsbroker.ResultTerm, Err: errBoom, Discarded: true})
+	want(t, reg, map[string]float64{
+		"micro_broker_handler_errors_total" + ordersLabels: 3,
+		"micro_broker_deferred_total" + ordersLabels:       1,
+		"micro_broker_discarded_total" + ordersLabels:      1,
+	})
+}
+
+// From its fifth delivery on a message is not one that has failed by chance.
+func TestLateDeliveries(t *testing.T) {
+	h, reg := newHooks(t)
+	ctx := subscribe(h, orders)
+	for n := range uint64(7) {
+		d := delivery(orders)
+		d.NumDelivered = n + 1
+		handle(h, ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultNak, Err: errBoom})
+		handle(h, ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultNak, Snoozed: true})
+	}
+	want(t, reg, map[string]float64{"micro_broker_late_deliveries_total" + ordersLabels: 3})
+}
+
+// The oldest of the handlers that run, whichever subscription it belongs to.
+func TestOldestInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, reg := newHooks(t)
+		start := func(ctx context.Context, sequence uint64) (end func()) {
+			d := delivery(orders)
+			d.StreamSequence, d.ConsumerSequence = sequence, sequence
+			ctx = h.HandleStart(ctx, jsbroker.HandleStart{Delivery: d})
+			return func() { h.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultAck}) }
+		}
+		oldest := func(seconds float64) {
+			t.Helper()
+			want(t, reg, map[string]float64{"micro_broker_oldest_in_flight_seconds" + ordersLabels: seconds})
+		}
+		a, b := subscribe(h, orders), subscribe(h, orders)
+		first := start(a, 1)
+		time.Sleep(5 * time.Second)
+		second := start(b, 1) // a consumer that was made again counts anew
+		third := start(a, 2)
+		time.Sleep(time.Second)
+		oldest(6)
+		first()
+		oldest(1)
+		time.Sleep(time.Second)
+		third()
+		oldest(2)
+		second()
+		oldest(0)
+	})
+}
+
+// What is said at the start: how many handlers, on which consumer.
+func TestSubscriptionInfo(t *testing.T) {
+	h, reg := newHooks(t)
+	for _, consumer := range []string{"one", "two", "two"} {
+		h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{
+			Subscription: jsbroker.Subscription{Topic: "orders.*", Queue: "billing", Stream: "ORDERS", Consumer: consumer}, Concurrency: 3,
+		})
+	}
+	want(t, reg, map[string]float64{
+		`micro_broker_subscription_info{consumer="one",queue="billing",stream="ORDERS",topic="orders.*"}`: 1,
+		`micro_broker_subscription_info{consumer="two",queue="billing",stream="ORDERS",topic="orders.*"}`: 1,
+		"micro_broker_concurrency" + ordersLabels:                                                         9,
+	})
 }

@@ -26,6 +26,8 @@ type subscriptions struct {
 	retries       *prometheus.Desc
 	orderFull     *prometheus.Desc
 
+	loads loadDescs
+
 	mu    sync.Mutex
 	live  map[labels]*series // those with an active subscription
 	ended []labels           // those whose counters are kept without one; the oldest first
@@ -47,6 +49,10 @@ type subscription struct {
 	backoff atomic.Int64
 	retries atomic.Int64 // not in series either: each subscription knows its own
 	full    atomic.Bool  // as much is in hand as OrderBy permits
+	running running
+
+	of          jsbroker.Subscription // as it was at the start
+	concurrency int
 
 	// outer is the subscription in whose context this one started. A broker that has
 	// these hooks twice starts each subscription twice, one inside the other.
@@ -67,13 +73,23 @@ func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
 		retries:       desc("retries", "Messages that failed here and waited for their retry, when the server was last asked about the consumer.", "topic", "queue"),
 		orderFull:     desc("order_full", "Subscriptions with OrderBy that fetch no more, because stuck keys have as many messages in hand as permitted.", "topic", "queue"),
 
+		loads: loadDescs{
+			info:        desc("subscription_info", "Always 1. The stream and the consumer that the subscription began with.", "topic", "queue", "stream", "consumer"),
+			concurrency: desc("concurrency", "How many handlers may run at a time.", "topic", "queue"),
+			oldest:      desc("oldest_in_flight_seconds", "For how many seconds the handler runs that has started first; 0 while none runs.", "topic", "queue"),
+		},
+
 		live: make(map[labels]*series),
 	}
 }
 
+// loadDescs are gauges of what a subscription is and may do.
+type loadDescs struct{ info, concurrency, oldest *prometheus.Desc }
+
 // start adds a subscription. If it is the only one of its topic and queue, all
 // their series exist from now on, at zero.
-func (s *subscriptions) start(of jsbroker.Subscription, outer *subscription) *subscription {
+func (s *subscriptions) start(e *jsbroker.SubscriptionStart, outer *subscription) *subscription {
+	of := e.Subscription
 	l := labels{topic: label(of.Topic), queue: label(of.Queue)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,7 +101,7 @@ func (s *subscriptions) start(of jsbroker.Subscription, outer *subscription) *su
 		shared = newSeries(s.vectors, l)
 		s.live[l] = shared
 	}
-	sub := &subscription{series: shared, outer: outer}
+	sub := &subscription{series: shared, outer: outer, of: of, concurrency: e.Concurrency}
 	shared.subscriptions[sub] = struct{}{}
 	return sub
 }
@@ -124,34 +140,57 @@ func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
 	ch <- s.maxAckPending
 	ch <- s.retries
 	ch <- s.orderFull
+	ch <- s.loads.info
+	ch <- s.loads.concurrency
+	ch <- s.loads.oldest
+}
+
+// sums are what the subscriptions of one topic and queue have together.
+type sums struct {
+	backoff, oldest            time.Duration // the longest
+	retries, full, concurrency int64
+	consumers                  map[jsbroker.Subscription]bool
+}
+
+func sumOf(all map[*subscription]struct{}, now time.Time) sums {
+	s := sums{consumers: map[jsbroker.Subscription]bool{}}
+	for sub := range all {
+		s.backoff = max(s.backoff, time.Duration(sub.backoff.Load()))
+		s.oldest = max(s.oldest, sub.running.oldest(now))
+		s.retries += sub.retries.Load()
+		s.concurrency += int64(sub.concurrency)
+		s.consumers[sub.of] = true
+		if sub.full.Load() {
+			s.full++
+		}
+	}
+	return s
 }
 
 // gauges returns the gauges of the active subscriptions.
 func (s *subscriptions) gauges() []prometheus.Metric {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ms := make([]prometheus.Metric, 0, 8*len(s.live))
+	now := time.Now()
+	ms := make([]prometheus.Metric, 0, 11*len(s.live))
 	for l, shared := range s.live {
 		gauge := func(d *prometheus.Desc, v float64) {
 			ms = append(ms, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l.topic, l.queue))
 		}
-		var backoff time.Duration
-		var retries, full int64
-		for sub := range shared.subscriptions {
-			backoff = max(backoff, time.Duration(sub.backoff.Load()))
-			retries += sub.retries.Load()
-			if sub.full.Load() {
-				full++
-			}
+		sum := sumOf(shared.subscriptions, now)
+		for of := range sum.consumers {
+			ms = append(ms, prometheus.MustNewConstMetric(s.loads.info, prometheus.GaugeValue, 1, l.topic, l.queue, label(of.Stream), label(of.Consumer)))
 		}
+		gauge(s.loads.concurrency, float64(sum.concurrency))
+		gauge(s.loads.oldest, sum.oldest.Seconds())
 		gauge(s.active, float64(len(shared.subscriptions)))
 		gauge(s.inFlight, float64(shared.inFlight.Load()))
 		gauge(s.pending, float64(shared.pending.Load()))
-		gauge(s.backoff, backoff.Seconds())
+		gauge(s.backoff, sum.backoff.Seconds())
 		gauge(s.ackPending, float64(shared.ackPending.Load()))
 		gauge(s.maxAckPending, float64(shared.maxAckPending.Load()))
-		gauge(s.retries, float64(retries))
-		gauge(s.orderFull, float64(full))
+		gauge(s.retries, float64(sum.retries))
+		gauge(s.orderFull, float64(sum.full))
 	}
 	return ms
 }

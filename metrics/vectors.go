@@ -36,6 +36,10 @@ var lagBuckets = []float64{
 	1800, 3600, 3 * 3600, 12 * 3600, 24 * 3600,
 }
 
+// endToEndBuckets are coarser than those of the lag, to save series: what they measure
+// is judged in orders of magnitude.
+var endToEndBuckets = []float64{.01, .1, .5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 6 * 3600, 24 * 3600}
+
 // vectors lists the counters and histograms of a registry.
 type vectors []prometheus.Collector
 
@@ -71,6 +75,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // publishVectors are the metrics of publishing.
 type publishVectors struct {
 	published  *prometheus.CounterVec
+	bytes      *prometheus.CounterVec
 	errors     *prometheus.CounterVec
 	duplicates *prometheus.CounterVec
 	duration   histogramVec
@@ -82,6 +87,7 @@ func newPublishVectors(vs *vectors, buckets []float64) publishVectors {
 	}
 	return publishVectors{
 		published:  vs.counter("published_total", "Messages published: acknowledged by the stream, duplicates included.", "topic"),
+		bytes:      vs.counter("published_bytes_total", "Bytes of the bodies of published messages, duplicates included.", "topic"),
 		errors:     vs.counter("publish_errors_total", "Publishes that failed, by reason.", "topic", "reason"),
 		duplicates: vs.counter("duplicates_total", "Messages published with an id that the stream already had: acknowledged, but not stored again.", "topic"),
 		duration:   vs.histogram("publish_duration_seconds", "Duration in seconds from the call of Publish until the outcome is known, look-ups, retries and failures included.", buckets, "topic"),
@@ -91,26 +97,42 @@ func newPublishVectors(vs *vectors, buckets []float64) publishVectors {
 // subscriptionVectors are the metrics of fetching and handling. Their first two
 // labels are topic and queue.
 type subscriptionVectors struct {
-	fetched     *prometheus.CounterVec
-	fetches     *prometheus.CounterVec
-	fetchErrors *prometheus.CounterVec
-	backoffs    *prometheus.CounterVec
+	arrivalVectors
+	resultVectors
+	fateVectors
 
-	handled         *prometheus.CounterVec
-	snoozed         *prometheus.CounterVec
 	handlerErrors   *prometheus.CounterVec
 	handlerPanics   *prometheus.CounterVec
 	handlerDuration histogramVec
 	deliveryLag     histogramVec
+	endToEnd        histogramVec
 	redelivered     *prometheus.CounterVec
+	settleErrors    *prometheus.CounterVec
+}
 
+type arrivalVectors struct {
+	fetched      *prometheus.CounterVec
+	fetchedBytes *prometheus.CounterVec
+	fetches      *prometheus.CounterVec
+	fetchErrors  *prometheus.CounterVec
+	backoffs     *prometheus.CounterVec
+}
+
+type resultVectors struct {
+	handled   *prometheus.CounterVec
+	snoozed   *prometheus.CounterVec
+	deferred  *prometheus.CounterVec
+	discarded *prometheus.CounterVec
+	late      *prometheus.CounterVec
+}
+
+type fateVectors struct {
 	deadLettered     *prometheus.CounterVec
 	deadLetterErrors *prometheus.CounterVec
 	exhausted        *prometheus.CounterVec
 	skipped          *prometheus.CounterVec
 	markers          *prometheus.CounterVec
 	returned         *prometheus.CounterVec
-	settleErrors     *prometheus.CounterVec
 }
 
 func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors {
@@ -118,39 +140,49 @@ func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors
 		buckets = handlerBuckets
 	}
 	return &subscriptionVectors{
-		fetched:     vs.counter("fetched_total", "Messages fetched from the stream.", "topic", "queue"),
-		fetches:     vs.counter("fetches_total", "Fetches that brought at least one message. fetched_total by this is the batch size.", "topic", "queue"),
-		fetchErrors: vs.counter("fetch_errors_total", "Failed fetches, by reason. An idle poll is none.", "topic", "queue", "reason"),
-		backoffs:    vs.counter("backoffs_total", "Pauses after a failed fetch.", "topic", "queue"),
-
-		handled:         vs.counter("handled_total", "Deliveries handled, by how they were settled: ack, nak, term, or none for left unsettled.", "topic", "queue", "result"),
-		snoozed:         vs.counter("snoozed_total", "Deliveries that the handler snoozed: nakked, and no failure.", "topic", "queue"),
+		arrivalVectors: arrivalVectors{
+			fetched:      vs.counter("fetched_total", "Messages fetched from the stream.", "topic", "queue"),
+			fetchedBytes: vs.counter("fetched_bytes_total", "Bytes fetched from the stream, headers included.", "topic", "queue"),
+			fetches:      vs.counter("fetches_total", "Fetches that brought at least one message. fetched_total by this is the batch size.", "topic", "queue"),
+			fetchErrors:  vs.counter("fetch_errors_total", "Failed fetches, by reason. An idle poll is none.", "topic", "queue", "reason"),
+			backoffs:     vs.counter("backoffs_total", "Pauses after a failed fetch.", "topic", "queue"),
+		},
+		resultVectors: resultVectors{
+			handled:   vs.counter("handled_total", "Deliveries handled, by how they were settled: ack, nak, term, or none for left unsettled.", "topic", "queue", "result"),
+			snoozed:   vs.counter("snoozed_total", "Deliveries that the handler snoozed: nakked, and no failure.", "topic", "queue"),
+			deferred:  vs.counter("deferred_total", "Deliveries whose handler returned RetryAfter: it has said itself when to try again. They are among handler_errors_total.", "topic", "queue"),
+			discarded: vs.counter("discarded_total", "Deliveries whose handler returned Discard. They are among handler_errors_total.", "topic", "queue"),
+			late:      vs.counter("late_deliveries_total", "Handled deliveries that were the fifth of their message or a later one, those that were snoozed aside.", "topic", "queue"),
+		},
 		handlerErrors:   vs.counter("handler_errors_total", "Deliveries whose handler returned an error. Panics are not among them.", "topic", "queue"),
 		handlerPanics:   vs.counter("handler_panics_total", "Deliveries whose handler panicked or ended its goroutine.", "topic", "queue"),
 		handlerDuration: vs.histogram("handler_duration_seconds", "Duration of handlers in seconds, once per delivery, failures included.", buckets, "topic", "queue"),
 		deliveryLag:     vs.histogram("delivery_lag_seconds", "Time in seconds from when the stream stored a message to when its handler started, first deliveries only.", lagBuckets, "topic", "queue"),
+		endToEnd:        vs.histogram("end_to_end_seconds", "Time in seconds from when the stream stored a message to when it was finished, acked or terminated, retries included.", endToEndBuckets, "topic", "queue"),
 		redelivered:     vs.counter("redelivered_total", "Deliveries handed to a handler that were not the first of their message.", "topic", "queue"),
 
-		deadLettered:     vs.counter("dead_lettered_total", "Messages published to the dead-letter topic.", "topic", "queue"),
-		deadLetterErrors: vs.counter("dead_letter_errors_total", "Messages that could not be published to the dead-letter topic. The original was kept.", "topic", "queue"),
-		exhausted:        vs.counter("exhausted_total", "Messages whose last permitted delivery failed and that were not dead-lettered: they stay in the stream and are not delivered again.", "topic", "queue"),
-		skipped:          vs.counter("skipped_total", "Fetched messages not handled: their ack deadline had passed while they waited, so they are delivered again, or they were second deliveries of messages that are or were handled.", "topic", "queue"),
-		markers:          vs.counter("markers_total", "Delete markers of the stream, which were acknowledged and not handled. They are not in skipped_total.", "topic", "queue"),
-		returned:         vs.counter("returned_total", "Fetched messages given back unhandled because the subscription ended, or because the handlers before them hang. They are delivered again.", "topic", "queue"),
-		settleErrors:     vs.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result"),
+		settleErrors: vs.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result"),
+		fateVectors: fateVectors{
+			deadLettered:     vs.counter("dead_lettered_total", "Messages published to the dead-letter topic.", "topic", "queue"),
+			deadLetterErrors: vs.counter("dead_letter_errors_total", "Messages that could not be published to the dead-letter topic. The original was kept.", "topic", "queue"),
+			exhausted:        vs.counter("exhausted_total", "Messages whose last permitted delivery failed and that were not dead-lettered: they stay in the stream and are not delivered again.", "topic", "queue"),
+			skipped:          vs.counter("skipped_total", "Fetched messages not handled, by reason: expired, their ack deadline had passed while they waited, so they are delivered again; or a second delivery of a message that is running, was handled or was discarded.", "topic", "queue", "reason"),
+			markers:          vs.counter("markers_total", "Delete markers of the stream, which were acknowledged and not handled. They are not in skipped_total.", "topic", "queue"),
+			returned:         vs.counter("returned_total", "Fetched messages given back unhandled because the subscription ended, or because the handlers before them hang. They are delivered again.", "topic", "queue"),
+		},
 	}
 }
 
 // remove deletes the series of a topic and queue.
 func (v *subscriptionVectors) remove(l labels) {
 	for _, vec := range []*prometheus.MetricVec{
-		v.fetched.MetricVec, v.fetches.MetricVec, v.backoffs.MetricVec,
-		v.snoozed.MetricVec, v.handlerErrors.MetricVec, v.handlerPanics.MetricVec, v.handlerDuration.MetricVec, v.deliveryLag.MetricVec, v.redelivered.MetricVec,
-		v.deadLettered.MetricVec, v.deadLetterErrors.MetricVec, v.exhausted.MetricVec, v.skipped.MetricVec, v.markers.MetricVec, v.returned.MetricVec,
+		v.fetched.MetricVec, v.fetchedBytes.MetricVec, v.fetches.MetricVec, v.backoffs.MetricVec,
+		v.snoozed.MetricVec, v.deferred.MetricVec, v.discarded.MetricVec, v.late.MetricVec, v.endToEnd.MetricVec, v.handlerErrors.MetricVec, v.handlerPanics.MetricVec, v.handlerDuration.MetricVec, v.deliveryLag.MetricVec, v.redelivered.MetricVec,
+		v.deadLettered.MetricVec, v.deadLetterErrors.MetricVec, v.exhausted.MetricVec, v.markers.MetricVec, v.returned.MetricVec,
 	} {
 		vec.DeleteLabelValues(l.topic, l.queue)
 	}
-	for _, vec := range []*prometheus.MetricVec{v.fetchErrors.MetricVec, v.handled.MetricVec, v.settleErrors.MetricVec} {
+	for _, vec := range []*prometheus.MetricVec{v.fetchErrors.MetricVec, v.skipped.MetricVec, v.handled.MetricVec, v.settleErrors.MetricVec} {
 		vec.DeletePartialMatch(prometheus.Labels{"topic": l.topic, "queue": l.queue})
 	}
 }
