@@ -212,6 +212,7 @@ func (s *shop) round(t *testing.T) {
 	}
 	publish(s.plain, parcelsTopic, "fail")
 	publish(s.plain, auditTopic, "succeed")
+	publish(s.main, "vault", "waits")
 	if err := s.main.Publish(ordersTopic, &broker.Message{Body: make([]byte, 1<<17)}); !errors.Is(err, jsbroker.ErrMessageTooLarge) {
 		t.Fatalf("publish: %v", err)
 	}

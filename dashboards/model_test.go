@@ -148,6 +148,7 @@ type use struct {
 	where  string
 	expr   string
 	legend []string            // labels that the result must have
+	level  []string            // labels that every series in it must have there
 	values map[string][]string // of the dashboard's own variables
 	target target              // of a panel
 	width  int                 // of the panel, in units of the grid
@@ -253,6 +254,9 @@ var templateLabel = regexp.MustCompile(`\$labels\.([a-zA-Z_]+)`)
 
 func (r rule) use() use {
 	u := use{where: "rule " + r.name(), expr: r.Expr}
+	if level, _, ok := strings.Cut(r.Record, ":"); ok { // the labels that what is recorded has
+		u.level = strings.Split(level, "_")
+	}
 	for _, text := range r.Annotations {
 		for _, m := range templateLabel.FindAllStringSubmatch(text, -1) {
 			u.legend = append(u.legend, m[1])

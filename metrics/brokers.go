@@ -14,10 +14,10 @@ import (
 const unnamedBroker = "jetstream"
 
 // disconnectedFor is how long the gauge of a broker stays at 0 after Disconnect. It
-// is shorter than the two minutes of the alert MicroBrokerDisconnected, because
+// is shorter than the 90 seconds of the alert MicroBrokerDisconnected, because
 // Disconnect is no outage. And a process that makes many brokers, one after the
 // other, does not keep a gauge for each.
-const disconnectedFor = time.Minute
+const disconnectedFor = 30 * time.Second
 
 // brokers knows which brokers are connected. All methods are safe for concurrent
 // use.
@@ -40,7 +40,7 @@ type brokerSeries struct {
 
 func newBrokers(vs *vectors) *brokers {
 	return &brokers{
-		connected:  desc("connected", "1 while the broker is connected to a server, else 0. It goes a minute after Disconnect.", "broker"),
+		connected:  desc("connected", "1 while the broker is connected to a server, else 0. It goes half a minute after Disconnect.", "broker"),
 		reconnects: vs.counter("reconnects_total", "Connections restored after they were lost.", "broker"),
 		byID:       make(map[string]*brokerSeries),
 	}

@@ -81,7 +81,7 @@ func TestGaugeGoesAfterDisconnect(t *testing.T) {
 		change("again", jsbroker.StateClosed, nil)
 		change("lost", jsbroker.StateDisconnected, errors.New("EOF"))
 		change("given up", jsbroker.StateClosed, errors.New("EOF"))
-		time.Sleep(59 * time.Second)
+		time.Sleep(29 * time.Second)
 		want(t, reg, map[string]float64{
 			`micro_broker_connected{broker="disconnected"}`: 0,
 			`micro_broker_connected{broker="again"}`:        0,

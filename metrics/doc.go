@@ -76,7 +76,7 @@
 //
 // The connection:
 //
-//	micro_broker_connected{broker}                           gauge      1 while connected, else 0; ends a minute after Disconnect
+//	micro_broker_connected{broker}                           gauge      1 while connected, else 0; ends half a minute after Disconnect
 //	micro_broker_reconnects_total{broker}                    counter    connections restored after a loss
 //
 // What only the server knows. These metrics exist with [NewServer], which asks for them:
