@@ -2,8 +2,10 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"go-micro.dev/v5/logger"
 )
@@ -27,15 +29,35 @@ func (h *logHandler) Enabled(context.Context, slog.Level) bool { return true }
 func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	fields := make(map[string]any, len(h.attrs)+r.NumAttrs())
 	add := func(a slog.Attr) bool {
-		fields[a.Key] = a.Value.Resolve().Any()
+		v := a.Value.Resolve().Any()
+		if s, ok := v.(string); ok {
+			v = bounded(s, maxField)
+		}
+		fields[a.Key] = v
 		return true
 	}
 	for _, a := range h.attrs {
 		add(a)
 	}
 	r.Attrs(add)
-	h.to.Fields(fields).Log(microLevel(r.Level), "jetstream: "+r.Message)
+	h.to.Fields(fields).Log(microLevel(r.Level), bounded("jetstream: "+r.Message, maxLine))
 	return nil
+}
+
+const (
+	// maxField bounds a field of a line, in bytes: topics, queues and names are short,
+	// but whoever publishes chooses what subjects and headers contain.
+	maxField = 1024
+	// maxLine bounds the text of a line, in bytes. A panic has a stack in it.
+	maxLine = 32 << 10
+)
+
+// bounded cuts a text that is too long, and says how long it was.
+func bounded(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + fmt.Sprintf("... (%d bytes)", len(s))
 }
 
 // WithAttrs returns a handler that adds these to each line.

@@ -79,8 +79,14 @@ func text(v any) string {
 	if strings.Contains(s, `"detail":`) {
 		s = detail(v, s)
 	}
+	if len(s) > maxText {
+		s = s[:maxText] + "..."
+	}
 	return clean(s)
 }
+
+// maxText bounds the text of an error in a span, in bytes.
+const maxText = 4096
 
 // detail replaces the text of an error of go-micro, which may be a part of s, by its
 // detail. An error that has come through another service is text only.

@@ -278,9 +278,9 @@ func (d *Delivery) LearnLimit() { d.sub.limit.learn(d.sub) }
 // Attrs says in the log which message a line is about. The trace is that of the
 // handler, or the publisher's before there is a handler.
 func (d *Delivery) Attrs() []any {
-	attrs := []any{"subject", d.Msg.Subject, "sequence", d.Meta.StreamSequence, "deliveries", d.Meta.NumDelivered}
+	attrs := []any{"subject", wire.Shorten(d.Msg.Subject), "sequence", d.Meta.StreamSequence, "deliveries", d.Meta.NumDelivered}
 	if id := wire.MessageID(d.Msg.Header); id != "" {
-		attrs = append(attrs, "message_id", id)
+		attrs = append(attrs, "message_id", wire.Shorten(id))
 	}
 	header := d.Header
 	if header == nil {

@@ -5,6 +5,8 @@ import (
 	"container/heap"
 	"slices"
 	"time"
+
+	"go-micro-jetstream/broker/internal/wire"
 )
 
 const (
@@ -112,7 +114,7 @@ func (o *order) insert(d *Delivery, key uint64, now time.Time) {
 // count changes the number of messages that a lane holds.
 func (o *order) count(l *lane, n int, d *Delivery) {
 	o.held += n
-	o.bytes += n * d.Msg.Size()
+	o.bytes += n * wire.Weight(d.Msg)
 	if l.index > 0 {
 		o.blocked += n
 	}

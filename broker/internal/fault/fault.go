@@ -5,6 +5,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -92,7 +93,7 @@ func Outage(err error) error {
 
 // Permission adds [ErrPermission] to a permission violation that the client reports.
 func Permission(violation error) error {
-	return fmt.Errorf("%w: %w", ErrPermission, violation)
+	return fmt.Errorf("%w: %w", ErrPermission, short(violation))
 }
 
 // API adds the matching sentinel to an error of a JetStream API request. It
@@ -104,14 +105,35 @@ func API(err error) error {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled),
 		errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
 		errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("%w: %w", ErrJetStreamUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrJetStreamUnavailable, short(err))
 	case errors.Is(err, ErrConnectionLost): // it may come back
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
 		return fmt.Errorf("%w: %w", ErrNotConnected, err)
 	case HasCode(err, offline...):
-		return fmt.Errorf("%w: %w", ErrOffline, err)
+		return fmt.Errorf("%w: %w", ErrOffline, short(err))
 	case HasCode(err, leaderless...):
-		return fmt.Errorf("%w: %w", ErrClusterUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrClusterUnavailable, short(err))
+	}
+	return short(err)
+}
+
+// maxText bounds the text of an error that a server has sent, in bytes.
+const maxText = 4096
+
+// short returns the error with a text that is bounded: what answers need not be the
+// server.
+func short(err error) error {
+	if s := err.Error(); len(s) > maxText {
+		return &shortError{err: err, text: strings.Clone(s[:maxText]) + "..."}
 	}
 	return err
 }
+
+// shortError is an error with a shorter text.
+type shortError struct {
+	err  error
+	text string
+}
+
+func (e *shortError) Error() string { return e.text }
+func (e *shortError) Unwrap() error { return e.err }

@@ -297,7 +297,7 @@ func (p *Pull) Accept(m *nats.Msg) (delivery bool, err error) {
 	// A delivery can be acknowledged. Its headers say nothing: users may set Status
 	// themselves.
 	if m.Reply != "" {
-		p.delivered(m.Size())
+		p.delivered(m.Size(), wire.Weight(m))
 		return true, nil
 	}
 	number, ok := wire.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
@@ -331,8 +331,8 @@ func (p *Pull) Accept(m *nats.Msg) (delivery bool, err error) {
 	return false, err
 }
 
-// delivered accounts for a message of that size.
-func (p *Pull) delivered(size int) {
+// delivered accounts for a message of that size on the wire, and of that weight.
+func (p *Pull) delivered(size, weight int) {
 	p.got++
 	p.idle = 0
 	p.single = false
@@ -340,7 +340,7 @@ func (p *Pull) delivered(size int) {
 		p.open--
 	}
 	p.bytes = max(p.bytes-size, 0)
-	p.batch.weigh(size)
+	p.batch.weigh(weight)
 }
 
 // undelivered returns how much the request that a status has ended was still to

@@ -18,6 +18,15 @@ type PubAck struct {
 	Domain    string // of the JetStream; empty: none
 }
 
+const (
+	// maxName is how long the names of streams are at most (JSMaxNameLen in
+	// nats-server's server/jetstream_api.go).
+	maxName = 255
+	// maxDescription bounds the text of a refusal, in bytes. The server's are far
+	// shorter, but anybody who sees the reply subject may answer.
+	maxDescription = 512
+)
+
 // PlainAck reads the usual answer to a publish to the named stream, of a JetStream
 // without and with a domain:
 //
@@ -45,7 +54,7 @@ func plainAck(data []byte) (stream, domain []byte, sequence uint64, ok bool) {
 		return nil, nil, 0, false
 	}
 	number, ok = bytes.CutSuffix(number, []byte("}"))
-	if !ok || bytes.ContainsAny(stream, `"\\`) || bytes.ContainsAny(domain, `"\\`) {
+	if !ok || len(stream) > maxName || len(domain) > maxName || bytes.ContainsAny(stream, `"\\`) || bytes.ContainsAny(domain, `"\\`) {
 		return nil, nil, 0, false
 	}
 	sequence, ok = ParseUint(string(number))
@@ -87,9 +96,10 @@ func ParsePubAck(m *nats.Msg) (PubAck, error) {
 		return PubAck{}, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", err)
 	}
 	if answer.Error != nil {
+		answer.Error.Description = cut(answer.Error.Description, maxDescription)
 		return PubAck{}, answer.Error
 	}
-	if answer.Stream == "" {
+	if answer.Stream == "" || len(answer.Stream) > maxName || len(answer.Domain) > maxName {
 		return PubAck{}, fmt.Errorf("the answer is not a JetStream acknowledgement: %w", jetstream.ErrInvalidJSAck)
 	}
 	return PubAck{Stream: answer.Stream, Sequence: answer.Sequence, Duplicate: answer.Duplicate, Domain: answer.Domain}, nil

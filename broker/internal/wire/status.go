@@ -31,7 +31,7 @@ func StatusError(status, description string) error {
 			}
 		}
 	}
-	return fmt.Errorf("the server refused the fetch: %s %s", status, description)
+	return fmt.Errorf("the server refused the fetch: %s %s", Shorten(status), Shorten(description))
 }
 
 // conflicts are the descriptions of status 409, in lower case.

@@ -202,7 +202,10 @@ func Overlaps(a, b string) bool {
 // Shorten cuts a name to 80 bytes, so that hostile names do not flood logs and
 // errors.
 func Shorten(s string) string {
-	const limit = 80
+	return cut(s, 80)
+}
+
+func cut(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}

@@ -147,8 +147,13 @@ func TraceID(header map[string]string) string {
 		t.add(k, v)
 	}
 	// version-traceid-parentid-flags, all of fixed lengths (W3C trace context).
-	if v := t.found[traceparent].value; len(v) >= 55 && v[2] == '-' && v[35] == '-' {
-		return v[3:35]
+	v := t.found[traceparent].value
+	if len(v) < 55 || v[2] != '-' || v[35] != '-' {
+		return ""
 	}
-	return ""
+	id := v[3:35]
+	if strings.Trim(id, "0123456789abcdef") != "" || strings.Trim(id, "0") == "" {
+		return "" // whoever has sent it may have written anything
+	}
+	return id
 }
