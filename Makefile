@@ -32,6 +32,7 @@ fuzz: ## run each fuzz test for FUZZTIME=1m
 	@set -e; for f in $$(go test -list '^Fuzz' ./broker | grep '^Fuzz'); do \
 		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./broker; \
 	done
+	go test -run '^$$' -fuzz '^FuzzRawMessage$$' -fuzztime $(FUZZTIME) ./metrics
 
 soak: ## inject faults for SOAKTIME=10m, then count every message; SOAKFLAGS='-servers 1 -v'
 	go run ./examples/soak -d $(SOAKTIME) $(SOAKFLAGS)
