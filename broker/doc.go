@@ -1,5 +1,5 @@
-// Package broker is go-micro's broker.Broker on NATS JetStream, made to be seen
-// into.
+// Package broker is go-micro's broker.Broker on NATS JetStream. It shows what it does:
+// every step of a message's life is an event.
 //
 //	import (
 //		"go-micro.dev/v5/broker"

@@ -425,7 +425,7 @@ func WithShutdownTimeout(d time.Duration) broker.Option {
 
 // WithMaxAckExtension bounds how long the broker keeps telling the server that
 // a message is still being worked on, counted from its delivery: default 15m.
-// Within it a slow handler, and the messages waiting behind it, are not
+// Within it a slow handler's message, and those waiting behind it, are not
 // delivered a second time. Past it, a handler that hangs loses its message to
 // another replica after AckWait. Zero switches the extension off.
 //

@@ -54,11 +54,10 @@ func TestAForkBuilds(t *testing.T) {
 	if _, err := rename(dir, fork); err != nil {
 		t.Fatal(err)
 	}
+	// vet compiles everything but links nothing, which would take minutes.
 	for _, command := range [][]string{
-		{"go", "build", "./..."},
 		{"go", "vet", "./..."},
-		{"go", "test", "./broker/internal/wire", "./broker/brokertest", "./dashboards/internal/..."},
-		{"go", "test", ".", "-run", "TestTheLinks|TestTheTranslation|TestTheMetrics|TestTheSentinels|TestEveryExported|TestImports"},
+		{"go", "test", "./broker/internal/wire", "./dashboards/internal/..."},
 	} {
 		cmd := exec.Command(command[0], command[1:]...)
 		cmd.Dir = dir
