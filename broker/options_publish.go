@@ -109,7 +109,9 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // DeliverAt has the message delivered at t: Publish returns when it is stored, and
 // subscribers see it then, once, with its headers and its trace. It is never early,
 // and about a second late at most, by the clocks of publisher and server, which
-// should agree. Restarts of clients and servers change nothing. A time that has
+// should agree. It survives restarts of clients and servers; what is due while a
+// server is down or has just started is some seconds later, and a server that is
+// killed while messages fall due may deliver some of these again. A time that has
 // passed means now. Use it for reminders, and for retries in hours. It works with
 // [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
 //
@@ -133,7 +135,9 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // separate ids: the same id in both is no duplicate.
 // [CancelDelivery] takes the message back by its id.
 //
-// The stream and the sequence in [Published] are those of where it waits.
+// The stream and the sequence in [Published] are those of where it waits, and its
+// DeliverAt is not zero. How many wait is the number of messages in ORDERS-later: the
+// metric micro_broker_stream_messages of metrics.NewServer, or nats stream info.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when

@@ -119,3 +119,63 @@ func TestWhatWaitsSurvivesANodeAndItsLeaders(t *testing.T) {
 	_, js := natstest.Connect(t, c.StreamLeader(t, "ORDERS").ClientURL())
 	w.settle(t, b, js, got)
 }
+
+// What is due while its stream is full waits for room.
+func TestWhatIsDueWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgs: 2}))
+	publish(t, b, "orders.0", "full")
+	publish(t, b, "orders.0", "full")
+	for i := range 5 {
+		publish(t, b, "orders.0", strconv.Itoa(i), jsbroker.DeliverAfter(time.Second))
+	}
+	due := func() uint64 {
+		st, err := js.Stream(testContext(t), "ORDERS-later")
+		noErr(t, err)
+		info, err := st.Info(testContext(t), jetstream.WithSubjectFilter("_due.>"))
+		noErr(t, err)
+		return info.State.Subjects["_due.ORDERS.orders.0"]
+	}
+	eventually(t, "all are due, and wait", func() bool { return due() == 5 })
+	h, got := stamper()
+	begin := time.Now()
+	subscribe(t, b, "orders.>", h, broker.Queue("q"))
+	bodies := map[string]int{}
+	for range 7 {
+		bodies[receive(t, got).body]++
+	}
+	if len(bodies) != 6 || bodies["full"] != 2 {
+		t.Errorf("got %v", bodies)
+	}
+	t.Logf("all there after %v", time.Since(begin))
+	eventually(t, "nothing waits", func() bool { return streamInfo(t, js, "ORDERS-later").State.Msgs == 0 })
+}
+
+// What waits comes although its stream is deleted meanwhile, and made again by somebody
+// who publishes nothing.
+func TestWhatWaitsOutlivesItsStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	at := time.Now().Add(3 * time.Second)
+	publish(t, newBroker(t, s), "orders.0", "later", jsbroker.DeliverAt(at))
+	noErr(t, js.DeleteStream(testContext(t), "ORDERS"))
+	h, got := stamper()
+	subscribe(t, newBroker(t, s), "orders.>", h, broker.Queue("q"))
+	if n := len(streamInfo(t, js, "ORDERS").Config.Sources); n != 1 {
+		t.Fatalf("%d sources", n)
+	}
+	if r := receive(t, got); r.body != "later" || r.at.Before(at) {
+		t.Errorf("got %q, early by %v", r.body, at.Sub(r.at))
+	}
+	// The same where only the consumer of the source is gone: the next message that
+	// waits brings it back.
+	noErr(t, js.DeleteConsumer(testContext(t), "ORDERS-later", "ORDERS"))
+	b := newBroker(t, s)
+	publish(t, b, "orders.0", "again", jsbroker.DeliverAfter(time.Second))
+	if r := receive(t, got); r.body != "again" {
+		t.Errorf("got %q", r.body)
+	}
+}

@@ -53,7 +53,7 @@ func TestDeliverAfterOnStreamsOfAllKinds(t *testing.T) {
 				t.Fatalf("got %+v", r)
 			}
 			begin := time.Now()
-			const delay = 1300 * time.Millisecond
+			const delay = 3300 * time.Millisecond
 			trace := "00-11111111111111111111111111111111-1111111111111111-01"
 			err := b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "a", "traceparent": trace}, Body: []byte("later")},
 				jsbroker.DeliverAfter(delay), jsbroker.TTL(time.Hour))
@@ -239,7 +239,7 @@ func TestStreamsOfOthersAreNotChangedForLater(t *testing.T) {
 	if r := receive(t, got); r.body != "x" || r.topic != "bills.a" || r.at.Before(at) {
 		t.Errorf("%+v", r)
 	}
-	for _, topic := range []string{"_later.x", "_due", "_due.ORDERS.x"} {
+	for _, topic := range []string{"_later.x", "_due", "_due.ORDERS.x", "_source.ORDERS"} {
 		wantError(t, b.Publish(topic, message("x")), jsbroker.ErrInvalidTopic, "later")
 	}
 	_, err := js.Stream(testContext(t), "THEIRS-later")

@@ -31,6 +31,7 @@ func (ss *Streams) create(ctx context.Context, rules *Rules, topic string) (*Str
 	if err := ss.checkLost(ctx, sc.Subjects); err != nil {
 		return nil, err
 	}
+	ss.addSource(ctx, &sc)
 	info, err := ss.request(ctx, sc)
 	switch {
 	case err == nil:

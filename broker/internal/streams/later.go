@@ -43,6 +43,9 @@ const (
 	// laterFreshness is how long a companion is trusted without a look. Somebody may
 	// have taken it away, or two processes may have changed the stream at a time.
 	laterFreshness = time.Minute
+	// changedFreshness is how long after the stream was changed: another process may
+	// have changed it at the same time, and have undone that.
+	changedFreshness = 3 * time.Second
 )
 
 // WithTTL returns the stream when it removes messages whose time to live is over. A
@@ -118,6 +121,9 @@ func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, 
 	if err != nil {
 		return nil, err
 	}
+	if !l.Direct && sourceIn(sc) < 0 { // it was added just now
+		l.checked = l.checked.Add(changedFreshness - laterFreshness)
+	}
 	s.later.Store(l)
 	return l, nil
 }
@@ -174,8 +180,9 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 	if err != nil && !missing {
 		return nil, err
 	}
+	at := sourceIn(sc)
+	sourced := at >= 0
 	ready := !missing && lc.AllowMsgSchedules && lc.AllowMsgTTL && wire.CoversAny(lc.Subjects, wire.LaterPattern(s.Name)) && wire.CoversAny(lc.Subjects, wire.DuePattern(s.Name))
-	sourced := slices.ContainsFunc(sc.Sources, func(src *jetstream.StreamSource) bool { return src.Name == name })
 	if !may && (!ready || !sourced) {
 		return nil, fmt.Errorf("%w: stream %s lacks allow_msg_schedules with the subject %s, and the broker does not change it: "+
 			"have its owner add both (not with Interest retention), or make a stream %s with them and %s, which %s sources with the transform %s to >",
@@ -186,11 +193,14 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 			return nil, err
 		}
 	}
+	if may && (!sourced || sc.Sources[at].Consumer != nil) {
+		// Who may not make it can use one that is there.
+		if err := ss.makeSourceConsumer(ctx, s.Name); err != nil && !(sourced && errors.Is(err, fault.ErrPermission)) {
+			return nil, err
+		}
+	}
 	if !sourced {
-		sc.Sources = append(slices.Clip(sc.Sources), &jetstream.StreamSource{
-			Name:              name,
-			SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: wire.DuePattern(s.Name), Destination: ">"}},
-		})
+		sc.Sources = append(slices.Clip(sc.Sources), sourceOf(s.Name))
 		if _, err := ss.change(ctx, sc); err != nil {
 			return nil, err
 		}
@@ -211,6 +221,64 @@ func (ss *Streams) readyCompanion(ctx context.Context, s *Stream, sc, lc jetstre
 		err = unknownSchedules(lc.Name, minorCompanion)
 	}
 	return err
+}
+
+// sourceOf is what a stream has as the source of its companion. With a consumer that is
+// there already, the server goes on at once after a restart. A consumer that it makes by
+// itself delivers nothing until the next check of its health, ten seconds later or more
+// (sourceHealthCheckInterval in server/stream.go).
+func sourceOf(stream string) *jetstream.StreamSource {
+	return &jetstream.StreamSource{
+		Name:              wire.LaterStream(stream),
+		SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: wire.DuePattern(stream), Destination: ">"}},
+		Consumer:          &jetstream.StreamConsumerSource{Name: stream, DeliverSubject: wire.SourceSubject(stream)},
+	}
+}
+
+// sourceIn returns where the companion is among the sources of a stream, or -1.
+func sourceIn(sc jetstream.StreamConfig) int {
+	return slices.IndexFunc(sc.Sources, func(src *jetstream.StreamSource) bool { return src.Name == wire.LaterStream(sc.Name) })
+}
+
+// addSource has a stream that is about to be made source a companion that is there: it
+// has outlived an earlier stream of that name, and what waits in it is not lost. What
+// cannot be found out is left to the next message that is delivered later.
+func (ss *Streams) addSource(ctx context.Context, sc *jetstream.StreamConfig) {
+	if sourceIn(*sc) >= 0 || sc.Mirror != nil || sc.AllowMsgSchedules {
+		return
+	}
+	names, err := ss.names(ctx, wire.DuePattern(sc.Name))
+	if err != nil || !slices.Contains(names, wire.LaterStream(sc.Name)) {
+		return
+	}
+	companion, err := ss.Info(ctx, wire.LaterStream(sc.Name))
+	if err != nil || !companion.Ours || ss.makeSourceConsumer(ctx, sc.Name) != nil {
+		return
+	}
+	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
+}
+
+// makeSourceConsumer makes the consumer of the companion that the stream sources from,
+// if it is not there.
+func (ss *Streams) makeSourceConsumer(ctx context.Context, stream string) error {
+	name := wire.LaterStream(stream)
+	err := ss.conn.Do(ctx, "CONSUMER.CREATE."+name+"."+stream, func(ctx context.Context) error {
+		_, err := ss.conn.JetStream().CreatePushConsumer(ctx, name, jetstream.ConsumerConfig{
+			Durable:        stream,
+			Description:    "delivers to stream " + stream + " what is due",
+			DeliverSubject: wire.SourceSubject(stream),
+			FilterSubject:  wire.DuePattern(stream),
+			AckPolicy:      jetstream.AckFlowControlPolicy,
+			FlowControl:    true,
+			IdleHeartbeat:  time.Second, // as the server demands
+			Metadata:       Owned(nil),
+		})
+		return err
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
+		return fmt.Errorf("create consumer %s of stream %s: %w", stream, name, err)
+	}
+	return nil
 }
 
 // makeCompanion makes the companion of a stream, on the same servers and as safe.

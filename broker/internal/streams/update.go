@@ -134,8 +134,15 @@ func (ss *Streams) update(ctx context.Context, sc jetstream.StreamConfig) (*Stre
 	if err := ss.checkInbox(sc.Subjects); err != nil {
 		return nil, err
 	}
+	// The code does not ask for sources, but another process may have added the one that
+	// brings what is delivered later.
+	now, err := ss.config(ctx, sc.Name)
+	if err != nil {
+		return nil, err
+	}
+	sc.Sources = now.Sources
 	var info *jetstream.StreamInfo
-	err := ss.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
+	err = ss.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
 		s, err := ss.conn.JetStream().UpdateStream(ctx, sc)
 		if err == nil {
 			info = s.CachedInfo()

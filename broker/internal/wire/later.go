@@ -19,6 +19,9 @@ import (
 const (
 	laterToken = "_later"
 	dueToken   = "_due"
+	// sourceToken is of the subject on which a stream gets what is due. No stream
+	// captures it.
+	sourceToken = "_source"
 
 	// ScheduleHeader has the time of a schedule, as "@at " and a time of RFC 3339.
 	ScheduleHeader = "Nats-Schedule"
@@ -64,6 +67,9 @@ func LaterSubject(stream, topic, id string) string {
 
 // DueSubject is the subject of a message that is due.
 func DueSubject(stream, topic string) string { return dueToken + "." + stream + "." + topic }
+
+// SourceSubject is the subject on which a stream gets from its companion what is due.
+func SourceSubject(stream string) string { return sourceToken + "." + stream }
 
 // LaterStream names the stream that holds the schedules of another one. No topic
 // gives that name to its stream by default, as those are in upper case.
