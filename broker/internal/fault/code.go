@@ -20,6 +20,7 @@ const (
 	CodeMemoryExceeded           jetstream.ErrorCode = 10028 // of the account or the server
 	CodeStorageExceeded          jetstream.ErrorCode = 10047 // a limit of the server
 	CodeStreamStoreFailed        jetstream.ErrorCode = 10049 // creating a stream failed on the disk
+	CodeStreamNotMatch           jetstream.ErrorCode = 10060 // the publisher expects another stream
 	CodeStreamSubjectOverlap     jetstream.ErrorCode = 10065 // another stream has the subjects
 	CodeStoreFailed              jetstream.ErrorCode = 10077 // the description says which limit was reached
 	CodeMsgDeleteFailed          jetstream.ErrorCode = 10057 // there is no such message

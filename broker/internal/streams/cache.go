@@ -52,7 +52,7 @@ func (sc *cache) lost(subjects []string) []*Stream {
 
 // add remembers a stream, in place of an earlier one of the same name.
 func (sc *cache) add(s *Stream) {
-	idx := sc.without(s.Name)
+	idx := sc.without(s)
 	for _, subject := range s.Subjects {
 		token := wire.FirstToken(subject)
 		if !slices.Contains(idx.byToken[token], s) {
@@ -64,17 +64,20 @@ func (sc *cache) add(s *Stream) {
 
 // remove forgets a stream that is gone or has changed.
 func (sc *cache) remove(s *Stream) {
-	idx := sc.without(s.Name)
-	if !s.Ours {
+	idx := sc.without(s)
+	if !s.Ours && !s.mapped {
 		idx.lost = append(slices.Clip(idx.lost), s)
 	}
 	sc.index.Store(idx)
 }
 
-// without returns a copy of the index that lacks the named stream.
-func (sc *cache) without(name string) *index {
+// without returns a copy of the index that lacks the stream. A topic that a mapping leads
+// to it has an entry of its own.
+func (sc *cache) without(gone *Stream) *index {
 	idx := &index{byToken: map[string][]*Stream{}}
-	named := func(s *Stream) bool { return s.Name == name }
+	named := func(s *Stream) bool {
+		return s.Name == gone.Name && s.mapped == gone.mapped && (!s.mapped || s.Subjects[0] == gone.Subjects[0])
+	}
 	if old := sc.index.Load(); old != nil {
 		for token, streams := range old.byToken {
 			if left := slices.DeleteFunc(slices.Clone(streams), named); len(left) > 0 {

@@ -21,11 +21,7 @@ import (
 // Errors: ErrStreamNotFound, ErrStreamMismatch, ErrInvalidTopic, ErrInvalidConfig,
 // those of link.Conn.Do, or the server's.
 func (ss *Streams) Stream(ctx context.Context, rules *Rules, topic string) (*Stream, error) {
-	var forbidden string
-	if rules.OthersStreams {
-		forbidden = "WithExistingStreams"
-	}
-	return ss.find(ctx, rules, topic, forbidden)
+	return ss.find(ctx, rules, topic, wish{forbidden: forbidden(rules)})
 }
 
 // ForConsumer is Stream for a subscriber. It looks again at a stream that is known.
@@ -35,10 +31,18 @@ func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) 
 	if err := ss.verify(ctx, topic); err != nil {
 		return nil, err
 	}
+	w := wish{consume: true, forbidden: forbidden(rules)}
 	if rules.OthersConsumers {
-		s, err = ss.find(ctx, rules, topic, "WithExistingConsumers")
-	} else {
-		s, err = ss.Stream(ctx, rules, topic)
+		w.forbidden = "WithExistingConsumers"
+	}
+	if known := ss.Known(topic); known != nil && known.mapped {
+		if err := ss.Forget(ctx, known); err != nil {
+			return nil, err
+		}
+	}
+	s, err = ss.find(ctx, rules, topic, w)
+	if err == nil && fedBy(&s.config) != "" {
+		return s, nil
 	}
 	if err == nil {
 		err = s.checkTransform(topic)
@@ -69,7 +73,7 @@ func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topi
 	if err != nil {
 		return nil, err
 	}
-	if !wire.CoversAny(s.Subjects, topic) || s.Name != former.Name {
+	if !wire.CoversAny(s.Subjects, topic) && fedBy(&s.config) == "" || s.Name != former.Name {
 		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", fault.ErrStreamMismatch, s.Name)
 	}
 	return s, nil
@@ -82,9 +86,22 @@ func (ss *Streams) Existing(ctx context.Context, topic string) (*Stream, error) 
 	return ss.lookUp(ctx, topic)
 }
 
+// wish is what a stream is wanted for.
+type wish struct {
+	consume   bool   // to subscribe to it
+	forbidden string // the option that forbids to create one; empty: none does
+}
+
+func forbidden(rules *Rules) string {
+	if rules.OthersStreams {
+		return "WithExistingStreams"
+	}
+	return ""
+}
+
 // find returns the stream that captures the topic. If there is none, it creates one,
-// unless an option forbids that.
-func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden string) (*Stream, error) {
+// unless an option forbids that, or another stream has the topic's messages all the same.
+func (ss *Streams) find(ctx context.Context, rules *Rules, topic string, w wish) (*Stream, error) {
 	if s := ss.Known(topic); s != nil {
 		return s, nil
 	}
@@ -102,10 +119,7 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden stri
 		}
 	}
 	if errors.Is(err, fault.ErrStreamNotFound) {
-		if forbidden != "" {
-			return nil, ss.missing(ctx, rules, topic, forbidden)
-		}
-		s, err = ss.create(ctx, rules, topic)
+		s, err = ss.otherwise(ctx, rules, topic, w)
 	}
 	if errors.Is(err, fault.ErrStreamMismatch) {
 		if grown := ss.grown(ctx, rules, topic); grown != nil {
@@ -115,11 +129,32 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic, forbidden stri
 	if err != nil {
 		return nil, err
 	}
-	if !ss.follows(rules, s) {
+	if !s.mapped && fedBy(&s.config) == "" && !ss.follows(rules, s) {
 		s = ss.follow(ctx, rules, s, topic)
 	}
 	ss.cache.add(s)
 	return s, nil
+}
+
+// otherwise is for a topic that no stream captures.
+func (ss *Streams) otherwise(ctx context.Context, rules *Rules, topic string, w wish) (*Stream, error) {
+	if w.consume { // before another stream: what is here is what the subscriber can have
+		if s, err := ss.fed(ctx, rules, topic, true); s != nil || err != nil {
+			return s, err
+		}
+	}
+	if s, err := ss.elsewhere(ctx, topic, w.consume); s != nil || err != nil {
+		return s, err
+	}
+	if !w.consume {
+		if s, err := ss.fed(ctx, rules, topic, false); s != nil || err != nil {
+			return s, err
+		}
+	}
+	if w.forbidden != "" {
+		return nil, ss.missing(ctx, rules, topic, w.forbidden)
+	}
+	return ss.create(ctx, rules, topic)
 }
 
 // missing is the error for a topic without a stream where an option forbids to

@@ -29,6 +29,7 @@ type Stream struct {
 	later atomic.Pointer[Later] // how messages wait for it; nil: not known
 
 	config    jetstream.StreamConfig           // all that the server has
+	mapped    bool                             // Subjects is the one topic that a mapping leads here
 	transform jetstream.SubjectTransformConfig // zero: none
 	seen      atomic.Int64                     // when the server last said all this, in nanoseconds since 1970
 }
