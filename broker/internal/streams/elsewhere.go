@@ -53,7 +53,11 @@ func (ss *Streams) elsewhere(ctx context.Context, topic string, consume bool) (*
 
 // answering returns the name of a stream that hears what is published to the topic, or "".
 func (ss *Streams) answering(ctx context.Context, topic string) string {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	patience := answerTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline)/4) // the rest is for what comes after
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	m := nats.NewMsg(strings.NewReplacer("*", "_", ">", "_").Replace(topic))
 	m.Header.Set(nats.ExpectedStreamHdr, noStream)
