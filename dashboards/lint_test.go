@@ -45,7 +45,7 @@ func TestLint(t *testing.T) {
 var chosen = datasource{Type: "prometheus", UID: "${datasource}"}
 
 // units that are in use: of Grafana's value formats.
-var units = []string{"short", "percentunit", "s", "mps", "cps", "cpm", "bytes"}
+var units = []string{"short", "percentunit", "s", "mps", "cps", "cpm", "bytes", "Bps"}
 
 func lint(d dashboard) (findings []string) {
 	report := func(format string, args ...any) { findings = append(findings, fmt.Sprintf(format, args...)) }

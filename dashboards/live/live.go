@@ -131,7 +131,7 @@ func (p *Page) of(ctx context.Context) *subscription {
 }
 
 func (p *Page) subscriptionStart(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
-	s := &subscription{name: e.Subscription, since: time.Now()}
+	s := &subscription{name: e.Subscription, since: time.Now(), most: e.Concurrency}
 	s.recent.size = maxRecent
 	p.mu.Lock()
 	defer p.mu.Unlock()

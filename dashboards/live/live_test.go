@@ -25,7 +25,7 @@ type state struct {
 	Connections   []struct{ State, Server string }
 	Subscriptions []struct {
 		Topic, Queue, Stream string
-		Running              int
+		Running, Concurrency int
 		Pending              uint64
 		Handled              map[string]uint64
 		Failures             uint64
@@ -116,7 +116,7 @@ func TestThePageShowsWhatGoesOn(t *testing.T) {
 		t.Errorf("connections %+v", s.Connections)
 	}
 	sub := s.Subscriptions[0]
-	if sub.Topic != "orders.>" || sub.Queue != "billing" || sub.Stream != "ORDERS" || sub.Running != 1 || sub.Failures != 2 ||
+	if sub.Topic != "orders.>" || sub.Queue != "billing" || sub.Stream != "ORDERS" || sub.Running != 1 || sub.Concurrency != 1 || sub.Failures != 2 ||
 		sub.Handled["ack"] != 1 || sub.Handled["nak"] != 1 || sub.Handled["term"] != 1 {
 		t.Errorf("subscription %+v", sub)
 	}

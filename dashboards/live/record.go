@@ -122,6 +122,7 @@ func (c *connection) change(e jsbroker.ConnectionChanged) {
 type subscription struct {
 	name  jsbroker.Subscription
 	since time.Time
+	most  int // how many handlers may run at a time
 
 	mu      sync.Mutex
 	running []message // deliveries that are being handled

@@ -48,6 +48,7 @@ type subscriptionJSON struct {
 	Since       time.Time         `json:"since"`
 	Ended       *time.Time        `json:"ended,omitempty"`
 	Running     int               `json:"running"`
+	Concurrency int               `json:"concurrency"`
 	Pending     uint64            `json:"pending"`
 	AckPending  *int              `json:"ackPending,omitempty"`
 	AckLimit    int               `json:"maxAckPending,omitempty"`
@@ -174,7 +175,7 @@ func (s *subscription) snapshot(now time.Time) (state subscriptionJSON, running,
 	}
 	state = subscriptionJSON{
 		Topic: cut(s.name.Topic), Queue: cut(s.name.Queue), Stream: cut(s.name.Stream), Consumer: cut(cmp.Or(s.state.consumer, s.name.Consumer)),
-		Since: s.since, Ended: set(s.state.ended), Running: len(s.running), Pending: s.state.pending,
+		Since: s.since, Ended: set(s.state.ended), Running: len(s.running), Concurrency: s.most, Pending: s.state.pending,
 		Handled: s.state.results.byName(), Failures: s.state.failures,
 		LastError: s.state.err, LastErrorAt: set(s.state.errAt),
 		LastFailure: s.state.failure, FailedAt: set(s.state.failureAt),

@@ -74,10 +74,11 @@ func ratio(part, whole string) string { return fmt.Sprintf("%s / (%s > 0)", part
 // handled is the rate of deliveries.
 func handled(by string) string { return sum(by, rate("handled_total", ofSubscription)) }
 
-// failures is the rate of deliveries whose handler returned an error or panicked.
-// The metrics count a panic as a panic only, not also as an error.
+// failures is the rate of deliveries whose handler returned an error or panicked. A
+// RetryAfter is planned, and no failure. The metrics count a panic as a panic only, not
+// also as an error.
 func failures(by string) string {
-	return sum(by, rate("handler_errors_total", ofSubscription)+" + "+rate("handler_panics_total", ofSubscription))
+	return sum(by, rate("handler_errors_total", ofSubscription)+" - "+rate("deferred_total", ofSubscription)+" + "+rate("handler_panics_total", ofSubscription))
 }
 
 // failureLevels are the colors of a share of failed deliveries.

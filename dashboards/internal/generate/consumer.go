@@ -42,20 +42,26 @@ func consumerBacklog() row {
 	return section("Backlog",
 		timeseries("Pending",
 			"Messages in the stream that have not been delivered yet. All replicas of a queue report the same number, so the largest is shown. A rise during a burst is normal. If it does not come down again, the queue needs more replicas, a higher WithConcurrency, or faster handlers.",
-			"short", query(pending(perQueue), byQueue)).size(6, 8),
+			"short", query(pending(perQueue), byQueue)).size(8, 8),
 		timeseries("Trend of pending",
 			"How fast pending grows, in messages per second; below zero it shrinks. If it stays above zero, more is published than handled. While it shrinks, pending divided by this rate is the time until the backlog is gone.",
-			"mps", query(aggregate("max", perQueue, "deriv("+metric("pending", ofSubscription)+"[$__rate_interval])"), byQueue)).size(6, 8).freeMin(),
+			"mps", query(aggregate("max", perQueue, "deriv("+metric("pending", ofSubscription)+"[$__rate_interval])"), byQueue)).size(8, 8).freeMin(),
 		timeseries("Unsettled",
 			"Messages that were delivered and not settled, and those of them that failed and wait for their retry, when the server was last asked: about every 15 s while nothing new comes. At the bound, MaxAckPending, the server delivers nothing new. If retries are most of it, raise MaxAckPending, retry sooner, or set MaxDeliver with WithDeadLetter.",
 			"short",
 			query(aggregate("max", perQueue, metric("ack_pending", ofSubscription)), "unsettled "+byQueue),
 			query(sum(perQueue, metric("retries", ofSubscription)), "retries "+byQueue),
-			query(aggregate("max", perQueue, metric("max_ack_pending", ofSubscription))+" > 0", "bound "+byQueue)).size(6, 8).
+			query(aggregate("max", perQueue, metric("max_ack_pending", ofSubscription))+" > 0", "bound "+byQueue)).size(8, 8).
 			limitLine("^bound"),
 		timeseries("In flight",
-			"Handlers that are running, over all replicas. If it is always at its limit, replicas times concurrency, the handlers are the bottleneck. If it is above zero while nothing is handled, a handler hangs.",
-			"short", query(sum(perQueue, metric("in_flight", ofSubscription)), byQueue)).size(6, 8).stepped(),
+			"Handlers that are running, over all replicas, and how many may run as a dashed line: replicas times concurrency. If it is always at the limit, the handlers are the bottleneck. If it is above zero while nothing is handled, a handler hangs.",
+			"short",
+			query(sum(perQueue, metric("in_flight", ofSubscription)), byQueue),
+			query(sum(perQueue, metric("concurrency", ofSubscription)), "limit "+byQueue)).size(12, 8).stepped().
+			limitLine("^limit"),
+		timeseries("Longest running handler",
+			"How long the handler that has run longest is running. If it rises by a second every second, that handler hangs: the live page of the process shows its message, and a goroutine dump where it waits.",
+			"s", query(aggregate("max", "topic, queue, instance", metric("oldest_in_flight_seconds", ofSubscription)), byQueue+" {{instance}}")).size(12, 8),
 	)
 }
 
@@ -73,9 +79,11 @@ func consumerHandling() row {
 			seriesColor("ack", "green").seriesColor("nak", "orange").seriesColor("term", "red").seriesColor("none", "blue").
 			seriesColor("panic", "purple", notStacked, notFilled, thick),
 		timeseries("Failures",
-			"Deliveries per second whose handler returned an error, and those whose handler panicked. In subscribers of go-micro's server, panics count as errors unless wrapper.Subscriber is used, because go-micro recovers them itself. If errors persist for the same few messages, these can never succeed: see Redeliveries.",
+			"Deliveries per second whose handler returned an error, and those whose handler panicked. Of the errors, those that asked for RetryAfter are deferred, and those that asked for Discard are discarded. In subscribers of go-micro's server, panics count as errors unless wrapper.Subscriber is used, because go-micro recovers them itself. If errors persist for the same few messages, these can never succeed: see Redeliveries.",
 			"cps",
 			query(queueRate("handler_errors_total"), "errors "+byQueue),
+			query(queueRate("deferred_total"), "deferred "+byQueue),
+			query(queueRate("discarded_total"), "discarded "+byQueue),
 			query(queueRate("handler_panics_total"), "panics "+byQueue)).size(12, 9),
 		timeseries("Handler duration",
 			"How long handlers take, including those that fail; half of them take at most p50. Dots are traces: click one to open it. If p99 is far above p50, a few messages are different: open their dots. If all lines rise, a dependency is slow.",
@@ -85,7 +93,10 @@ func consumerHandling() row {
 			"s", query(sum("le", rate("handler_duration_seconds_bucket", ofSubscription)), "{{le}}").withExemplars()).size(12, 9),
 		timeseries("Delivery lag",
 			"Time from when the stream stored a message until its handler started, measured by two clocks. Only first deliveries count. It rises with pending. If it is high although little is pending, handlers are slow and batches are large, so messages wait behind each other: lower WithBatchSize.",
-			"s", quantiles("delivery_lag_seconds", ofSubscription, perQueue)...).size(24, 8),
+			"s", quantiles("delivery_lag_seconds", ofSubscription, perQueue)...).size(12, 8),
+		timeseries("End to end",
+			"Time from when the stream stored a message until it was finished, with all its retries. If it is far above the delivery lag plus the handler's duration, messages need several tries: see Redeliveries.",
+			"s", quantiles("end_to_end_seconds", ofSubscription, perQueue)...).size(12, 8),
 	)
 }
 
@@ -130,6 +141,9 @@ func consumerFetching() row {
 		timeseries("Stuck keys",
 			"Subscriptions with OrderBy that fetch no more, because messages of stuck keys are all that they may have in hand. It goes on when one of these keys does: look for failing or slow handlers in the log.",
 			"short", query(sum(perQueue, metric("order_full", ofSubscription)), byQueue)).size(8, 7).stepped(),
+		timeseries("Bytes fetched",
+			"Bytes fetched per second, headers included. If it rises while the rate of messages does not, messages have become larger: see WithFetchBytes.",
+			"Bps", query(queueRate("fetched_bytes_total"), byQueue)).size(8, 7),
 	)
 }
 
@@ -140,6 +154,7 @@ func consumerRetries() row {
 			"Deliveries per second that were not the first of their message. After failures and snoozes they are expected. Without failures, messages come back after AckWait because a replica died or acknowledgements were lost: see Not handled.",
 			"mps",
 			query(queueRate("redelivered_total"), byQueue),
+			query(queueRate("late_deliveries_total"), "fifth and later "+byQueue),
 			query(queueRate("snoozed_total"), "snoozed "+byQueue)).size(12, 8),
 		timeseries("Share of redeliveries",
 			"Redeliveries as a share of all deliveries. Near 1, almost all deliveries are of messages that fail again and again: set MaxDeliver and WithDeadLetter, or discard what can never succeed.",
@@ -153,7 +168,7 @@ func consumerRetries() row {
 		timeseries("Not handled",
 			"Fetched messages per second that were not handled, and acknowledgements that failed. Skipped: the ack deadline passed while the message waited, or it was a second delivery of a message that was already handled. Markers: the stream's notes that the last message of a subject has expired. Returned: given back because the subscription ended. All but second deliveries and markers are delivered again. If messages are skipped all the time, lower WithBatchSize. If acknowledgements fail, check the connection.",
 			"mps",
-			query(queueRate("skipped_total"), "skipped "+byQueue),
+			query(sum("topic, queue, reason", rate("skipped_total", ofSubscription)), "skipped {{reason}} "+byQueue),
 			query(queueRate("markers_total"), "markers "+byQueue),
 			query(queueRate("returned_total"), "returned "+byQueue),
 			query(sum("topic, queue, result", rate("settle_errors_total", ofSubscription)), "{{result}} failed "+byQueue)).size(12, 8),

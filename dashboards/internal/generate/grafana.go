@@ -225,7 +225,7 @@ func stat(title, description, unit string, t target) *panel {
 
 // softMax is the smallest maximum of an axis, by unit. Without it, Grafana would
 // draw the axis of a flat line at zero up to 100.
-var softMax = map[string]float64{"short": 1, "mps": .1, "cps": .1, "cpm": 1, "s": .01, "percentunit": .01, "bytes": 1024}
+var softMax = map[string]float64{"short": 1, "mps": .1, "cps": .1, "cpm": 1, "s": .01, "percentunit": .01, "bytes": 1024, "Bps": 1024}
 
 // timeseries is a panel with a line for each series.
 func timeseries(title, description, unit string, targets ...target) *panel {

@@ -57,9 +57,12 @@ func publisherPublishing() row {
 		timeseries("Publish duration",
 			"Time until the outcome of a publish is known, including look-ups, retries and failures. Dots are traces. p50 is one round trip and one disk write: if it doubles, look at the servers. A p99 of seconds means that calls waited for the connection.",
 			"s", quantiles("publish_duration_seconds", ofTopic, "")...),
+		timeseries("Bytes published",
+			"Bytes of the bodies that were published, per second. If it rises while the rate of messages does not, messages have become larger.",
+			"Bps", query(sum("topic", rate("published_bytes_total", ofTopic)), "{{topic}}")).size(8, 8),
 		heatmap("Publish duration, all",
 			"Publishes per second by duration; darker is more. A second band above the usual one shows calls that waited for the connection, for a leader, or for a slow disk.",
-			"s", query(sum("le", rate("publish_duration_seconds_bucket", ofTopic)), "{{le}}").withExemplars()).size(24, 8),
+			"s", query(sum("le", rate("publish_duration_seconds_bucket", ofTopic)), "{{le}}").withExemplars()).size(16, 8),
 	)
 }
 

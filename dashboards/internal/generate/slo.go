@@ -42,7 +42,7 @@ const (
 // failedShare is the share of deliveries in the window that failed.
 func failedShare(by, window string) string {
 	return ratio(
-		sum(by, increase("handler_errors_total", ofSubscription, window)+" + "+increase("handler_panics_total", ofSubscription, window)),
+		sum(by, increase("handler_errors_total", ofSubscription, window)+" - "+increase("deferred_total", ofSubscription, window)+" + "+increase("handler_panics_total", ofSubscription, window)),
 		sum(by, increase("handled_total", ofSubscription, window)))
 }
 
