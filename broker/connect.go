@@ -42,6 +42,7 @@ func (b *jetstreamBroker) Connect() error {
 			// up and start again.
 			_ = b.Disconnect()
 		default:
+			s.connects.Add(1)
 			b.states.await(s.reported.last(), link.CloseTimeout) // of another Connect
 			return nil
 		}

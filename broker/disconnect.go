@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/goroutine"
 	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/wire"
 )
 
 // shutdown is a Disconnect under way.
@@ -29,7 +31,7 @@ type shutdown struct {
 //
 // A broker belongs to one service. Two services of a process that share one end
 // each other's subscriptions: the first that stops disconnects it. Give each a
-// broker of its own.
+// broker of its own. A warning in the log says where that may have happened.
 //
 // Past the bound it closes the connection all the same and returns
 // [ErrShutdownTimeout]. The error says how many handlers still run, whose
@@ -85,6 +87,7 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	defer timeout.Stop()
 
 	subs := s.subs.close()
+	s.sayShared(subs)
 	stopAll(subs, max(bound, stopGrace))
 	left, expired := awaitHandlers(subs, timeout.C)
 	// Handlers may have published until now.
@@ -111,6 +114,29 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	sd.err = left.timeoutError(bound, expired)
 	b.endClose()
 	close(sd.done)
+}
+
+// sayShared warns where Disconnect may end the subscriptions of another service: Connect
+// was called more than once, and somebody has not unsubscribed, as go-micro's server does
+// before it disconnects.
+func (s *session) sayShared(subs []*subscription) {
+	var topics []string
+	for _, sub := range subs {
+		if !sub.core.Stopped() {
+			topics = append(topics, wire.Shorten(sub.topic))
+		}
+	}
+	if len(topics) == 0 || s.connects.Load() == 0 {
+		return
+	}
+	slices.Sort(topics)
+	const most = 10
+	more := ""
+	if n := len(topics); n > most {
+		topics, more = topics[:most], fmt.Sprintf(" and %d more", n-most)
+	}
+	s.log.Warn(fmt.Sprintf("Disconnect ends subscriptions that nobody has unsubscribed, to %s%s, and Connect was called several times: if two services share this broker, give each one of its own",
+		strings.Join(topics, ", "), more))
 }
 
 // stopGrace is how long what was not started may take to be given back, however short

@@ -28,6 +28,7 @@ type session struct {
 	reported   connectionReport // what hooks have been told of the connection
 	subs       registry
 	subscribes goroutine.Gate // Subscribe calls under way, and the monitor while it looks
+	connects   atomic.Int64   // calls of Connect that found the session open
 	watcher    atomic.Uint64  // the goroutine of the monitor, while it looks
 }
 

@@ -33,7 +33,29 @@ func (c *Conn) Dial() error {
 		c.NATS().Close()
 		return err
 	}
+	c.sayDiscovered()
 	return nil
+}
+
+// sayDiscovered tells of servers that the client has learned of before the connection was
+// encrypted: whoever stands between may have named them, and the client may send them its
+// credentials.
+func (c *Conn) sayDiscovered() {
+	nc := c.NATS()
+	if _, err := nc.TLSConnectionState(); err != nil || nc.Opts.TLSHandshakeFirst || nc.Opts.IgnoreDiscoveredServers {
+		return
+	}
+	named := nc.DiscoveredServers()
+	if len(named) == 0 {
+		return
+	}
+	const most = 3
+	more := ""
+	if n := len(named); n > most {
+		named, more = named[:most], fmt.Sprintf(" and %d more", n-most)
+	}
+	c.line(slog.LevelInfo, fmt.Sprintf("the server has named %s%s before the connection was encrypted, and the client may connect there, too: to prevent that, use nats.IgnoreDiscoveredServers or nats.TLSHandshakeFirst",
+		wire.Shorten(wire.Redacted(named)), more))
 }
 
 // check checks the server.
