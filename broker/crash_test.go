@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -25,6 +26,7 @@ type doomed struct {
 	Consumer   jetstream.ConsumerConfig
 	DeadLetter string
 	Hang       bool // in the handler; else it returns nil
+	Handlers   int  // with these and OrderBy it is a replica of SingleActive; 0: it is not
 }
 
 const doomedVariable = "JSBROKER_DOOMED"
@@ -51,13 +53,21 @@ func runAsDoomed() bool {
 	if err := b.Connect(); err != nil {
 		panic(err)
 	}
+	subscribeOpts := []broker.SubscribeOption{broker.Queue("q")}
+	if d.Handlers > 0 {
+		subscribeOpts = append(subscribeOpts, jsbroker.SingleActive(), jsbroker.OrderBy(byKey), jsbroker.Concurrency(d.Handlers))
+	}
 	_, err := b.Subscribe("orders", func(e broker.Event) error {
 		fmt.Printf("started %s\n", e.Message().Body)
-		if d.Hang {
+		switch {
+		case d.Hang:
 			select {}
+		case d.Handlers > 0:
+			time.Sleep(rand.N(5 * time.Millisecond))
+			fmt.Printf("done %s\n", e.Message().Body)
 		}
 		return nil
-	}, broker.Queue("q"))
+	}, subscribeOpts...)
 	if err != nil {
 		panic(err)
 	}

@@ -22,6 +22,7 @@ type dispatcher struct {
 	backoff           []func(context.Context, Backoff)
 	consumerState     []func(context.Context, ConsumerState)
 	held              []func(context.Context, Held)
+	activeChanged     []func(context.Context, ActiveChanged)
 	handleStart       []func(context.Context, HandleStart) context.Context
 	panicked          []func(context.Context, Panicked)
 	settled           []func(context.Context, Settled)
@@ -49,6 +50,7 @@ func newDispatcher(hooks []Hooks, log *slog.Logger) *dispatcher {
 		add(&d.backoff, h.Backoff, h.Backoff != nil)
 		add(&d.consumerState, h.ConsumerState, h.ConsumerState != nil)
 		add(&d.held, h.Held, h.Held != nil)
+		add(&d.activeChanged, h.ActiveChanged, h.ActiveChanged != nil)
 		add(&d.handleStart, h.HandleStart, h.HandleStart != nil)
 		add(&d.panicked, h.Panicked, h.Panicked != nil)
 		add(&d.settled, h.Settled, h.Settled != nil)

@@ -92,8 +92,9 @@ var (
 	// ErrDeadLetterCut: a dead letter has not all headers or no body, because they
 	// did not fit, and its original is gone. [Redrive] leaves it where it is.
 	ErrDeadLetterCut = fault.ErrDeadLetterCut
-	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter] or [TTL],
-	// or a stream that others made lacks a flag. The error names the version or the
+	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter], [TTL] or
+	// [SingleActive], or a stream that others made lacks a flag. The error names the
+	// version or the
 	// flag. Nothing was stored.
 	ErrUnsupported = fault.ErrUnsupported
 	// ErrNotScheduled: [CancelDelivery] found no message of that topic and id that

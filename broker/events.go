@@ -109,6 +109,12 @@ type Held struct {
 	Full     bool // nothing more is fetched until one of the keys goes on
 }
 
+// ActiveChanged is the event of [Hooks.ActiveChanged].
+type ActiveChanged struct {
+	Subscription
+	Active bool // the server delivers to this subscription, and to no other replica
+}
+
 // HandleStart is the event of [Hooks.HandleStart].
 type HandleStart struct {
 	Delivery

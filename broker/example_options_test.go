@@ -364,6 +364,25 @@ func ExampleWithExistingConsumers() {
 
 // Many accounts are worked on at a time, and each sees its events in order, also when
 // one of them has to be tried again.
+func ExampleSingleActive() {
+	b, done := connect()
+	defer done()
+
+	settled := make(chan string)
+	settle := func(e broker.Event) error {
+		settled <- string(e.Message().Body)
+		return nil
+	}
+	// Each replica does this, and one of them gets the messages.
+	_, err := b.Subscribe("invoices.due", settle, broker.Queue("accounting"), jsbroker.SingleActive())
+	must(err)
+	for _, invoice := range []string{"first", "second"} {
+		must(b.Publish("invoices.due", &broker.Message{Body: []byte(invoice)}))
+	}
+	fmt.Println(<-settled, <-settled)
+	// Output: first second
+}
+
 func ExampleOrderBy() {
 	b, done := connect()
 	defer done()

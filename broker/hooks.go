@@ -62,6 +62,11 @@ type Hooks struct {
 	// when half of the room is free.
 	Held func(ctx context.Context, e Held)
 
+	// ActiveChanged fires for a subscription with [SingleActive]: with Active false when
+	// it starts, with Active true when the server begins to deliver to it and to no
+	// other replica, and with Active false when that is over.
+	ActiveChanged func(ctx context.Context, e ActiveChanged)
+
 	// HandleStart fires once per delivery, before the handler runs. It may
 	// change e.Header, the map that the handler sees. The context it returns is
 	// what [EventContext] gives to the handler.

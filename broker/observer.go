@@ -47,6 +47,12 @@ func (o observer) Crowded(c consume.Crowd) {
 	emit(s.hooks, s.hooks.held, s.base, Held{Subscription: s.identity(), Messages: c.Messages, Keys: c.Keys, Full: c.Full})
 }
 
+// Turned tells hooks which replica is active.
+func (o observer) Turned(active bool) {
+	s := o.s
+	emit(s.hooks, s.hooks.activeChanged, s.base, ActiveChanged{Subscription: s.identity(), Active: active})
+}
+
 // Skipped tells hooks of a message that is not handled.
 func (o observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
 	emit(o.s.hooks, o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d), Reason: SkipReason(why)})

@@ -74,6 +74,36 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 	return subscribeOption(func(so *subscribeOptions) { so.key, so.keySet = key, true })
 }
 
+// SingleActive has the server deliver to one of all subscribers of the queue, and the
+// others stand by. Use it for what must not be done by two replicas at a time, and with
+// [OrderBy] or one handler for an order that holds across replicas. It needs
+// broker.Queue, and nats-server 2.11.
+//
+// The consumer has the priority policy pinned_client (ADR-42). When the active
+// subscription ends, another one becomes active at once, and when its process or its
+// connection dies, after 5 to 8 seconds. A connection that is back sooner keeps its place.
+// [Hooks.ActiveChanged] and the log say who is active.
+//
+// Whoever becomes active first gets everything that its predecessor had not settled, in
+// the order of the stream, and then goes on with what is new. For this, what waits for a
+// retry or a [Snooze] is delivered at once, whatever its delay. If something does not
+// come, the subscription goes on without it 5 seconds after AckWait. A handler of the
+// predecessor that still runs, because only its connection was lost, may overlap with
+// the new one: no server can stop it. With several handlers and no OrderBy there is no
+// order, as without this option.
+//
+// A consumer that the broker made gets the policy at Subscribe, and loses it at the first
+// Subscribe whose code no longer asks for it. Replicas that still run code without the
+// option get messages as well until they end. A consumer of others must have the policy
+// pinned_client; the broker does not change it, and its PinnedTTL decides how long a
+// takeover takes. Subscribe returns [ErrInvalidConfig] without a queue, [ErrUnsupported]
+// with an older server, and [ErrConsumerConflict] for a consumer that serves all its
+// subscribers. Without permission for $JS.API.CONSUMER.UNPIN the end of the active
+// subscription takes as long as its death.
+func SingleActive() broker.SubscribeOption {
+	return subscribeOption(func(so *subscribeOptions) { so.single = true })
+}
+
 // ConsumerConfig is the consumer template of one subscription. It takes the place
 // of the broker's template, [WithConsumerConfig], as a whole: fields that it leaves
 // out have their defaults. Use it where one topic needs another AckWait, another
@@ -102,6 +132,7 @@ type subscribeOptions struct {
 	templateErr             error                     // why it cannot work
 	key                     func(broker.Event) string // of OrderBy; nil: no order
 	keySet                  bool
+	single                  bool // of SingleActive
 }
 
 // checkOrder reports why the subscription cannot have the order that was asked for.
@@ -119,11 +150,14 @@ func (so *subscribeOptions) checkOrder(cfg *config) error {
 
 // rules returns the broker's rules with what the subscription has of its own.
 func (so *subscribeOptions) rules(brokers *streams.Rules) *streams.Rules {
-	if so.template == nil {
+	if so.template == nil && !so.single {
 		return brokers
 	}
 	own := *brokers
-	own.ConsumerTemplate = so.template
+	own.SingleActive = so.single
+	if so.template != nil {
+		own.ConsumerTemplate = so.template
+	}
 	return &own
 }
 

@@ -93,6 +93,9 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	}
 	s.base = start(s.hooks, s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity(), Concurrency: len(s.bodies)})
 	observer{s}.Learned(state)
+	if request.single {
+		observer{s}.Turned(false)
+	}
 	s.unwatch = context.AfterFunc(request.Context, func() { _ = s.Unsubscribe() })
 	s.core.Begin(s.base, headStart(handler))
 	return s, nil
@@ -122,6 +125,9 @@ func checkSubscribe(ses *session, cfg *config, topic string, handler broker.Hand
 	}
 	if err := request.checkOrder(cfg); err != nil {
 		return err
+	}
+	if request.single && request.Queue == "" {
+		return fmt.Errorf("%w: SingleActive is for replicas that share a queue, and this subscriber has none: name one (broker.Queue)", ErrInvalidConfig)
 	}
 	return request.checkTemplate(&cfg.rules)
 }

@@ -41,6 +41,10 @@
 //
 //	micro_broker_order_full{topic,queue}                     gauge      subscriptions that fetch no more because of stuck keys
 //
+// Replicas, with SingleActive:
+//
+//	micro_broker_subscription_active{topic,queue}            gauge      subscriptions that the server delivers to: 0 where the replica stands by
+//
 // What the server says of the consumer when it is asked, which is about every 15
 // seconds while nothing new comes:
 //

@@ -35,6 +35,7 @@ func New(opts ...Option) jsbroker.Hooks {
 		Backoff:           o.backoff,
 		ConsumerState:     o.consumerState,
 		Held:              o.held,
+		ActiveChanged:     o.activeChanged,
 		HandleStart:       o.handleStart,
 		Settled:           o.settled,
 		DeadLettered:      o.deadLettered,
@@ -138,6 +139,12 @@ func (o *observer) consumerState(ctx context.Context, e jsbroker.ConsumerState) 
 		sub.ackPending.Store(int64(e.AckPending))
 		sub.maxAckPending.Store(int64(e.MaxAckPending))
 		sub.retries.Store(int64(e.Retries))
+	}
+}
+
+func (o *observer) activeChanged(ctx context.Context, e jsbroker.ActiveChanged) {
+	if sub := o.subscription(ctx); sub != nil {
+		sub.standby.Store(!e.Active)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 var zeroSeries = func() map[string]float64 {
 	m := map[string]float64{
 		"micro_broker_active_subscriptions" + ordersLabels: 1, // those that are not zero
+		"micro_broker_subscription_active" + ordersLabels:  1,
 		subscriptionInfo: 1,
 	}
 	for _, name := range []string{
@@ -58,6 +59,7 @@ var fetchReasons = []string{
 
 var gauges = []string{
 	"micro_broker_active_subscriptions" + ordersLabels,
+	"micro_broker_subscription_active" + ordersLabels,
 	"micro_broker_backoff_seconds" + ordersLabels,
 	"micro_broker_in_flight" + ordersLabels,
 	"micro_broker_pending" + ordersLabels,

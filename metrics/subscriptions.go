@@ -25,6 +25,7 @@ type subscriptions struct {
 	maxAckPending *prometheus.Desc
 	retries       *prometheus.Desc
 	orderFull     *prometheus.Desc
+	singleActive  *prometheus.Desc
 
 	loads loadDescs
 
@@ -49,6 +50,7 @@ type subscription struct {
 	backoff atomic.Int64
 	retries atomic.Int64 // not in series either: each subscription knows its own
 	full    atomic.Bool  // as much is in hand as OrderBy permits
+	standby atomic.Bool  // with SingleActive, and another replica is active
 	running running
 
 	of          jsbroker.Subscription // as it was at the start
@@ -72,6 +74,7 @@ func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
 		maxAckPending: desc("max_ack_pending", "How large ack_pending may become before the server delivers nothing new; 0 if there is no bound.", "topic", "queue"),
 		retries:       desc("retries", "Messages that failed here and waited for their retry, when the server was last asked about the consumer.", "topic", "queue"),
 		orderFull:     desc("order_full", "Subscriptions with OrderBy that fetch no more, because stuck keys have as many messages in hand as permitted.", "topic", "queue"),
+		singleActive:  desc("subscription_active", "Subscriptions that the server delivers to: 0 if this replica stands by, with SingleActive.", "topic", "queue"),
 
 		loads: loadDescs{
 			info:        desc("subscription_info", "Always 1. The stream and the consumer that the subscription began with.", "topic", "queue", "stream", "consumer"),
@@ -140,6 +143,7 @@ func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
 	ch <- s.maxAckPending
 	ch <- s.retries
 	ch <- s.orderFull
+	ch <- s.singleActive
 	ch <- s.loads.info
 	ch <- s.loads.concurrency
 	ch <- s.loads.oldest
@@ -147,9 +151,9 @@ func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
 
 // sums are what the subscriptions of one topic and queue have together.
 type sums struct {
-	backoff, oldest            time.Duration // the longest
-	retries, full, concurrency int64
-	consumers                  map[jsbroker.Subscription]bool
+	backoff, oldest                    time.Duration // the longest
+	retries, full, active, concurrency int64
+	consumers                          map[jsbroker.Subscription]bool
 }
 
 func sumOf(all map[*subscription]struct{}, now time.Time) sums {
@@ -160,6 +164,9 @@ func sumOf(all map[*subscription]struct{}, now time.Time) sums {
 		s.retries += sub.retries.Load()
 		s.concurrency += int64(sub.concurrency)
 		s.consumers[sub.of] = true
+		if !sub.standby.Load() {
+			s.active++
+		}
 		if sub.full.Load() {
 			s.full++
 		}
@@ -191,6 +198,7 @@ func (s *subscriptions) gauges() []prometheus.Metric {
 		gauge(s.maxAckPending, float64(shared.maxAckPending.Load()))
 		gauge(s.retries, float64(sum.retries))
 		gauge(s.orderFull, float64(sum.full))
+		gauge(s.singleActive, float64(sum.active))
 	}
 	return ms
 }

@@ -17,6 +17,8 @@ type arrivals struct {
 	last     *Delivery   // the last of the messages
 	strays   []*Delivery // messages that were not subscribed to
 	foreign  *nats.Msg   // the last message that no consumer has delivered
+	turned   bool        // the subscription has become active, or is no longer
+	dropped  int         // messages that were dropped for that
 	alive    bool        // the server has given a sign of life
 	err      error       // the request under way has failed
 }
@@ -34,6 +36,9 @@ func (s *Subscription) report(a arrivals) {
 		if more, ok := s.lines.Allow(text); ok {
 			s.log.Warn(fmt.Sprintf(text, wire.Shorten(a.foreign.Reply), more))
 		}
+	}
+	if a.turned {
+		s.turned(a.dropped)
 	}
 	if a.messages > 0 {
 		s.cfg.Observer.Fetched(a.messages, a.bytes, a.last.Meta.Pending)

@@ -64,7 +64,7 @@ func (h *inHand) stranded() (ds []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now, cs := time.Now(), h.consumer.Load()
-	if cs.Ephemeral || h.s.Stopped() || !h.pull.Lapsed(now) || !h.s.cfg.Conn.Up() {
+	if cs.Ephemeral || h.single != nil || h.s.Stopped() || !h.pull.Lapsed(now) || !h.s.cfg.Conn.Up() {
 		return nil
 	}
 	oldest, waits := h.oldest()

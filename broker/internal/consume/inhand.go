@@ -36,7 +36,8 @@ type inHand struct {
 	pace     pace
 	fresh    time.Time // when a message last came for the first time
 	ledger   ledger
-	order    *order // nil: all messages have one order
+	order    *order  // nil: all messages have one order
+	single   *single // nil: all subscribers of the consumer get messages
 	retries  retries
 
 	keeper    *time.Timer // calls keepAlive; nil until something is in hand
@@ -62,6 +63,9 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 	}
 	if s.cfg.Key != nil {
 		h.order = newOrder()
+	}
+	if s.cfg.single() {
+		h.single = &single{}
 	}
 	h.consumer.Store(cs)
 	return h
@@ -260,11 +264,7 @@ func (h *inHand) busy() (n int) {
 func (h *inHand) unstarted() (ds []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if ds = h.waiting; h.order != nil {
-		ds = h.order.empty(ds)
-	}
-	h.waiting, h.room = nil, nil
-	return ds
+	return h.drop()
 }
 
 // look returns a message that has come in the inbox, or whether to ask for more: it
@@ -302,8 +302,10 @@ func (h *inHand) next() (request pull.Request, wanted bool, silence time.Duratio
 	if n := h.idleBacklog(); !h.s.Stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
 		request, wanted = h.request(n)
 	}
-	if h.pull.Open() == 0 && h.order != nil {
-		h.order.waiting = true
+	if h.pull.Open() == 0 && (h.order != nil || h.holds()) {
+		if h.order != nil {
+			h.order.waiting = true
+		}
 		return request, wanted, 0
 	}
 	return request, wanted, h.pull.Silence(time.Now())
@@ -318,6 +320,8 @@ func (h *inHand) request(waiting int) (r pull.Request, wanted bool) {
 			return r, false
 		}
 		h.pull.Within(room)
+	} else if h.holds() && len(h.waiting) >= 2*maxHeld {
+		return r, false
 	}
 	if r, wanted = h.pull.Request(h.consumer.Load(), waiting); wanted {
 		h.sending.Add(1)
@@ -400,13 +404,22 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 		}
 		h.pull.Heard(now)
 		delivery, err := h.pull.Accept(m)
+		if turned, dropped := h.notePin(now); turned {
+			a.turned, a.dropped = true, a.dropped+dropped
+		}
 		switch {
+		case delivery && h.single != nil && m.Header.Get(wire.PinHeader) == "":
+			a.strays = append(a.strays, newDelivery(h.s, m, now))
+			a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and serves all its subscribers", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name)
 		case delivery && !wire.Covers(h.s.cfg.Topic, m.Subject):
 			a.strays = append(a.strays, newDelivery(h.s, m, now))
 			a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
 		case delivery:
 			a.last = newDelivery(h.s, m, now)
 			a.last.epoch = h.ledger.epoch
+			if h.single != nil {
+				h.single.like = m.Reply
+			}
 			h.ledger.reached = max(h.ledger.reached, a.last.Meta.ConsumerSequence)
 			h.waiting = append(h.waiting, a.last)
 			h.left.pending = a.last.Meta.Pending

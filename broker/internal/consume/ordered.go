@@ -16,14 +16,17 @@ import (
 // to handle, or one whose key is to be asked for.
 func (h *inHand) startable() bool {
 	if h.order == nil {
-		return len(h.waiting) > 0
+		return len(h.waiting) > 0 && !h.holds()
 	}
 	h.elapse(time.Now())
-	return h.order.first != nil || len(h.waiting) > 0 && len(h.order.keying) == 0
+	return h.order.first != nil && !h.holds() || len(h.waiting) > 0 && len(h.order.keying) == 0
 }
 
 // first takes the message that is to be handled next, or returns nil.
 func (h *inHand) first() *Delivery {
+	if h.holds() {
+		return nil
+	}
 	if h.order == nil {
 		if len(h.waiting) == 0 {
 			return nil
@@ -125,10 +128,14 @@ func bound(cs *consumers.Consumer) int {
 
 // spare returns how many messages may still be asked for.
 func (h *inHand) spare() int {
-	if h.order.bytes >= maxHeldBytes {
+	most, weight := bound(h.consumer.Load()), maxHeldBytes
+	if h.holds() { // what the former active subscription had in hand comes on top
+		most, weight = most+maxHeld, 2*weight
+	}
+	if h.order.bytes >= weight {
 		return 0
 	}
-	return bound(h.consumer.Load()) - h.inAll() - h.pull.Open()
+	return most - h.inAll() - h.pull.Open()
 }
 
 // Crowd is what a subscription with an order has in hand.
@@ -144,7 +151,7 @@ type Crowd struct {
 func (h *inHand) crowd() (c Crowd, changed bool) {
 	o := h.order
 	switch {
-	case !o.full && h.spare() < 1 && h.pull.Open() == 0 && !h.startable():
+	case !o.full && !h.holds() && h.spare() < 1 && h.pull.Open() == 0 && !h.startable():
 		o.full, changed = true, true
 	case o.full && 2*h.inAll() < bound(h.consumer.Load()):
 		o.full, changed = false, true

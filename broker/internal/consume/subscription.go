@@ -70,6 +70,9 @@ type Observer interface {
 	Crowded(c Crowd)
 	// Skipped tells that a fetched message is not handled. The log has a line about it.
 	Skipped(d *Delivery, why SkipReason)
+	// Turned tells that the subscription has become the one that the consumer serves, or
+	// is no longer.
+	Turned(active bool)
 	// Settled tells of an acknowledgement that was sent, or could not be sent, which
 	// err says. A message that was returned has not been handled.
 	Settled(d *Delivery, r Result, delay time.Duration, returned bool, err error)
@@ -130,6 +133,10 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 		s.deleteConsumer()
 		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
 	}
+	if err = s.beginSingle(); err != nil {
+		s.hand.pull.Close()
+		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
+	}
 	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(cfg.Parent))
 	s.life, s.end = context.WithCancel(context.Background())
 	s.fetcher = newFetcher(s)
@@ -150,6 +157,7 @@ func (s *Subscription) Discard() {
 	s.end()
 	s.giveUp()
 	s.hand.pull.Close()
+	s.endSingle()
 	s.deleteConsumer()
 }
 
@@ -161,6 +169,7 @@ func (s *Subscription) Begin(ctx context.Context, delay time.Duration) {
 	s.deliveryContext = ctx
 	s.log.Info(fmt.Sprintf("subscribed to %s (%s)", s.cfg.Topic, s.describe()))
 	s.ids[0].Store(0)
+	s.hand.renewIn(delay)
 	for slot := range s.cfg.Concurrency {
 		go func() {
 			if delay > 0 {
@@ -375,6 +384,7 @@ func (s *Subscription) giveBack() {
 // finish is the end of the last worker.
 func (s *Subscription) finish() {
 	s.hand.stopKeepAlive()
+	s.endSingle()
 	s.deleteConsumer()
 	s.giveUp()
 	s.cfg.Observer.Ended()

@@ -150,6 +150,7 @@ func (o *observer) Fetched(messages, _ int, _ uint64)             { o.fetched <-
 func (o *observer) FetchFailed(err error, _ int, _ time.Duration) { o.failed <- err }
 func (o *observer) Recovered()                                    { o.back <- struct{}{} }
 func (o *observer) Learned(s consume.State)                       { o.learned <- s }
+func (o *observer) Turned(bool)                                   {}
 func (o *observer) Crowded(c consume.Crowd)                       { o.crowded <- c }
 func (o *observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
 	o.skipped <- skipped{d, why}

@@ -16,6 +16,8 @@ const (
 	// defaultMaxAckPending is what the server chooses for consumers
 	// (JsDefaultMaxAckPending in server/consumer.go of nats-server).
 	defaultMaxAckPending = 1000
+	// defaultPinnedTTL likewise (JsDefaultPinnedTTL).
+	defaultPinnedTTL = 2 * time.Minute
 	// defaultMaxWaiting likewise (JSWaitQueueDefaultMax).
 	defaultMaxWaiting = 512
 )
@@ -23,7 +25,7 @@ const (
 // settingsOn says what of a stream's consumers may follow the code. What is missing
 // is the same for all consumers of this module (AckPolicy, ReplayPolicy, and what is
 // for push consumers), passes by itself (PauseUntil), or has rules of its own (names,
-// filters, Metadata, priority groups).
+// filters, Metadata).
 func settingsOn(s *streams.Stream) *asked.Kind[jetstream.ConsumerConfig] {
 	limits := s.ConsumerLimits()
 	return &asked.Kind[jetstream.ConsumerConfig]{
@@ -31,6 +33,7 @@ func settingsOn(s *streams.Stream) *asked.Kind[jetstream.ConsumerConfig] {
 			"Description", "DeliverPolicy", "OptStartSeq", "OptStartTime", "AckWait", "MaxDeliver", "BackOff",
 			"SampleFrequency", "MaxWaiting", "MaxAckPending", "HeadersOnly", "MaxRequestBatch", "MaxRequestExpires",
 			"MaxRequestMaxBytes", "InactiveThreshold", "Replicas", "MemoryStorage",
+			"PriorityPolicy", "PriorityGroups", "PinnedTTL",
 		},
 		Fixed: fixed,
 		Fill:  func(cc *jetstream.ConsumerConfig) { fill(cc, limits) },
@@ -70,6 +73,9 @@ func fill(cc *jetstream.ConsumerConfig, limits jetstream.StreamConsumerLimits) {
 	}
 	if limit := limits.InactiveThreshold; cc.InactiveThreshold <= 0 || limit > 0 && cc.InactiveThreshold > limit {
 		cc.InactiveThreshold = limit
+	}
+	if cc.PriorityPolicy == jetstream.PriorityPolicyPinned && cc.PinnedTTL == 0 {
+		cc.PinnedTTL = defaultPinnedTTL
 	}
 	if cc.OptStartTime != nil {
 		utc := cc.OptStartTime.Round(0).UTC()

@@ -29,8 +29,11 @@ type binding struct {
 // context bounds it.
 //
 // Errors: those of Streams.Stream, ErrConsumerConflict, ErrConsumerNotFound,
-// ErrWorkQueueConflict.
+// ErrWorkQueueConflict, ErrUnsupported.
 func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
+	if version, ok := cs.conn.Has(11, 0); rules.SingleActive && !ok {
+		return nil, nil, fmt.Errorf("%w: SingleActive needs nats-server 2.11, and this one is %s", fault.ErrUnsupported, version)
+	}
 	for pause := minBindPause; ; pause = min(2*pause, maxBindPause) {
 		c, info, err := cs.bind(ctx, rules, topic, queue)
 		// An answer that is lost with its server never comes. A cluster without a leader

@@ -41,10 +41,31 @@ func usable(info *jetstream.ConsumerInfo) error {
 	case info.Config.AckPolicy != jetstream.AckExplicitPolicy:
 		return fmt.Errorf("%w: consumer %s of stream %s has ack policy %s; the broker settles each message and needs explicit",
 			fault.ErrConsumerConflict, info.Name, info.Stream, info.Config.AckPolicy)
-	case len(info.Config.PriorityGroups) > 0:
-		return fmt.Errorf("%w: consumer %s of stream %s has priority groups, which the broker does not support", fault.ErrConsumerConflict, info.Name, info.Stream)
 	}
 	return nil
+}
+
+// serves reports why a consumer does not choose among its subscribers as the code asks.
+func serves(info *jetstream.ConsumerInfo, rules *streams.Rules) error {
+	grouped := len(info.Config.PriorityGroups) > 0
+	switch pinned := grouped && info.Config.PriorityPolicy == jetstream.PriorityPolicyPinned; {
+	case rules.SingleActive && !pinned:
+		return fmt.Errorf("%w: consumer %s of stream %s serves all its subscribers, and SingleActive wants one at a time: give it the priority policy pinned_client and a priority group, or take another queue",
+			fault.ErrConsumerConflict, info.Name, info.Stream)
+	case pinned && !rules.SingleActive:
+		return fmt.Errorf("%w: consumer %s of stream %s has priority groups and serves one subscriber at a time: subscribe with SingleActive, or take another queue",
+			fault.ErrConsumerConflict, info.Name, info.Stream)
+	case grouped && !pinned:
+		return fmt.Errorf("%w: consumer %s of stream %s has priority groups with the policy %s, which the broker does not support",
+			fault.ErrConsumerConflict, info.Name, info.Stream, policyName(info.Config.PriorityPolicy))
+	}
+	return nil
+}
+
+// policyName returns what the server calls a priority policy.
+func policyName(p jetstream.PriorityPolicy) string {
+	text, _ := p.MarshalJSON()
+	return strings.Trim(string(text), `"`)
 }
 
 // reportDifferences logs where a consumer differs from what the subscriber asks for.

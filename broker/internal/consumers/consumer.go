@@ -141,6 +141,26 @@ func (c *Consumer) NakBody(n uint64, delay time.Duration) []byte {
 	return wire.DelayedNak(delay)
 }
 
+// Group returns the priority group of a consumer that serves one subscriber at a time.
+// Of others it is empty.
+func (c *Consumer) Group() string {
+	if c.Config.PriorityPolicy != jetstream.PriorityPolicyPinned || len(c.Config.PriorityGroups) == 0 {
+		return ""
+	}
+	return c.Config.PriorityGroups[0]
+}
+
+// Pinned returns whether the server says that some subscriber of the consumer is the
+// one that it serves.
+func (c *Consumer) Pinned(info *jetstream.ConsumerInfo) bool {
+	for _, g := range info.PriorityGroups {
+		if g.Group == c.Group() {
+			return g.PinnedClientID != ""
+		}
+	}
+	return false
+}
+
 // Next returns the name of the request for the consumer's next messages, without the
 // prefix of the API.
 func (c *Consumer) Next() string {

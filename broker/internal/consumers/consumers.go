@@ -4,6 +4,7 @@ package consumers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -61,4 +62,18 @@ func (cs *Consumers) info(ctx context.Context, stream, name string) (*jetstream.
 		return nil, fmt.Errorf("look up consumer %s of stream %s: %w", name, stream, err)
 	}
 	return info, nil
+}
+
+// Unpin has the server take another subscriber of a consumer that serves one at a time.
+// Without an answer that happens once its PinnedTTL has passed.
+func (cs *Consumers) Unpin(ctx context.Context, c *Consumer) error {
+	body, err := json.Marshal(map[string]string{"group": c.Group()})
+	if err != nil {
+		return err
+	}
+	name := "CONSUMER.UNPIN." + c.Stream.Name + "." + c.Name
+	return cs.conn.Do(ctx, name, func(ctx context.Context) error {
+		_, err := cs.conn.NATS().RequestWithContext(ctx, cs.conn.API(name), body)
+		return err
+	})
 }

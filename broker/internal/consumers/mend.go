@@ -60,7 +60,7 @@ func gone(err error) bool {
 // returns no consumer, and no error, if that one serves another topic of the
 // queue.
 func (cs *Consumers) mendFound(ctx context.Context, b binding, former *Consumer, info *jetstream.ConsumerInfo) (Mended, error) {
-	if err := errors.Join(usable(info), hasBodies(info, b.rules, b.topic)); err != nil {
+	if err := errors.Join(usable(info), serves(info, b.rules), hasBodies(info, b.rules, b.topic)); err != nil {
 		return Mended{}, err
 	}
 	m := Mended{Consumer: consumerOf(info, b), Info: info}

@@ -30,6 +30,15 @@ const (
 	SpareDeliveries = 10
 )
 
+const (
+	// PinnedTTL is after how long without a word from the active subscriber the server
+	// takes another one. A client that reconnects, which takes it 2 s or a little more
+	// by default, keeps its place.
+	PinnedTTL = 5 * time.Second
+	// activeGroup is the priority group of consumers with a single active subscriber.
+	activeGroup = "active"
+)
+
 // limitKey holds, in a consumer's metadata, after how many deliveries a message
 // becomes a dead letter.
 const limitKey = streams.OwnerKey + "-max-deliver"
@@ -47,7 +56,7 @@ func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {
 	case cfg.DeliverSubject != "" || cfg.DeliverGroup != "":
 		return fmt.Errorf("the broker uses pull consumers; leave DeliverSubject and DeliverGroup empty")
 	case len(cfg.PriorityGroups) > 0:
-		return fmt.Errorf("priority groups are not supported")
+		return fmt.Errorf("priority groups are not supported, except by the option SingleActive")
 	case cfg.ReplayPolicy != jetstream.ReplayInstantPolicy:
 		// A server that waits for the time of a message sends no heartbeats.
 		return fmt.Errorf("ReplayPolicy must be instant: a server that replays slowly cannot be told from one that has died")
@@ -81,6 +90,9 @@ func ConsumerConfig(r *streams.Rules, topic string) jetstream.ConsumerConfig {
 	cc.AckPolicy = jetstream.AckExplicitPolicy
 	if cc.AckWait == 0 && len(cc.BackOff) == 0 { // with BackOff the server derives it
 		cc.AckWait = DefaultAckWait
+	}
+	if r.SingleActive {
+		cc.PriorityPolicy, cc.PriorityGroups, cc.PinnedTTL = jetstream.PriorityPolicyPinned, []string{activeGroup}, PinnedTTL
 	}
 	cc.FilterSubject = topic
 	cc.Metadata = streams.Owned(cc.Metadata)

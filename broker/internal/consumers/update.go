@@ -2,6 +2,7 @@ package consumers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -21,7 +22,7 @@ func (cs *Consumers) take(ctx context.Context, b binding, c *Consumer, info *jet
 	} else {
 		cs.reportDifferences(b, c)
 	}
-	if err := hasBodies(info, b.rules, b.topic); err != nil {
+	if err := errors.Join(serves(info, b.rules), hasBodies(info, b.rules, b.topic)); err != nil {
 		return nil, nil, err
 	}
 	if info.Config.HeadersOnly && b.rules.OthersConsumers {

@@ -11,7 +11,6 @@ package pull
 import (
 	"encoding/json"
 	"errors"
-	"strconv"
 	"strings"
 	"time"
 
@@ -38,10 +37,9 @@ type Limits struct {
 // It has no lock. The caller guards all methods with one lock, except [Pull.Messages],
 // [Pull.Inbox], [Pull.Send] and [Pull.Close], which need none.
 type Pull struct {
-	conn     *link.Conn
-	inbox    string // requests reply to inbox.<number>
-	listener *link.Listener
-	messages chan *nats.Msg // deliveries and statuses
+	mailbox
+	conn *link.Conn
+	pin  string // see Pin
 
 	batch     batchSizer
 	fixedWait time.Duration // 0: adaptive
@@ -60,6 +58,13 @@ type Pull struct {
 	left      int           // messages that waited when the latest was made
 	single    bool          // the next message exceeds the byte bound: fetch it alone, until one comes
 	within    int           // the most messages that the next request asks for; 0: any number
+}
+
+// mailbox is where the answers come.
+type mailbox struct {
+	inbox    string // requests reply to inbox.<number>
+	listener *link.Listener
+	messages chan *nats.Msg // deliveries and statuses
 }
 
 // statusSlots is room in the channel for statuses and heartbeats between deliveries: for
@@ -90,8 +95,8 @@ const maxSlots = 988
 // Open makes the inbox. It asks for nothing yet.
 func Open(conn *link.Conn, cs *consumers.Consumer, l Limits) (*Pull, error) {
 	p := &Pull{
+		mailbox:   mailbox{inbox: conn.NATS().NewInbox()},
 		conn:      conn,
-		inbox:     conn.NATS().NewInbox(),
 		batch:     newBatchSizer(l.Batch),
 		fixedWait: l.Wait,
 		maxBytes:  l.Bytes,
@@ -156,6 +161,9 @@ type requestBody struct {
 	Expires   time.Duration `json:"expires"`
 	MaxBytes  int           `json:"max_bytes,omitempty"`
 	Heartbeat time.Duration `json:"idle_heartbeat,omitempty"`
+	NoWait    bool          `json:"no_wait,omitempty"`
+	Group     string        `json:"group,omitempty"` // see consumers.Consumer.Group
+	ID        string        `json:"id,omitempty"`    // see Pull.Pin
 }
 
 // Request returns a request for the next messages while this many wait to be handled,
@@ -180,6 +188,9 @@ func (p *Pull) Request(cs *consumers.Consumer, waiting int) (Request, bool) {
 	p.bytes += body.MaxBytes
 	p.asked, p.made = body, now
 	_, p.madeOn = p.conn.State()
+	if body.Group = cs.Group(); body.Group != "" {
+		body.ID = p.pin
+	}
 	return Request{subject: p.conn.API(cs.Next()), number: p.latest, body: body}, true
 }
 
@@ -221,7 +232,7 @@ func (p *Pull) Send(r Request) error {
 	if err != nil {
 		return err
 	}
-	return p.conn.NATS().PublishRequest(r.subject, p.inbox+"."+strconv.FormatUint(r.number, 10), body)
+	return p.conn.NATS().PublishRequest(r.subject, p.reply(r), body)
 }
 
 const (
@@ -298,15 +309,20 @@ func (p *Pull) Accept(m *nats.Msg) (delivery bool, err error) {
 	// themselves.
 	if m.Reply != "" {
 		p.delivered(m.Size(), wire.Weight(m))
+		if pin := m.Header.Get(wire.PinHeader); pin != "" {
+			p.pin = pin
+		}
 		return true, nil
 	}
 	number, ok := wire.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
 	if !ok || number < p.first || p.open == 0 {
 		return false, nil // of an earlier request
 	}
-	err = wire.StatusError(m.Header.Get("Status"), m.Header.Get("Description"))
-	if err == nil {
+	if err = wire.StatusError(m.Header.Get("Status"), m.Header.Get("Description")); err == nil {
 		return false, nil
+	}
+	if errors.Is(err, wire.ErrNotPinned) { // the next request has no pin
+		p.pin, err = "", wire.ErrBatchDone
 	}
 	left := undelivered(m, "Nats-Pending-Messages", p.open)
 	p.bytes -= undelivered(m, "Nats-Pending-Bytes", p.bytes)

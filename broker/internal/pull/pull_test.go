@@ -147,7 +147,7 @@ func (c testConn) reconnect(t *testing.T) {
 func busyPull(t *testing.T) (*Pull, testConn) {
 	t.Helper()
 	c := connect(t)
-	p := &Pull{conn: c.conn, inbox: "inbox", batch: batchSizer{size: maxBatch}, open: 240, got: 20}
+	p := &Pull{conn: c.conn, mailbox: mailbox{inbox: "inbox"}, batch: batchSizer{size: maxBatch}, open: 240, got: 20}
 	_, p.madeOn = c.conn.State()
 	return p, c
 }

@@ -31,6 +31,7 @@ type Rules struct {
 	OthersStreams    bool                      // no stream is created
 	OthersConsumers  bool                      // no consumer is created, and no stream for one
 	DeadLetter       string                    // topic of the dead letters; empty: there are none
+	SingleActive     bool                      // of all subscribers of a consumer one gets messages
 }
 
 // Known returns the stream that captures the topic, or nil if none is known. It

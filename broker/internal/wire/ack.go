@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -81,6 +82,33 @@ func ParseMetadata(reply string) (Metadata, error) {
 		StoredAt:         int64(numbers[3]),
 		Pending:          numbers[4],
 	}, nil
+}
+
+// PinHeader is set in each message that the server delivers to the pinned subscriber of
+// a consumer (ADR-42).
+const PinHeader = "Nats-Pin-Id"
+
+// AckSubject returns an ack subject for a message that was delivered to somebody else.
+// The consumer sequence must be that of a delivery that is not settled, or a later one.
+func AckSubject(stream, consumer string, streamSequence, consumerSequence uint64) string {
+	return fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.%d.0", stream, consumer, streamSequence, consumerSequence, time.Now().UnixNano())
+}
+
+// AckSubjectLike is AckSubject for a server that wants what the ack subjects of its own
+// deliveries have: domain and account. It returns "" if the reply is none of these.
+func AckSubjectLike(reply string, streamSequence, consumerSequence uint64) string {
+	tokens := strings.Split(reply, ".")
+	first := 4 // of the numbers
+	switch n := len(tokens); {
+	case n == 9:
+	case n >= 11:
+		first = 6
+	default:
+		return ""
+	}
+	tokens[first+1] = strconv.FormatUint(streamSequence, 10)
+	tokens[first+2] = strconv.FormatUint(consumerSequence, 10)
+	return strings.Join(tokens, ".")
 }
 
 // Acknowledges reports whether a subject is the ack subject of a delivery by that

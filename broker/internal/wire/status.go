@@ -12,6 +12,10 @@ import (
 // ErrBatchDone is the ordinary end of a pull request.
 var ErrBatchDone = errors.New("request completed")
 
+// ErrNotPinned is the end of the request of a subscriber that is no longer the one that
+// the server serves (ADR-42).
+var ErrNotPinned = errors.New("another subscriber of the consumer is served")
+
 // StatusError says what the status message of a pull request (ADR-13) means for
 // the request: nil if it goes on, [ErrBatchDone] if it has ended in the ordinary
 // way, or else what went wrong.
@@ -21,6 +25,8 @@ func StatusError(status, description string) error {
 		return nil
 	case "404", "408": // no messages, or expired: an idle poll
 		return ErrBatchDone
+	case "423":
+		return ErrNotPinned
 	case "503":
 		return nats.ErrNoResponders
 	case "409":

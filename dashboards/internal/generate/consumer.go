@@ -108,7 +108,7 @@ func consumerReplicas() row {
 	p95 := quantile(.95, perReplica, "handler_duration_seconds", ofSubscription)
 	return section("By replica",
 		table("Replicas",
-			"One row per process. Replicas share the messages of a queue, so they should look alike. If one fails much more, or handles much less, than the others, look at its log and at the machine that it runs on.",
+			"One row per process. Replicas share the messages of a queue, so they should look alike. If one fails much more, or handles much less, than the others, look at its log and at the machine that it runs on. Active is how many of its subscriptions the server delivers to: with SingleActive one replica has them, and where it is 0 the process stands by.",
 			[]key{{label: "job"}, {label: "instance"}},
 			column{name: "Failed", unit: "percentunit", expr: ratio(failures(perReplica), handled(perReplica)), levels: failureLevels()},
 			column{name: "Handled", unit: "mps", expr: handled(perReplica), bar: true},
@@ -116,6 +116,7 @@ func consumerReplicas() row {
 			column{name: "In flight", unit: "short", expr: sum(perReplica, metric("in_flight", ofSubscription))},
 			column{name: "Pause", unit: "s", expr: aggregate("max", perReplica, metric("backoff_seconds", ofSubscription)), levels: levels(above(0, "green"), above(.001, "orange"), above(10, "red"))},
 			column{name: "Subscriptions", unit: "short", expr: sum(perReplica, metric("active_subscriptions", ofSubscription))},
+			column{name: "Active", unit: "short", expr: sum(perReplica, metric("subscription_active", ofSubscription))},
 		).size(gridWidth, 6),
 		timeseries("Handling rate by replica",
 			"Deliveries handled per second, by process. A line that falls to zero while the others go on is a process that hangs or has lost its connection. If one line carries everything, the others have no subscription.",

@@ -1,0 +1,57 @@
+package pull
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Pin returns the id that the server has given the subscriber that it serves, if this is
+// the one. Otherwise it is empty. Deliveries bring it, and requests carry it (ADR-42).
+func (p *Pull) Pin() string { return p.pin }
+
+// Unpin forgets the pin if it is this one.
+func (p *Pull) Unpin(pin string) {
+	if p.pin == pin {
+		p.pin = ""
+	}
+}
+
+// Renewal returns a request that tells the server that the pinned subscriber is there. It
+// brings no message: none is as small as its bound. The answer goes to
+// [Pull.ListenRenewals].
+func (p *Pull) Renewal(cs *consumers.Consumer) (Request, bool) {
+	if p.pin == "" {
+		return Request{}, false
+	}
+	body := requestBody{Batch: 1, MaxBytes: 1, NoWait: true, Group: cs.Group(), ID: p.pin}
+	return Request{subject: p.conn.API(cs.Next()), body: body}, true
+}
+
+// ListenRenewals has lost called with a pin that the server knows no more.
+func (p *Pull) ListenRenewals(lost func(pin string)) (*link.Listener, error) {
+	return p.conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
+		return nc.Subscribe(p.inbox+renewals+"*", func(m *nats.Msg) {
+			if err := wire.StatusError(m.Header.Get("Status"), ""); errors.Is(err, wire.ErrNotPinned) {
+				lost(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+			}
+		})
+	})
+}
+
+// renewals follows the inbox in the subject of answers to renewals.
+const renewals = "-pin."
+
+// reply returns where the answers to a request go.
+func (p *Pull) reply(r Request) string {
+	if r.body.NoWait {
+		return p.inbox + renewals + r.body.ID
+	}
+	return p.inbox + "." + strconv.FormatUint(r.number, 10)
+}

@@ -1,0 +1,256 @@
+package broker_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// replica is a subscriber of orders with the queue q and SingleActive.
+type replica struct {
+	sub     broker.Subscriber
+	broker  broker.Broker
+	changes <-chan jsbroker.ActiveChanged
+}
+
+func startReplica(t *testing.T, s *server.Server, h broker.Handler, opts ...broker.SubscribeOption) *replica {
+	t.Helper()
+	changes, onChange := hookChan[jsbroker.ActiveChanged]()
+	r := &replica{broker: newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{ActiveChanged: onChange})), changes: changes}
+	r.sub = subscribe(t, r.broker, "orders", h, append(opts, broker.Queue("q"), jsbroker.SingleActive())...)
+	r.await(t, false)
+	return r
+}
+
+func (r *replica) await(t *testing.T, active bool) {
+	t.Helper()
+	if e := receive(t, r.changes); e.Active != active || e.Topic != "orders" || e.Queue != "q" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// One of two replicas gets everything. When it ends, the other one gets what it left, at
+// once and in order.
+func TestSingleActiveHandsOver(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	first, second := make(chan string, 1000), make(chan string, 1000)
+	release := make(chan struct{})
+	one := startReplica(t, s, func(e broker.Event) error {
+		first <- string(e.Message().Body)
+		<-release
+		return nil
+	})
+	publish(t, one.broker, "orders", "0")
+	one.await(t, true)
+	receive(t, first)
+	two := startReplica(t, s, func(e broker.Event) error {
+		second <- string(e.Message().Body)
+		return nil
+	})
+	const n = 100
+	for i := 1; i < n; i++ {
+		publish(t, one.broker, "orders", fmt.Sprint(i))
+	}
+	info := natstest.ConsumerInfo(t, js, "ORDERS", "q")
+	if len(info.PriorityGroups) != 1 || info.PriorityGroups[0].PinnedClientID == "" || info.Config.PinnedTTL != 5*time.Second {
+		t.Errorf("%+v", info)
+	}
+	if err := one.sub.Unsubscribe(); err != nil { // the handler still runs, and the replica stays active
+		t.Fatal(err)
+	}
+	close(release)
+	one.await(t, false)
+	ended := time.Now()
+	for i := 1; i < n; i++ {
+		if body := receive(t, second); body != fmt.Sprint(i) {
+			t.Fatalf("%s is handled, want %d", body, i)
+		}
+		if i == 1 {
+			t.Logf("took over after %v", time.Since(ended))
+		}
+	}
+	two.await(t, true)
+	if len(first) > 0 {
+		t.Errorf("the first replica handled %d more", len(first))
+	}
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+// The active replica is killed with kill -9. The other one goes on in seconds, though
+// AckWait is longer, nothing is lost, and keys keep their order.
+func TestSingleActiveSurvivesAKill(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	const keys, n = 20, 100
+	publish(t, newBroker(t, s), "orders", "0/0") // creates the stream
+	p := startDoomed(t, doomed{URL: s.ClientURL(), Handlers: 10})
+	p.await(t, "done 0/0")
+	l := newKeyLog()
+	standby := startReplica(t, s, l.handler(func(e broker.Event) error {
+		time.Sleep(rand.N(time.Millisecond))
+		if jsbroker.NumDelivered(e) == 1 && rand.N(10) == 0 {
+			return jsbroker.RetryAfter(rand.N(20*time.Millisecond), errors.New("not yet"))
+		}
+		return nil
+	}), jsbroker.OrderBy(byKey), jsbroker.Concurrency(10))
+	storeAll(t, js, "orders", keyed(keys, n)[1:]...)
+	last := map[string]int{} // of the one that is killed, by key
+	for done := 1; done < keys*n/4; done++ {
+		key, _, _ := strings.Cut(strings.TrimPrefix(p.await(t, "done "), "done "), "/")
+		last[key]++
+	}
+	p.kill()
+	killed := time.Now()
+	for line := range p.lines {
+		if body, ok := strings.CutPrefix(line, "done "); ok {
+			key, _, _ := strings.Cut(body, "/")
+			last[key]++
+		}
+	}
+	last["0"]++ // the first one
+	receive(t, l.done)
+	took := time.Since(killed)
+	t.Logf("went on after %v", took)
+	if took > 20*time.Second {
+		t.Errorf("went on after %v only", took)
+	}
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	standby.await(t, true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.faults {
+		t.Error(f)
+	}
+	for k := range keys {
+		key := fmt.Sprint(k)
+		bodies := l.ended[key]
+		if len(bodies) == 0 {
+			if last[key] != n {
+				t.Errorf("key %s: nothing after %d", key, last[key])
+			}
+			continue
+		}
+		// The last one that was done may not have been acked.
+		if first := number(bodies[0]); first > last[key] || first < last[key]-2 {
+			t.Errorf("key %s: goes on with %d after %d", key, first, last[key])
+		}
+		for i := range bodies {
+			if number(bodies[i]) != number(bodies[0])+i {
+				t.Errorf("key %s: %v", key, bodies)
+				break
+			}
+		}
+		if number(bodies[len(bodies)-1]) != n-1 {
+			t.Errorf("key %s: ends with %s", key, bodies[len(bodies)-1])
+		}
+	}
+}
+
+// Everything is in the hands of the one that is killed, and nothing new comes.
+func TestSingleActiveTakesOverWhatIsInHand(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for i := range 5 {
+		publish(t, newBroker(t, s), "orders", fmt.Sprintf("a/%d", i))
+	}
+	p := startDoomed(t, doomed{URL: s.ClientURL(), Handlers: 2, Hang: true})
+	p.await(t, "started a/0")
+	l := newKeyLog()
+	startReplica(t, s, l.handler(ignore), jsbroker.OrderBy(byKey), jsbroker.Concurrency(2))
+	p.kill()
+	killed := time.Now()
+	for i := range 5 {
+		if body := receive(t, l.done); body != fmt.Sprintf("a/%d", i) {
+			t.Errorf("%s is handled, want a/%d", body, i)
+		}
+	}
+	if took := time.Since(killed); took > 20*time.Second { // AckWait is 30 s
+		t.Errorf("took over after %v", took)
+	} else {
+		t.Logf("took over after %v", took)
+	}
+}
+
+func TestSingleActiveIsCheckedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	_, err := b.Subscribe("orders", ignore, jsbroker.SingleActive())
+	wantError(t, err, jsbroker.ErrInvalidConfig, "SingleActive", "broker.Queue")
+	p := natstest.StartProxy(t, s)
+	p.Edit(func(data []byte) []byte {
+		return bytes.Replace(data, []byte(`"version":"`+server.VERSION), []byte(`"version":"2.10.29`), 1)
+	})
+	old, err := connectTo(t, broker.Addrs(p.URL()))
+	noErr(t, err)
+	_, err = old.Subscribe("orders", ignore, broker.Queue("q"), jsbroker.SingleActive())
+	wantError(t, err, jsbroker.ErrUnsupported, "SingleActive", "2.11", "2.10.29")
+	if _, err := js.Consumer(testContext(t), "ORDERS", "q"); !errors.Is(err, jetstream.ErrConsumerNotFound) { // the stream was there
+		t.Errorf("the consumer: %v", err)
+	}
+}
+
+// A consumer of the broker follows the code, and one of others is not changed.
+func TestSingleActiveAndConsumersThatExist(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	policy := func(name string) jetstream.PriorityPolicy {
+		return natstest.ConsumerInfo(t, js, "ORDERS", name).Config.PriorityPolicy
+	}
+	for _, want := range []struct {
+		opts   []broker.SubscribeOption
+		policy jetstream.PriorityPolicy
+	}{
+		{nil, jetstream.PriorityPolicyNone},
+		{[]broker.SubscribeOption{jsbroker.SingleActive()}, jetstream.PriorityPolicyPinned},
+		{nil, jetstream.PriorityPolicyNone},
+	} {
+		h, got := collector()
+		sub := subscribe(t, b, "orders", h, append(want.opts, broker.Queue("ours"))...)
+		if p := policy("ours"); p != want.policy {
+			t.Errorf("the policy is %v, want %v", p, want.policy)
+		}
+		publish(t, b, "orders", "x")
+		receive(t, got)
+		_ = sub.Unsubscribe()
+	}
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "ours"); err != nil {
+		t.Fatal(err)
+	}
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy})
+	_, err := b.Subscribe("orders", ignore, broker.Queue("theirs"), jsbroker.SingleActive())
+	wantError(t, err, jsbroker.ErrConsumerConflict, "pinned_client")
+	if err := js.DeleteConsumer(testContext(t), "ORDERS", "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{
+		Durable: "pinned", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
+		PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"mine"}, PinnedTTL: time.Minute,
+	})
+	_, err = b.Subscribe("orders", ignore, broker.Queue("pinned"))
+	wantError(t, err, jsbroker.ErrConsumerConflict, "SingleActive")
+	h, got := collector()
+	subscribe(t, b, "orders", h, broker.Queue("pinned"), jsbroker.SingleActive())
+	publish(t, b, "orders", "x")
+	receive(t, got)
+	if cfg := natstest.ConsumerInfo(t, js, "ORDERS", "pinned").Config; cfg.PinnedTTL != time.Minute || len(cfg.Metadata["go-micro-jetstream"]) > 0 {
+		t.Errorf("%+v", cfg)
+	}
+}
