@@ -99,6 +99,25 @@ func everythingWorks(t *testing.T, b broker.Broker) {
 	}
 }
 
+// A Subscribe while the link to the hub is cut goes on when it is mended.
+func TestDomainSubscribeWaitsForItsLink(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	p := natstest.StartProxyTo(t, natstest.LeafAddress(hub))
+	leaf := natstest.StartLeaf(t, hub, p.Address())
+	b := newBroker(t, leaf.Server, jsbroker.WithDomain("hub"))
+	publish(t, b, "orders.created", "before")
+	p.Sever()
+	eventually(t, "the link is cut", func() bool { return leaf.GlobalAccount().Interest("$JS.hub.API.INFO") == 0 })
+	restored := time.AfterFunc(2*time.Second, p.Restore)
+	defer restored.Stop()
+	handler, got := collector()
+	subscribe(t, b, "orders.created", handler, broker.Queue("workers"))
+	receive(t, got)
+	publish(t, b, "orders.created", "after")
+	receive(t, got)
+}
+
 // A name that cannot be right is an error at once, and so is one that nobody has.
 func TestDomainThatDoesNotExist(t *testing.T) {
 	t.Parallel()

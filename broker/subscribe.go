@@ -63,7 +63,8 @@ type subscription struct {
 // Errors: [ErrNotConnected], [ErrInvalidTopic], [ErrInvalidQueue],
 // [ErrInvalidHandler], [ErrInvalidConfig], [ErrWorkQueueConflict],
 // [ErrConsumerConflict], [ErrConsumerNotFound], [ErrStreamMismatch],
-// [ErrStreamNotFound], [ErrJetStreamUnavailable], [ErrPermission].
+// [ErrStreamNotFound], [ErrStoredTwice], [ErrSubscriptionLimit],
+// [ErrJetStreamUnavailable], [ErrPermission].
 func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts ...broker.SubscribeOption) (broker.Subscriber, error) {
 	request := subscribeOptionsOf(opts)
 	cfg := b.cfg.Load()

@@ -36,9 +36,7 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 	}
 	for pause := minBindPause; ; pause = min(2*pause, maxBindPause) {
 		c, info, err := cs.bind(ctx, rules, topic, queue)
-		// An answer that is lost with its server never comes. A cluster without a leader
-		// says so, and has one soon.
-		if !fault.Passing(err) && !errors.Is(err, context.DeadlineExceeded) {
+		if !cs.passes(err) {
 			return c, info, err
 		}
 		select {
@@ -50,6 +48,14 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 			return nil, nil, err
 		}
 	}
+}
+
+// passes reports whether to try again. An answer that is lost with its server never
+// comes. A cluster without a leader says so, and has one soon. Nobody answers while a
+// server starts its JetStream, or the link of a leaf node is cut.
+func (cs *Consumers) passes(err error) bool {
+	return fault.Passing(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, fault.ErrConnectionLost) ||
+		errors.Is(err, fault.ErrJetStreamUnavailable) && cs.conn.HasAnswered()
 }
 
 // The pause between two tries of Bind doubles from the one to the other.

@@ -42,6 +42,10 @@ func (c *Conn) Reached() {
 	}
 }
 
+// HasAnswered reports whether there was JetStream when the connection was made. If nobody
+// answers now, somebody may soon.
+func (c *Conn) HasAnswered() bool { return c.calls.api.told.Load() != nil }
+
 // probeSpacing is the least time between two looks of [Conn.MayProbe].
 const probeSpacing = 100 * time.Millisecond
 
