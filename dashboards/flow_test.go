@@ -16,8 +16,8 @@ func TestFlowFollowsPatterns(t *testing.T) {
 	t.Parallel()
 	needPrometheus(t)
 	sample := func(m *dto.Metric, labels ...string) *dto.Metric {
-		for i := 0; i < len(labels); i += 2 {
-			m.Label = append(m.Label, &dto.LabelPair{Name: new(labels[i]), Value: new(labels[i+1])})
+		for pair := range slices.Chunk(labels, 2) {
+			m.Label = append(m.Label, &dto.LabelPair{Name: new(pair[0]), Value: new(pair[1])})
 		}
 		return m
 	}

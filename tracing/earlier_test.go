@@ -136,7 +136,7 @@ func TestGoMicroErrorIsItsDetail(t *testing.T) {
 		{errors.New(missing.Error()), "no such order"}, // from another service
 		{jsbroker.Discard(missing), "no such order"},
 		{microerrors.New("shop", "", 500), microerrors.New("shop", "", 500).Error()},
-		{errors.New(`{"detail":`), `{"detail":`},
+		{errors.New(`not JSON: {"detail": 1`), `{"detail": 1`},
 		{(*microerrors.Error)(nil), "null"},
 	} {
 		b := setup(t)

@@ -27,7 +27,8 @@ const from = to - minutes * 60;
 const values = { __rate_interval: `${4 * scrape}s`, __range: `${minutes}m` };
 for (const v of dashboard.templating.list) {
   const chosen = variables[v.name];
-  if (v.type === 'custom') values[v.name] = chosen ?? v.current.value;
+  if (v.type === 'interval') values[v.name] = `${scrape}s`;
+  else if (v.type === 'custom') values[v.name] = chosen ?? v.current.value;
   else if (v.name === 'queue') values[v.name] = chosen ?? v.allValue; // as it is
   else values[v.name] = chosen?.replace(/[.*+?^${}()|[\]\\]/g, '\\\\$&') ?? v.allValue;
 }

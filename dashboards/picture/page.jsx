@@ -73,16 +73,19 @@ function Table({ panel }) {
     const name = panel.transformations[1].options.renameByName['Value #' + t.refId];
     return configure(panel, { name, type: FieldType.number, values: [], config: {} }, name, 0);
   });
+  // What is no value is a key of the rows.
+  const names = panel.transformations[1].options.renameByName;
+  const keys = Object.keys(names).filter((n) => !n.startsWith('Value #')).sort((a, b) => panel.transformations[1].options.indexByName[a] - panel.transformations[1].options.indexByName[b]);
   const lines = new Map();
   panel.targets.forEach((t, i) => t.result.forEach((s) => {
-    const key = JSON.stringify([s.labels.topic, s.labels.queue ?? '']);
+    const key = JSON.stringify(keys.map((k) => s.labels[k] ?? ''));
     if (!lines.has(key)) lines.set(key, []);
     lines.get(key)[i] = s.values[0][1];
   }));
   const cell = { padding: '5px 8px', borderBottom: `1px solid ${theme.colors.border.weak}`, textAlign: 'right' };
   return (
     <table style={{ width: '100%', borderCollapse: 'collapse', fontSize: 13 }}>
-      <thead><tr>{['topic', 'queue'].map((n) => <th key={n} style={{ ...cell, textAlign: 'left' }}>{n}</th>)}
+      <thead><tr>{keys.map((n) => <th key={n} style={{ ...cell, textAlign: 'left' }}>{n}</th>)}
         {columns.map((c) => <th key={c.name} style={cell}>{c.name}</th>)}</tr></thead>
       <tbody>{[...lines.keys()].sort().map((key) => (
         <tr key={key}>{JSON.parse(key).map((l, i) => <td key={i} style={{ ...cell, textAlign: 'left' }}>{l}</td>)}
