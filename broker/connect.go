@@ -20,6 +20,10 @@ import (
 // server before 2.10; or the client's own for servers that cannot be reached or
 // that refuse the credentials. A panic or a runtime.Goexit of your own code in it,
 // such as a dialer, is an error, too.
+//
+// For each server it takes as long as nats.Timeout, 2 seconds, permits, and then 5
+// seconds for the check, and 2 for hooks. Your own code in it, such as a dialer, has no
+// bound. A Disconnect that waits for it has.
 func (b *jetstreamBroker) Connect() error {
 	for {
 		cfg, err := b.config()
@@ -62,6 +66,9 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 		go s.monitor()
 	}
 	s.reportFirst()
+	if cfg.opts.Codec != nil {
+		s.log.Warn("broker.Codec is not used: bodies travel as they are, so encode a message before Publish, and decode it in the handler; go-micro's client and server do that")
+	}
 	b.states.await(s.reported.last(), link.CloseTimeout)
 	return nil
 }

@@ -39,10 +39,9 @@ type shutdown struct {
 // and which hooks still run. When the server does not answer, or a hook hangs,
 // Disconnect takes some seconds more than the bound at most.
 func (b *jetstreamBroker) Disconnect() error {
-	sd, dialing := b.beginClose(b.shutDown)
-	for dialing != nil {
-		<-dialing
-		sd, dialing = b.beginClose(b.shutDown)
+	sd, err := b.beginShutdown()
+	if err != nil {
+		return err
 	}
 	if sd == nil || sd.calledFromWithin() {
 		return nil
@@ -52,6 +51,28 @@ func (b *jetstreamBroker) Disconnect() error {
 		b.states.await(sd.session.reported.last(), link.CloseTimeout)
 	}
 	return sd.err
+}
+
+// beginShutdown waits for a Connect under way, but not for ever: code of the user, such
+// as a dialer, may hang in it.
+func (b *jetstreamBroker) beginShutdown() (*shutdown, error) {
+	bound := stopGrace
+	if cfg := b.cfg.Load(); cfg != nil {
+		bound = max(bound, cfg.shutdownTimeout)
+	}
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	for {
+		sd, dialing := b.beginClose(b.shutDown)
+		if dialing == nil {
+			return sd, nil
+		}
+		select {
+		case <-dialing:
+		case <-timer.C:
+			return nil, fmt.Errorf("jetstream: disconnect: %w after %v: a Connect is under way, and waits for a server, or for your own code in it, such as a dialer; nothing is disconnected", ErrShutdownTimeout, bound)
+		}
+	}
 }
 
 // shutDown begins to shut a session down.

@@ -18,6 +18,9 @@ import "context"
 //   - Events are structs passed by value. Later versions may add fields, so
 //     write keyed literals. Durations are measured by the broker.
 //   - No lock is held while a hook runs: a hook may call the broker.
+//   - Publish and Subscribe take as long as their own hooks: these run on the
+//     goroutine of the caller. Connect, Unsubscribe and Disconnect return in their
+//     time although a hook hangs. A hook that hangs in a worker holds up that worker.
 //   - A hook that panics changes nothing: the panic is logged, the message
 //     flows on, and the other hooks run. A hook must not call [runtime.Goexit].
 type Hooks struct {

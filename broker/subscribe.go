@@ -98,6 +98,9 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 		observer{s}.Turned(false)
 	}
 	s.unwatch = context.AfterFunc(request.Context, func() { _ = s.Unsubscribe() })
+	if cfg.rules.DeadLetter != "" && s.core.Consumer().Limit == 0 {
+		s.log.Info(fmt.Sprintf("without MaxDeliver a message may fail for ever: only those that a handler discards become dead letters in %s", cfg.rules.DeadLetter))
+	}
 	s.core.Begin(s.base, headStart(handler))
 	return s, nil
 }

@@ -203,3 +203,23 @@ func TestUnsubscribeNamesWhatHangs(t *testing.T) {
 		})
 	}
 }
+
+// A dialer that hangs holds up Connect, but not a Disconnect.
+func TestDisconnectBesideAConnectThatHangs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	entered, release := make(chan struct{}, 100), make(chan struct{})
+	b := unconnected(s, jsbroker.WithShutdownTimeout(100*time.Millisecond), jsbroker.WithNATSOptions(nats.SetCustomDialer(dialer(func() {
+		entered <- struct{}{}
+		<-release
+	}))))
+	connected := make(chan error, 1)
+	go func() { connected <- b.Connect() }()
+	receive(t, entered)
+	var err error
+	atOnce(t, "Disconnect", func() { err = b.Disconnect() })
+	wantError(t, err, jsbroker.ErrShutdownTimeout, "Connect")
+	close(release)
+	noErr(t, receive(t, connected))
+	noErr(t, b.Disconnect())
+}
