@@ -211,6 +211,35 @@ func TestOrderOfKeys(t *testing.T) {
 	}
 }
 
+// Let one replica work at a time
+func TestOneReplica(t *testing.T) {
+	with := begin(t)
+	by := make(chan int, 100)
+	brokers := []broker.Broker{with.b, connect(t, jsbroker.NewBroker(broker.Addrs(with.url)))}
+	for i, b := range brokers {
+		handler := func(broker.Event) error {
+			by <- i
+			return nil
+		}
+		_, err := b.Subscribe("orders.created", handler, broker.Queue("payments"), jsbroker.SingleActive())
+		must(t, err)
+	}
+	for range 20 {
+		must(t, with.b.Publish("orders.created", with.msg))
+	}
+	active := natstest.Receive(t, by)
+	for range 19 {
+		if i := natstest.Receive(t, by); i != active {
+			t.Fatalf("replica %d handles, and replica %d, too", i, active)
+		}
+	}
+	must(t, brokers[active].Disconnect())
+	must(t, brokers[1-active].Publish("orders.created", with.msg))
+	if i := natstest.Receive(t, by); i != 1-active {
+		t.Fatalf("replica %d handles, which has ended", i)
+	}
+}
+
 // Handle messages in batches
 func TestBatches(t *testing.T) {
 	with := begin(t)
