@@ -204,7 +204,7 @@ func (h *inHand) renewed() {
 func (s *Subscription) lookAtPending(active bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), link.LookUpTimeout)
 	defer cancel()
-	cs := s.Consumer()
+	cs, before := s.Consumer(), s.hand.unstartedSequences()
 	info, err := s.cfg.Consumers.Info(ctx, cs)
 	if err != nil {
 		return // the next look, or a fetch, tells
@@ -213,7 +213,7 @@ func (s *Subscription) lookAtPending(active bool) {
 	released, gaveUp := false, 0
 	switch {
 	case active:
-		claims, released, gaveUp = s.hand.reckon(info, time.Now())
+		claims, released, gaveUp = s.hand.reckon(info, before, time.Now())
 	case !cs.Pinned(info) && info.NumAckPending > 0 && info.NumPending == 0:
 		claims = s.hand.unsettled(info)
 	}
@@ -237,9 +237,21 @@ func (h *inHand) ackSubject(cs *consumers.Consumer, info *jetstream.ConsumerInfo
 	return wire.AckSubject(cs.Stream.Name, cs.Name, sequence, info.Delivered.Consumer)
 }
 
+// unstartedSequences returns how many messages are in hand and not started.
+func (h *inHand) unstartedSequences() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := map[uint64]struct{}{}
+	for _, d := range h.unhandled() {
+		all[d.Meta.StreamSequence] = struct{}{}
+	}
+	return len(all)
+}
+
 // reckon finds out whether all that the former active subscription had in hand has come,
-// and lets the messages go then. Otherwise it returns what to claim.
-func (h *inHand) reckon(info *jetstream.ConsumerInfo, now time.Time) (claims []uint64, released bool, gaveUp int) {
+// and lets the messages go then. Otherwise it returns what to claim. The server was asked
+// when so many messages were in hand: what has come since it does not count.
+func (h *inHand) reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (claims []uint64, released bool, gaveUp int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	g := h.single
@@ -256,7 +268,7 @@ func (h *inHand) reckon(info *jetstream.ConsumerInfo, now time.Time) (claims []u
 			early++
 		}
 	}
-	missing := max(min(g.wanted-early, info.NumAckPending-len(have)), 0)
+	missing := max(min(g.wanted-early, info.NumAckPending-before), 0)
 	still := missing == g.missing // nothing is on its way
 	g.missing = missing
 	mine := slices.ContainsFunc(h.running, func(d *Delivery) bool { return d != nil }) // from an earlier time
