@@ -24,7 +24,8 @@ type refusals struct {
 // confirm returns fault.ErrSubscriptionLimit if the server refuses what was subscribed
 // since there were so many refusals. It returns nil if the server cannot be asked.
 func (c *Conn) confirm(nc *nats.Conn, before uint64) error {
-	if !c.Up() || nc.FlushTimeout(LookUpTimeout) != nil {
+	answered := c.Up() && nc.FlushTimeout(LookUpTimeout) == nil
+	if !answered {
 		return nil
 	}
 	// The refusal comes before the answer to the flush. The client remembers it at once
