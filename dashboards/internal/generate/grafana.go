@@ -346,6 +346,9 @@ func (c column) properties() []object {
 	if c.levels != nil {
 		properties = append(properties, object{"id": "thresholds", "value": thresholds{Mode: "absolute", Steps: c.levels}})
 	}
+	if c.bar && c.levels == nil { // Grafana's own levels would be green, and red from 80 on
+		properties = append(properties, object{"id": "color", "value": object{"mode": "fixed", "fixedColor": "blue"}})
+	}
 	switch {
 	case c.bar:
 		properties = append(properties,
