@@ -74,8 +74,8 @@ func (d *Delivery) Settle(r Result, delay time.Duration) (Result, time.Duration,
 		r, delay = d.Settlement()
 		return r, delay, nil
 	}
-	kept := false
 	if r == Nak {
+		var kept bool
 		if delay, kept = d.keep(delay); kept {
 			return Nak, delay, nil
 		}
@@ -114,7 +114,7 @@ func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, fir
 		err = first()
 	}
 	if r == Nak && err == nil {
-		kept := false
+		var kept bool
 		if delay, kept = d.keep(delay); kept {
 			return nil
 		}

@@ -195,7 +195,7 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 	}
 	if may && (!sourced || sc.Sources[at].Consumer != nil) {
 		// Who may not make it can use one that is there.
-		if err := ss.makeSourceConsumer(ctx, s.Name); err != nil && !(sourced && errors.Is(err, fault.ErrPermission)) {
+		if err := ss.makeSourceConsumer(ctx, s.Name); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
 			return nil, err
 		}
 	}
