@@ -269,3 +269,20 @@ func TestNewServerRefuses(t *testing.T) {
 		}
 	}
 }
+
+// How many messages wait because of DeliverAfter is the size of the stream where they
+// wait.
+func TestServerSeesWhatWaits(t *testing.T) {
+	t.Parallel()
+	b, _ := connected(t, natstest.Start(t).ClientURL())
+	publish(t, b, "orders.created", 1)
+	for range 3 {
+		if err := b.Publish("orders.created", &broker.Message{Body: []byte("a")}, jsbroker.DeliverAfter(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, newServer(t, b), map[string]float64{
+		`micro_broker_stream_messages{stream="ORDERS"}`:       1,
+		`micro_broker_stream_messages{stream="ORDERS-later"}`: 3,
+	})
+}
