@@ -56,13 +56,10 @@ func (h *inHand) checkInterval(cs *consumers.Consumer) time.Duration {
 	return min(keepAliveInterval(cs), h.pace.floor)
 }
 
-// stranded returns what waits behind handlers that hang, so that it can be given back
-// to other subscribers of the consumer. It returns nothing while a request is under way:
+// takeStranded takes out what waits behind handlers that hang. It takes nothing while a request is under way:
 // the server would deliver it here again. It leaves in hand what another subscriber must
-// not get, and what the server would not deliver again.
-func (h *inHand) stranded() (ds []*Delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// not get, and what the server would not deliver again. The caller holds the lock.
+func (h *inHand) takeStranded() (ds []*Delivery) {
 	now, cs := time.Now(), h.consumer.Load()
 	if cs.Ephemeral || h.single != nil || h.s.Stopped() || !h.pull.Lapsed(now) || !h.s.cfg.Conn.Up() {
 		return nil

@@ -13,6 +13,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -408,26 +409,8 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 			a.turned, a.dropped = true, a.dropped+dropped
 		}
 		switch {
-		case delivery && h.single != nil && m.Header.Get(wire.PinHeader) == "":
-			a.strays = append(a.strays, newDelivery(h.s, m, now))
-			a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and serves all its subscribers", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name)
-		case delivery && !wire.Covers(h.s.cfg.Topic, m.Subject):
-			a.strays = append(a.strays, newDelivery(h.s, m, now))
-			a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
 		case delivery:
-			a.last = newDelivery(h.s, m, now)
-			a.last.epoch = h.ledger.epoch
-			if h.single != nil {
-				h.single.like = m.Reply
-			}
-			h.ledger.reached = max(h.ledger.reached, a.last.Meta.ConsumerSequence)
-			h.waiting = append(h.waiting, a.last)
-			h.left.pending = a.last.Meta.Pending
-			if a.last.Meta.NumDelivered <= 1 {
-				h.fresh = now
-			}
-			a.messages++
-			a.bytes += m.Size()
+			h.admit(m, now, cs, &a)
 		case err == nil || errors.Is(err, wire.ErrBatchDone):
 			a.alive = true
 			if h.pull.Idle() > 0 && len(h.waiting) == 0 {
@@ -450,6 +433,35 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 		h.arm()
 	}
 	return a
+}
+
+// admit takes in a delivery. A stray is not for this subscription: somebody has changed
+// the consumer.
+func (h *inHand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *arrivals) {
+	d := newDelivery(h.s, m, now)
+	switch {
+	case h.single != nil && m.Header.Get(wire.PinHeader) == "":
+		a.strays = append(a.strays, d)
+		a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and serves all its subscribers", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name)
+		return
+	case !wire.Covers(h.s.cfg.Topic, m.Subject):
+		a.strays = append(a.strays, d)
+		a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
+		return
+	}
+	d.epoch = h.ledger.epoch
+	if h.single != nil {
+		h.single.like = m.Reply
+	}
+	h.ledger.reached = max(h.ledger.reached, d.Meta.ConsumerSequence)
+	h.waiting = append(h.waiting, d)
+	h.left.pending = d.Meta.Pending
+	if d.Meta.NumDelivered <= 1 {
+		h.fresh = now
+	}
+	a.last = d
+	a.messages++
+	a.bytes += m.Size()
 }
 
 // beginExtending reports whether there may be anything to keep alive. The keeper stands
@@ -669,4 +681,97 @@ func (h *inHand) knownFor() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return time.Since(h.left.at)
+}
+
+// What follows is for a consumer that serves one subscriber at a time; see single.
+
+// unpinned notes that the server knows a pin no more.
+func (h *inHand) unpinned(pin string) (turned bool, dropped int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pull.Unpin(pin)
+	return h.notePin(time.Now())
+}
+
+// pinned returns whether the subscription is the active one.
+func (h *inHand) pinned() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.single != nil && h.single.pin != ""
+}
+
+func (h *inHand) beginSingle(answer *link.Listener, renew func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.single.begin(answer, renew)
+}
+
+func (h *inHand) renewIn(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.single.renewIn(d)
+}
+
+// renewal begins a renew.
+func (h *inHand) renewal() (r pull.Request, active, holding, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.single.beginRenew() {
+		return r, false, false, false
+	}
+	r, active = h.pull.Renewal(h.consumer.Load())
+	return r, active, h.single.holding, true
+}
+
+// renewed ends a renew.
+func (h *inHand) renewed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.single.endRenew(h.consumer.Load().Config.PinnedTTL)
+}
+
+// ackLike returns the ack subject of a delivery, as a pattern for others.
+func (h *inHand) ackLike() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.single.like
+}
+
+// unstartedSequences returns how many messages are in hand and not started.
+func (h *inHand) unstartedSequences() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := map[uint64]struct{}{}
+	for _, d := range h.unhandled() {
+		all[d.Meta.StreamSequence] = struct{}{}
+	}
+	return len(all)
+}
+
+// reckon is missed for callers that do not hold the lock.
+func (h *inHand) reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (claims []uint64, released bool, gaveUp int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missed(info, before, now)
+}
+
+// unsettled returns what to claim if nobody is active.
+func (h *inHand) unsettled(info *jetstream.ConsumerInfo) []uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return unclaimed(info, h.sequences())
+}
+
+func (h *inHand) endSingle() (active bool, answer *link.Listener) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.single.end()
+}
+
+// stranded returns what waits behind handlers that hang, so that it can be given back
+// to other subscribers of the consumer.
+func (h *inHand) stranded() []*Delivery {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.takeStranded()
 }

@@ -10,7 +10,6 @@ import (
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/link"
-	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -87,20 +86,9 @@ func (h *inHand) drop() (ds []*Delivery) {
 
 // lostPin is called with a pin that the server knows no more.
 func (h *inHand) lostPin(pin string) {
-	h.mu.Lock()
-	h.pull.Unpin(pin)
-	turned, dropped := h.notePin(time.Now())
-	h.mu.Unlock()
-	if turned {
+	if turned, dropped := h.unpinned(pin); turned {
 		h.s.turned(dropped)
 	}
-}
-
-// pinned returns whether the subscription is the active one.
-func (h *inHand) pinned() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.single != nil && h.single.pin != ""
 }
 
 // turned tells that the subscription has become active, or is no longer.
@@ -131,19 +119,15 @@ func (s *Subscription) beginSingle() error {
 	return nil
 }
 
-func (h *inHand) beginSingle(answer *link.Listener, renew func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.single.answer = answer
-	h.single.timer = time.AfterFunc(time.Hour, renew)
-	h.single.timer.Stop()
+func (g *single) begin(answer *link.Listener, renew func()) {
+	g.answer = answer
+	g.timer = time.AfterFunc(time.Hour, renew)
+	g.timer.Stop()
 }
 
 // renewIn has renew called then, unless it runs.
-func (h *inHand) renewIn(d time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if g := h.single; g != nil && g.timer != nil && !g.ended && !g.busy {
+func (g *single) renewIn(d time.Duration) {
+	if g != nil && g.timer != nil && !g.ended && !g.busy {
 		g.timer.Reset(d)
 	}
 }
@@ -166,28 +150,19 @@ func (s *Subscription) renew() {
 	s.hand.renewed()
 }
 
-// renewal begins a renew.
-func (h *inHand) renewal() (r pull.Request, active, holding, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	g := h.single
-	if g.ended || g.busy {
-		return r, false, false, false
-	}
-	g.busy = true
-	r, active = h.pull.Renewal(h.consumer.Load())
-	return r, active, g.holding, true
+// beginRenew reports whether to renew now.
+func (g *single) beginRenew() (ok bool) {
+	ok = !g.ended && !g.busy
+	g.busy = g.busy || ok
+	return ok
 }
 
-// renewed ends a renew.
-func (h *inHand) renewed() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	g := h.single
+// endRenew sets the time of the next renew.
+func (g *single) endRenew(ttl time.Duration) {
 	if g.busy = false; g.ended {
 		return
 	}
-	ttl := max(h.consumer.Load().Config.PinnedTTL, time.Second)
+	ttl = max(ttl, time.Second)
 	switch {
 	case g.holding:
 		g.timer.Reset(holdInterval)
@@ -227,33 +202,19 @@ func (s *Subscription) lookAtPending(active bool) {
 	}
 }
 
+// ackSubject returns the ack subject of a message that need not be here.
 func (h *inHand) ackSubject(cs *consumers.Consumer, info *jetstream.ConsumerInfo, sequence uint64) string {
-	h.mu.Lock()
-	like := h.single.like
-	h.mu.Unlock()
-	if subject := wire.AckSubjectLike(like, sequence, info.Delivered.Consumer); subject != "" {
+	if subject := wire.AckSubjectLike(h.ackLike(), sequence, info.Delivered.Consumer); subject != "" {
 		return subject
 	}
 	return wire.AckSubject(cs.Stream.Name, cs.Name, sequence, info.Delivered.Consumer)
 }
 
-// unstartedSequences returns how many messages are in hand and not started.
-func (h *inHand) unstartedSequences() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := map[uint64]struct{}{}
-	for _, d := range h.unhandled() {
-		all[d.Meta.StreamSequence] = struct{}{}
-	}
-	return len(all)
-}
-
-// reckon finds out whether all that the former active subscription had in hand has come,
+// missed finds out whether all that the former active subscription had in hand has come,
 // and lets the messages go then. Otherwise it returns what to claim. The server was asked
 // when so many messages were in hand: what has come since it does not count.
-func (h *inHand) reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (claims []uint64, released bool, gaveUp int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// The caller holds the lock.
+func (h *inHand) missed(info *jetstream.ConsumerInfo, before int, now time.Time) (claims []uint64, released bool, gaveUp int) {
 	g := h.single
 	if !g.holding {
 		return nil, false, 0
@@ -281,13 +242,6 @@ func (h *inHand) reckon(info *jetstream.ConsumerInfo, before int, now time.Time)
 	}
 	g.claimed = now
 	return unclaimed(info, have), false, 0
-}
-
-// unsettled returns what to claim if nobody is active.
-func (h *inHand) unsettled(info *jetstream.ConsumerInfo) []uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return unclaimed(info, h.sequences())
 }
 
 // unclaimed returns the stream sequences of what was delivered and may not be settled,
@@ -346,10 +300,7 @@ func (s *Subscription) endSingle() {
 	s.cfg.Observer.Turned(false)
 }
 
-func (h *inHand) endSingle() (active bool, answer *link.Listener) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	g := h.single
+func (g *single) end() (active bool, answer *link.Listener) {
 	if g == nil || g.ended {
 		return false, nil
 	}

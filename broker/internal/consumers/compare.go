@@ -37,8 +37,7 @@ func filters(cc jetstream.ConsumerConfig, s *streams.Stream, topic string) bool 
 
 // usable reports why the broker cannot work with an existing consumer.
 func usable(info *jetstream.ConsumerInfo) error {
-	switch {
-	case info.Config.AckPolicy != jetstream.AckExplicitPolicy:
+	if info.Config.AckPolicy != jetstream.AckExplicitPolicy {
 		return fmt.Errorf("%w: consumer %s of stream %s has ack policy %s; the broker settles each message and needs explicit",
 			fault.ErrConsumerConflict, info.Name, info.Stream, info.Config.AckPolicy)
 	}
