@@ -47,6 +47,42 @@ func TestDomain(t *testing.T) {
 	}
 }
 
+// A user at a leaf node needs the permissions that the documentation lists, with the
+// domain in the subjects of the API, and no others.
+func TestDomainNeedsItsPermissionsOnly(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	api := func(requests ...string) (subjects []string) {
+		for _, r := range requests {
+			subjects = append(subjects, "$JS.hub.API."+r)
+		}
+		return subjects
+	}
+	permitted := append(api("INFO", "STREAM.NAMES", "STREAM.LIST"), "orders.>", "dead", "_later.ORDERS.>", "_due.ORDERS.>", "$JS.ACK.ORDERS.>")
+	permitted = append(permitted, "$JS.ACK.DEAD.>")
+	permitted = append(permitted, api("CONSUMER.CREATE.ORDERS-later.>")...)
+	for _, stream := range []string{"ORDERS", "DEAD"} {
+		permitted = append(permitted, api("CONSUMER.INFO."+stream+".>", "CONSUMER.CREATE."+stream+".>", "CONSUMER.MSG.NEXT."+stream+".>")...)
+	}
+	for _, stream := range []string{"ORDERS", "ORDERS-later", "DEAD"} {
+		permitted = append(permitted, api("STREAM.INFO."+stream, "STREAM.CREATE."+stream, "STREAM.UPDATE."+stream, "STREAM.MSG.GET."+stream, "STREAM.MSG.DELETE."+stream)...)
+	}
+	leaf := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), natstest.Limited(server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: permitted},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+	}))
+	log := natstest.NewLog()
+	b := newBroker(t, leaf.Server, broker.Addrs(natstest.URL(leaf.Server, "limited:pw")), broker.Logger(log), jsbroker.WithDomain("hub"),
+		jsbroker.WithDeadLetter("dead"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+	everythingWorks(t, b)
+	_, js := natsConn(t, hub.Server)
+	eventually(t, "everything is settled", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if lines := log.With("ermission"); len(lines) > 0 {
+		t.Errorf("%v", lines)
+	}
+	wantError(t, b.Publish("bills", message("x")), jsbroker.ErrPermission, "$JS.hub.API.STREAM.CREATE.BILLS")
+}
+
 // everythingWorks publishes, consumes, settles, schedules, and redrives dead letters.
 func everythingWorks(t *testing.T, b broker.Broker) {
 	t.Helper()

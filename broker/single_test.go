@@ -2,14 +2,17 @@ package broker_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -87,6 +90,62 @@ func TestSingleActiveHandsOver(t *testing.T) {
 		t.Errorf("the first replica handled %d more", len(first))
 	}
 	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+// The servers of the stream and of the consumer end while two replicas share it. Another
+// server leads then, and messages still come in order.
+func TestSingleActiveOnACluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("elections take their time: up to a minute")
+	}
+	t.Parallel()
+	c := natstest.StartCluster(t)
+	const n = 600
+	var (
+		mu    sync.Mutex
+		first []string // bodies in the order in which they were handled for the first time
+		seen  = map[string]bool{}
+	)
+	h := func(e broker.Event) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if body := string(e.Message().Body); !seen[body] {
+			seen[body] = true
+			first = append(first, body)
+		}
+		return nil
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(first)
+	}
+	node := func(i int) broker.Broker {
+		return newBroker(t, c.Nodes[i].Server, broker.Addrs(c.URLs()...),
+			jsbroker.WithStreamConfig(jetstream.StreamConfig{Replicas: 3, Retention: jetstream.WorkQueuePolicy}),
+			jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)))
+	}
+	for i := range 2 {
+		subscribe(t, node(i), "orders", h, broker.Queue("q"), jsbroker.SingleActive())
+	}
+	publisher, next := node(2), 0
+	handled := func(until int) {
+		t.Helper()
+		for ; next < until; next++ {
+			ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+			noErr(t, publisher.Publish("orders", message(fmt.Sprint(next)), broker.PublishContext(ctx)))
+			cancel()
+		}
+		eventually(t, fmt.Sprint(until, " are handled"), func() bool { return count() >= until })
+	}
+	handled(n / 3)
+	c.Bounce(t, c.ConsumerLeader(t, "ORDERS", "q"), func() { handled(2 * n / 3) })
+	c.Bounce(t, c.StreamLeader(t, "ORDERS"), func() { handled(n) })
+	for i, body := range first {
+		if body != fmt.Sprint(i) {
+			t.Fatalf("%s is handled as number %d", body, i)
+		}
+	}
 }
 
 // The active replica is killed with kill -9. The other one goes on in seconds, though

@@ -104,6 +104,54 @@ func TestOnOldServers(t *testing.T) {
 	}
 }
 
+// One subscriber at a time needs nats-server 2.11.
+func TestSingleActiveOnOldServers(t *testing.T) {
+	t.Parallel()
+	for version, can := range map[string]bool{v210: false, v211: true, v212: true} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, version)
+			b := connect(t, s)
+			var subs [2]broker.Subscriber
+			var got [2]chan string
+			for i := range subs {
+				got[i] = make(chan string, 100)
+				sub, err := connect(t, s).Subscribe("orders", func(e broker.Event) error {
+					got[i] <- string(e.Message().Body)
+					return nil
+				}, broker.Queue("q"), jsbroker.SingleActive())
+				if !can {
+					natstest.WantError(t, err, jsbroker.ErrUnsupported, "2.11", version[1:])
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				subs[i] = sub
+			}
+			const n = 20
+			for i := range n {
+				publish(t, b, "orders", strconv.Itoa(i))
+			}
+			natstest.Eventually(t, "all are handled", func() bool { return len(got[0])+len(got[1]) == n })
+			active := 0
+			if len(got[1]) > 0 {
+				active = 1
+			}
+			if len(got[active]) != n {
+				t.Errorf("both are active: %d and %d messages", len(got[0]), len(got[1]))
+			}
+			if err := subs[active].Unsubscribe(); err != nil {
+				t.Fatal(err)
+			}
+			publish(t, b, "orders", "next")
+			if body := natstest.Receive(t, got[1-active]); body != "next" {
+				t.Errorf("the other one got %q", body)
+			}
+		})
+	}
+}
+
 // nats-server 2.12 keeps what waits in the topic's own stream. A kill -9 while
 // messages wait loses none, and doubles none.
 func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
