@@ -572,7 +572,7 @@ func TestManyPublishersLookTheStreamUpOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := count.Seen(t); n > 3 {
+	if n := count.Seen(t); n > 4 { // names, two looks for a stream that has them all the same, create
 		t.Errorf("%d requests", n)
 	}
 }

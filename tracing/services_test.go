@@ -127,11 +127,11 @@ func TestOneTraceAcrossServices(t *testing.T) {
 				return nil
 			}, server.SubscriberQueue("mail"))))
 			nc, _ := natstest.Connect(t, url)
-			wire := natstest.Listen(t, nc, "orders.created", "invoices.paid")
 			parties := []*party{mail, payments, shop}
 			for _, p := range parties {
 				noErr(t, p.server.Start())
 			}
+			wire := natstest.Listen(t, nc, "orders.created", "invoices.paid") // the streams are there
 			// The caller's trace comes from a proxy before it, say.
 			ctx := metadata.NewContext(t.Context(), metadata.Metadata{"Traceparent": upstream})
 			noErr(t, shop.client.Call(ctx, shop.client.NewRequest("shop", "Shop.Buy", &Order{1}), &Order{}))

@@ -54,6 +54,9 @@ func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queu
 // comes. A cluster without a leader says so, and has one soon. Nobody answers while a
 // server starts its JetStream, or the link of a leaf node is cut.
 func (cs *Consumers) passes(err error) bool {
+	if cs.conn.Over() {
+		return false
+	}
 	return fault.Passing(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, fault.ErrConnectionLost) ||
 		errors.Is(err, fault.ErrJetStreamUnavailable) && cs.conn.HasAnswered()
 }
