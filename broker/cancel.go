@@ -21,6 +21,9 @@ import (
 // cancelled, or never published. The context bounds the call; without a deadline it
 // takes 5 seconds at most per request.
 //
+// The id stays used for the stream's duplicates window (2 minutes by default): a message
+// that is published again within it needs another one, or it is dropped as a duplicate.
+//
 // Other errors: [ErrNotConnected], [ErrInvalidTopic], [ErrPermission], and
 // [ErrForeign] for a broker of another kind. It is safe for concurrent use.
 func CancelDelivery(ctx context.Context, b broker.Broker, topic, id string) error {

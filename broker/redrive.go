@@ -74,7 +74,8 @@ func RedriveDryRun() RedriveOption {
 // Redrive publishes dead letters to the topics that they came from, in the order of
 // their stream, and removes each one as soon as it is stored there. It returns how
 // many. Use it once the cause is mended. The dead-letter topic may have wildcards. What
-// becomes a dead letter after the call began stays.
+// becomes a dead letter after the call began stays. With the broker's own topic of
+// [WithDeadLetter] it returns 0 while there has been no dead letter yet.
 //
 // A message that is redriven has its headers and body, and Micro-Dead-Letter-Redriven,
 // which counts. If it fails again, it is a dead letter again and keeps that count. Of a
@@ -145,7 +146,11 @@ func newRedrive(b broker.Broker, topic string, opts []RedriveOption) (*redrive, 
 }
 
 func (r *redrive) run(ctx context.Context, topic string) (n int, err error) {
-	if r.store, err = deadletter.Open(ctx, r.session.conn, r.session.streams, topic); err != nil {
+	r.store, err = deadletter.Open(ctx, r.session.conn, r.session.streams, topic)
+	if topic == r.cfg.rules.DeadLetter && errors.Is(err, ErrStreamNotFound) {
+		return 0, nil // its stream comes with the first dead letter
+	}
+	if err != nil {
 		return 0, err
 	}
 	if r.store.Consumers > 0 && !r.dryRun {

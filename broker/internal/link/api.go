@@ -90,6 +90,16 @@ func (c *Conn) AskNearby(ctx context.Context, name string, question func(context
 	return c.request(ctx, defaultAPI+name, func(ctx context.Context) error { return question(ctx, js) })
 }
 
+// noAnswer says why JetStream does not answer elsewhere. The text of its cause is about
+// the connected server, so it would lead astray.
+type noAnswer struct {
+	text  string
+	cause error
+}
+
+func (e *noAnswer) Error() string { return e.text }
+func (e *noAnswer) Unwrap() error { return e.cause }
+
 // explain says more about a JetStream that does not answer.
 func (c *Conn) explain(err error) error {
 	if err == nil || !errors.Is(err, fault.ErrJetStreamUnavailable) {
@@ -113,5 +123,8 @@ func (c *Conn) explain(err error) error {
 	if a.domain == "" {
 		way = "check that the account imports the API under this prefix, INFO included, and that the link to its servers is up"
 	}
-	return fmt.Errorf("%s: nobody answers at %s>: %s; the server %s %s: %w", a.option, a.prefix, way, c.URL(), own, err)
+	return &noAnswer{
+		text:  fmt.Sprintf("%s: nobody answers at %s>: %s; the server %s %s", a.option, a.prefix, way, c.URL(), own),
+		cause: err,
+	}
 }
