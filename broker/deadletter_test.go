@@ -135,7 +135,9 @@ func failingButOne() (broker.Handler, <-chan string) {
 	}, good
 }
 
-// Other clients publish to subjects that a header cannot carry.
+// Other clients publish to subjects that a header cannot carry. \x7f is not among them:
+// nats-server uses it as a mark in its tree of subjects (noPivot in server/stree), and
+// now and then delivers no message that has it.
 func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
 	t.Parallel()
 	for _, byServer := range []bool{true, false} {
@@ -145,7 +147,7 @@ func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
 			s := startServer(t)
 			nc, js := natsConn(t, s)
 			b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"))
-			strange := []string{"orders.\x00", "orders.\x01\x7f", "orders.\xff", "orders.100%"}
+			strange := []string{"orders.\x00", "orders.\x01\x1f", "orders.\xff", "orders.100%"}
 			h, good := failingButOne()
 			subscribe(t, b, "orders.>", h, broker.Queue("q"))
 			for i := range n {
@@ -159,7 +161,7 @@ func TestStrangeSubjectsBecomeDeadLettersAndStopNoQueue(t *testing.T) {
 				t.Fatalf("%d dead letters, want %d", got, n)
 			}
 			all := letters(t, js, "GRAVES", len(strange))
-			for i, want := range []string{"orders.%00", "orders.%01%7F", "orders.%FF", "orders.100%25"} {
+			for i, want := range []string{"orders.%00", "orders.%01%1F", "orders.%FF", "orders.100%25"} {
 				if got := all[i].Header.Get("Micro-Dead-Letter-Topic"); got != want {
 					t.Errorf("%q, want %q", got, want)
 				}
