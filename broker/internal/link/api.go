@@ -90,15 +90,15 @@ func (c *Conn) AskNearby(ctx context.Context, name string, question func(context
 	return c.request(ctx, defaultAPI+name, func(ctx context.Context) error { return question(ctx, js) })
 }
 
-// noAnswer says why JetStream does not answer elsewhere. The text of its cause is about
+// noAnswerError says why JetStream does not answer elsewhere. The text of its cause is about
 // the connected server, so it would lead astray.
-type noAnswer struct {
+type noAnswerError struct {
 	text  string
 	cause error
 }
 
-func (e *noAnswer) Error() string { return e.text }
-func (e *noAnswer) Unwrap() error { return e.cause }
+func (e *noAnswerError) Error() string { return e.text }
+func (e *noAnswerError) Unwrap() error { return e.cause }
 
 // explain says more about a JetStream that does not answer.
 func (c *Conn) explain(err error) error {
@@ -123,7 +123,7 @@ func (c *Conn) explain(err error) error {
 	if a.domain == "" {
 		way = "check that the account imports the API under this prefix, INFO included, and that the link to its servers is up"
 	}
-	return &noAnswer{
+	return &noAnswerError{
 		text:  fmt.Sprintf("%s: nobody answers at %s>: %s; the server %s %s", a.option, a.prefix, way, c.URL(), own),
 		cause: err,
 	}
