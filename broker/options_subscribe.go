@@ -89,8 +89,11 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 // retry or a [Snooze] is delivered at once, whatever its delay. If something does not
 // come, the subscription goes on without it 5 seconds after AckWait. A handler of the
 // predecessor that still runs, because only its connection was lost, may overlap with
-// the new one: no server can stop it. With several handlers and no OrderBy there is no
-// order, as without this option.
+// the new one: no server can stop it. It starts no other handler. With several handlers
+// and no OrderBy there is no order, as without this option.
+//
+// A handler that hangs keeps its replica active, past [WithMaxAckExtension], too: the
+// others get nothing until it returns or the process ends. Give handlers a time limit.
 //
 // A consumer that the broker made gets the policy at Subscribe, and loses it at the first
 // Subscribe whose code no longer asks for it. Replicas that still run code without the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -214,6 +215,7 @@ func TestTTL(t *testing.T) {
 	if n := len(log.With("allow_msg_ttl")); n != 1 {
 		t.Errorf("%d lines: %s", n, log.Text())
 	}
+	wantError(t, b.Publish("orders", message("x"), jsbroker.TTL(math.MaxInt64)), jsbroker.ErrInvalidConfig, "TTL", "at most")
 	for _, d := range []time.Duration{0, -time.Second, 999 * time.Millisecond} {
 		wantError(t, b.Publish("orders", message("x"), jsbroker.TTL(d)), jsbroker.ErrInvalidConfig, "TTL", "1s")
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -311,5 +312,68 @@ func TestSingleActiveAndConsumersThatExist(t *testing.T) {
 	receive(t, got)
 	if cfg := natstest.ConsumerInfo(t, js, "ORDERS", "pinned").Config; cfg.PinnedTTL != time.Minute || len(cfg.Metadata["go-micro-jetstream"]) > 0 {
 		t.Errorf("%+v", cfg)
+	}
+}
+
+// The active replica is cut off with messages in hand. It starts no other handler once
+// the server may have given its place to the other replica.
+func TestSingleActiveStartsNothingWithoutItsPin(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := natstest.StartProxy(t, s)
+	const n = 100
+	slow := func(started chan<- time.Time) broker.Handler {
+		return func(broker.Event) error {
+			started <- time.Now()
+			time.Sleep(50 * time.Millisecond)
+			return nil
+		}
+	}
+	first, second := make(chan time.Time, 2*n), make(chan time.Time, 2*n)
+	subscribe(t, newBroker(t, s, broker.Addrs(p.URL())), "orders", slow(first), broker.Queue("q"), jsbroker.SingleActive())
+	other := newBroker(t, s)
+	storeAll(t, js, "orders", slices.Repeat([]string{"x"}, n)...)
+	receive(t, first)
+	subscribe(t, other, "orders", slow(second), broker.Queue("q"), jsbroker.SingleActive())
+	p.Sever()
+	took := receive(t, second)
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	for len(first) > 0 {
+		if late := (<-first).Sub(took); late > 0 {
+			t.Errorf("the first replica starts a handler %v after the other one became active", late)
+		}
+	}
+}
+
+// The active replica is cut off while its messages fill MaxAckPending. The other one goes
+// on in seconds all the same, though AckWait is longer.
+func TestSingleActiveTakesOverAFullConsumer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := natstest.StartProxy(t, s)
+	settings := jsbroker.ConsumerConfig(jetstream.ConsumerConfig{MaxAckPending: 5, AckWait: time.Minute})
+	release := make(chan struct{})
+	started := make(chan string, 20)
+	subscribe(t, newBroker(t, s, broker.Addrs(p.URL())), "orders", func(e broker.Event) error {
+		started <- string(e.Message().Body)
+		<-release
+		return nil
+	}, broker.Queue("q"), jsbroker.SingleActive(), settings)
+	t.Cleanup(func() { close(release) })
+	other := newBroker(t, s)
+	for i := range 20 {
+		publish(t, other, "orders", fmt.Sprint(i))
+	}
+	receive(t, started)
+	h, got := collector()
+	subscribe(t, other, "orders", h, broker.Queue("q"), jsbroker.SingleActive(), settings)
+	eventually(t, "MaxAckPending is reached", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == 5 })
+	p.Sever()
+	for i := range 20 {
+		if body := receive(t, got); body != fmt.Sprint(i) {
+			t.Fatalf("%s is handled, want %d", body, i)
+		}
 	}
 }

@@ -719,8 +719,18 @@ func (h *inHand) renewal() (r pull.Request, active, holding, ok bool) {
 	if !h.single.beginRenew() {
 		return r, false, false, false
 	}
-	r, active = h.pull.Renewal(h.consumer.Load())
+	if r, active = h.pull.Renewal(h.consumer.Load()); active {
+		h.single.sent = time.Now()
+	}
 	return r, active, h.single.holding, true
+}
+
+// keptPin is called with a pin that the server has renewed.
+func (h *inHand) keptPin(pin string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.single.extend(pin, h.consumer.Load().Config.PinnedTTL)
+	h.nudge()
 }
 
 // renewed ends a renew.

@@ -38,6 +38,8 @@ const (
 // It has no lock: that of inHand guards it.
 type single struct {
 	pin     string    // that of the pull, when it was last looked at
+	leased  time.Time // until then the server keeps the pin, whatever happens to the connection
+	sent    time.Time // when the latest renewal was sent
 	holding bool      // nothing is started
 	until   time.Time // until then at most
 	upTo    uint64    // the stream sequence that was delivered when this one became active; 0: not known
@@ -56,7 +58,13 @@ type single struct {
 func (cfg *Config) single() bool { return cfg.Rules != nil && cfg.Rules.SingleActive }
 
 // holds reports whether nothing may be started. The caller holds the lock.
-func (h *inHand) holds() bool { return h.single != nil && h.single.holding }
+//
+// Nothing is started either when the server may have given the pin to another one: without
+// a connection, this subscription does not hear of that.
+func (h *inHand) holds() bool {
+	g := h.single
+	return g != nil && (g.holding || g.pin != "" && time.Now().After(g.leased))
+}
 
 // notePin finds out whether the subscription has become active, or is no longer. With the
 // latter it drops what is in hand and not started: whoever is active now gets it. The
@@ -69,6 +77,7 @@ func (h *inHand) notePin(now time.Time) (turned bool, dropped int) {
 	g.pin = h.pull.Pin()
 	g.holding, g.upTo, g.missing, g.claimed = g.pin != "", 0, -1, time.Time{}
 	g.until = now.Add(h.consumer.Load().AckWait() + missingGrace)
+	g.leased = now.Add(h.consumer.Load().Config.PinnedTTL)
 	if g.pin == "" {
 		dropped = len(h.drop())
 	}
@@ -88,6 +97,14 @@ func (h *inHand) drop() (ds []*Delivery) {
 func (h *inHand) lostPin(pin string) {
 	if turned, dropped := h.unpinned(pin); turned {
 		h.s.turned(dropped)
+	}
+}
+
+// extend notes that the server has renewed a pin with that time to live. The answer may
+// be that to the renewal before the latest, which was sent a third of it earlier.
+func (g *single) extend(pin string, ttl time.Duration) {
+	if g.pin == pin {
+		g.leased = g.sent.Add(ttl - ttl/3)
 	}
 }
 
@@ -111,7 +128,7 @@ func (s *Subscription) beginSingle() error {
 	if !s.cfg.single() {
 		return nil
 	}
-	answer, err := s.hand.pull.ListenRenewals(s.hand.lostPin)
+	answer, err := s.hand.pull.ListenRenewals(s.hand.lostPin, s.hand.keptPin)
 	if err != nil {
 		return err
 	}
@@ -189,7 +206,7 @@ func (s *Subscription) lookAtPending(active bool) {
 	switch {
 	case active:
 		claims, released, gaveUp = s.hand.reckon(info, before, time.Now())
-	case !cs.Pinned(info) && info.NumAckPending > 0 && info.NumPending == 0:
+	case !cs.Pinned(info) && info.NumAckPending > 0 && (info.NumPending == 0 || full(cs, info)):
 		claims = s.hand.unsettled(info)
 	}
 	for _, sequence := range claims {
@@ -200,6 +217,11 @@ func (s *Subscription) lookAtPending(active bool) {
 	if released && gaveUp > 0 {
 		s.log.Warn(fmt.Sprintf("%d messages that the former active subscription had in hand have not come: they are handled when they do, after later ones", gaveUp))
 	}
+}
+
+// full reports whether the server delivers nothing new until something is settled.
+func full(cs *consumers.Consumer, info *jetstream.ConsumerInfo) bool {
+	return cs.Config.MaxAckPending > 0 && info.NumAckPending >= cs.Config.MaxAckPending
 }
 
 // ackSubject returns the ack subject of a message that need not be here.

@@ -25,10 +25,17 @@ type Timing struct {
 	TTLSet bool
 }
 
+// maxTTL is the longest time to live that is surely accepted: a hundred years. The server
+// counts in nanoseconds from now.
+const maxTTL = 100 * 365 * 24 * time.Hour
+
 // check reports what cannot be had of any server.
 func (t *Timing) check() error {
 	if t.TTLSet && t.TTL < time.Second {
 		return fmt.Errorf("%w: TTL(%v): want at least 1s", fault.ErrInvalidConfig, t.TTL)
+	}
+	if t.TTL > maxTTL {
+		return fmt.Errorf("%w: TTL(%v): want at most %v", fault.ErrInvalidConfig, t.TTL, maxTTL)
 	}
 	return wire.CheckDueTime(t.Due)
 }

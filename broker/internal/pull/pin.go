@@ -34,12 +34,17 @@ func (p *Pull) Renewal(cs *consumers.Consumer) (Request, bool) {
 	return Request{subject: p.conn.API(cs.Next()), body: body}, true
 }
 
-// ListenRenewals has lost called with a pin that the server knows no more.
-func (p *Pull) ListenRenewals(lost func(pin string)) (*link.Listener, error) {
+// ListenRenewals has lost called with a pin that the server knows no more, and kept with
+// one that it has renewed.
+func (p *Pull) ListenRenewals(lost, kept func(pin string)) (*link.Listener, error) {
 	return p.conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
 		return nc.Subscribe(p.inbox+renewals+"*", func(m *nats.Msg) {
-			if err := wire.StatusError(m.Header.Get("Status"), ""); errors.Is(err, wire.ErrNotPinned) {
-				lost(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:])
+			pin := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+			switch status := m.Header.Get("Status"); {
+			case errors.Is(wire.StatusError(status, ""), wire.ErrNotPinned):
+				lost(pin)
+			case status == "404" || status == "408" || status == "409": // there is no message, or none so small
+				kept(pin)
 			}
 		})
 	})
