@@ -79,7 +79,8 @@ func TestPublishSurvivesWritesToBrokenConnections(t *testing.T) {
 			s := startServer(t)
 			_, js := natsConn(t, s)
 			p := natstest.StartProxy(t, s)
-			b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
+			// Each cut has a whole window sent again.
+			b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithAsyncWindow(100), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
 			publish(t, b, "orders", "first")
 			m := &broker.Message{Body: bytes.Repeat([]byte("x"), body)}
 			var enough atomic.Bool
