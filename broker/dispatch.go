@@ -109,8 +109,8 @@ func emitOne[E any](d *dispatcher, h func(context.Context, E), ctx context.Conte
 	h(ctx, e)
 }
 
-// recoverHook ends the call of a hook. It keeps a hook's panic from going further, and logs it. A hook that
-// panics does so for every message, so not every panic is a line.
+// recoverHook ends the call of a hook. It keeps a hook's panic from going further, and
+// logs it. A hook that panics does so for every message, so not every panic is a line.
 func recoverHook[E any](d *dispatcher, place codeOfUser) {
 	r := recover()
 	d.inside[place].Add(-1)

@@ -17,6 +17,7 @@ const (
 	inSubscribeFailed
 	inFetched
 	inHeld
+	inActiveChanged
 	inFetchError
 	inBackoff
 	inConsumerState
@@ -34,7 +35,7 @@ const (
 
 var placeNames = [placesOfUser]string{
 	"PublishStart", "Published", "SubscriptionStart", "SubscriptionEnd", "SubscribeFailed",
-	"Fetched", "Held", "FetchError", "Backoff", "ConsumerState", "HandleStart", "Panicked", "Settled",
+	"Fetched", "Held", "ActiveChanged", "FetchError", "Backoff", "ConsumerState", "HandleStart", "Panicked", "Settled",
 	"DeadLettered", "Exhausted", "Skipped", "Handled", "ConnectionChanged", "broker.ErrorHandler",
 }
 
@@ -55,6 +56,8 @@ func placeOf[E any]() codeOfUser {
 		return inFetched
 	case *Held:
 		return inHeld
+	case *ActiveChanged:
+		return inActiveChanged
 	case *FetchError:
 		return inFetchError
 	case *Backoff:
