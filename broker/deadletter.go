@@ -49,7 +49,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bu
 	topic, letter := s.cfg.rules.DeadLetter, s.deadLetter(e, cause)
 	for attempt := uint64(1); ; attempt++ {
 		form, cut, err := s.storeDeadLetter(ctx, e, letter)
-		emit(s.hooks, s.hooks.deadLettered, e.d.Context, DeadLettered{Delivery: s.delivery(e.d), DeadLetterTopic: topic, Cause: cause, Err: err})
+		emit(s.hooks.deadLettered, e.d.Context, DeadLettered{Delivery: s.delivery(e.d), DeadLetterTopic: topic, Cause: cause, Err: err})
 		if err == nil {
 			s.logDeadLetter(e, letter, form, cut)
 			if form.HasBody() || len(letter.Body) == 0 {

@@ -40,25 +40,25 @@ type dispatcher struct {
 func newDispatcher(hooks []Hooks, log *slog.Logger) *dispatcher {
 	d := &dispatcher{log: log}
 	for _, h := range hooks {
-		add(&d.publishStart, h.PublishStart, h.PublishStart != nil)
-		addFirst(&d.published, h.Published, h.Published != nil)
-		add(&d.subscriptionStart, h.SubscriptionStart, h.SubscriptionStart != nil)
-		addFirst(&d.subscriptionEnd, h.SubscriptionEnd, h.SubscriptionEnd != nil)
-		add(&d.subscribeFailed, h.SubscribeFailed, h.SubscribeFailed != nil)
-		add(&d.fetched, h.Fetched, h.Fetched != nil)
-		add(&d.fetchError, h.FetchError, h.FetchError != nil)
-		add(&d.backoff, h.Backoff, h.Backoff != nil)
-		add(&d.consumerState, h.ConsumerState, h.ConsumerState != nil)
-		add(&d.held, h.Held, h.Held != nil)
-		add(&d.activeChanged, h.ActiveChanged, h.ActiveChanged != nil)
-		add(&d.handleStart, h.HandleStart, h.HandleStart != nil)
-		add(&d.panicked, h.Panicked, h.Panicked != nil)
-		add(&d.settled, h.Settled, h.Settled != nil)
-		add(&d.deadLettered, h.DeadLettered, h.DeadLettered != nil)
-		add(&d.exhausted, h.Exhausted, h.Exhausted != nil)
-		add(&d.skipped, h.Skipped, h.Skipped != nil)
-		addFirst(&d.handled, h.Handled, h.Handled != nil)
-		add(&d.connectionChanged, h.ConnectionChanged, h.ConnectionChanged != nil)
+		add(&d.publishStart, watchStart(d, inPublishStart, h.PublishStart), h.PublishStart != nil)
+		addFirst(&d.published, watch(d, inPublished, h.Published), h.Published != nil)
+		add(&d.subscriptionStart, watchStart(d, inSubscriptionStart, h.SubscriptionStart), h.SubscriptionStart != nil)
+		addFirst(&d.subscriptionEnd, watch(d, inSubscriptionEnd, h.SubscriptionEnd), h.SubscriptionEnd != nil)
+		add(&d.subscribeFailed, watch(d, inSubscribeFailed, h.SubscribeFailed), h.SubscribeFailed != nil)
+		add(&d.fetched, watch(d, inFetched, h.Fetched), h.Fetched != nil)
+		add(&d.fetchError, watch(d, inFetchError, h.FetchError), h.FetchError != nil)
+		add(&d.backoff, watch(d, inBackoff, h.Backoff), h.Backoff != nil)
+		add(&d.consumerState, watch(d, inConsumerState, h.ConsumerState), h.ConsumerState != nil)
+		add(&d.held, watch(d, inHeld, h.Held), h.Held != nil)
+		add(&d.activeChanged, watch(d, inActiveChanged, h.ActiveChanged), h.ActiveChanged != nil)
+		add(&d.handleStart, watchStart(d, inHandleStart, h.HandleStart), h.HandleStart != nil)
+		add(&d.panicked, watch(d, inPanicked, h.Panicked), h.Panicked != nil)
+		add(&d.settled, watch(d, inSettled, h.Settled), h.Settled != nil)
+		add(&d.deadLettered, watch(d, inDeadLettered, h.DeadLettered), h.DeadLettered != nil)
+		add(&d.exhausted, watch(d, inExhausted, h.Exhausted), h.Exhausted != nil)
+		add(&d.skipped, watch(d, inSkipped, h.Skipped), h.Skipped != nil)
+		addFirst(&d.handled, watch(d, inHandled, h.Handled), h.Handled != nil)
+		add(&d.connectionChanged, watch(d, inConnectionChanged, h.ConnectionChanged), h.ConnectionChanged != nil)
 	}
 	return d
 }
@@ -76,42 +76,47 @@ func addFirst[F any](to *[]F, f F, set bool) {
 	}
 }
 
+// watch returns a hook that is counted while it runs, and whose panic goes no further.
+func watch[E any](d *dispatcher, place codeOfUser, h func(context.Context, E)) func(context.Context, E) {
+	return func(ctx context.Context, e E) {
+		d.inside[place].Add(1)
+		defer recoverHook(d, place)
+		h(ctx, e)
+	}
+}
+
+// watchStart is watch for a start hook. One that returns nil, or panics, leaves the context
+// as it is.
+func watchStart[E any](d *dispatcher, place codeOfUser, h func(context.Context, E) context.Context) func(context.Context, E) context.Context {
+	return func(ctx context.Context, e E) (next context.Context) {
+		next = ctx
+		d.inside[place].Add(1)
+		defer recoverHook(d, place)
+		if c := h(ctx, e); c != nil {
+			next = c
+		}
+		return next
+	}
+}
+
 // start runs start hooks, each with the context that the one before returned.
-func start[E any](d *dispatcher, hooks []func(context.Context, E) context.Context, ctx context.Context, e E) context.Context {
+func start[E any](hooks []func(context.Context, E) context.Context, ctx context.Context, e E) context.Context {
 	for _, h := range hooks {
-		ctx = startOne(d, h, ctx, e) //nolint:fatcontext // as many as there are hooks
+		ctx = h(ctx, e) //nolint:fatcontext // as many as there are hooks
 	}
 	return ctx
 }
 
-func startOne[E any](d *dispatcher, h func(context.Context, E) context.Context, ctx context.Context, e E) (next context.Context) {
-	next = ctx
-	place := placeOf[E]()
-	d.inside[place].Add(1)
-	defer recoverHook[E](d, place)
-	if c := h(ctx, e); c != nil {
-		next = c
-	}
-	return next
-}
-
 // emit runs the hooks of an event.
-func emit[E any](d *dispatcher, hooks []func(context.Context, E), ctx context.Context, e E) {
+func emit[E any](hooks []func(context.Context, E), ctx context.Context, e E) {
 	for _, h := range hooks {
-		emitOne(d, h, ctx, e)
+		h(ctx, e)
 	}
-}
-
-func emitOne[E any](d *dispatcher, h func(context.Context, E), ctx context.Context, e E) {
-	place := placeOf[E]()
-	d.inside[place].Add(1)
-	defer recoverHook[E](d, place)
-	h(ctx, e)
 }
 
 // recoverHook ends the call of a hook. It keeps a hook's panic from going further, and
 // logs it. A hook that panics does so for every message, so not every panic is a line.
-func recoverHook[E any](d *dispatcher, place codeOfUser) {
+func recoverHook(d *dispatcher, place codeOfUser) {
 	r := recover()
 	d.inside[place].Add(-1)
 	if r == nil {

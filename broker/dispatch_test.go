@@ -29,17 +29,17 @@ var exampleHeader = map[string]string{"k": "v"}
 func messageHooks(d *dispatcher) {
 	ctx := context.Background()
 	if len(d.publishStart) > 0 || len(d.published) > 0 {
-		ctx = start(d, d.publishStart, ctx, PublishStart{Topic: "t", Header: exampleHeader})
-		emit(d, d.published, ctx, Published{Topic: "t"})
+		ctx = start(d.publishStart, ctx, PublishStart{Topic: "t", Header: exampleHeader})
+		emit(d.published, ctx, Published{Topic: "t"})
 	}
 	if len(d.handleStart) > 0 {
-		ctx = start(d, d.handleStart, ctx, HandleStart{Header: exampleHeader})
+		ctx = start(d.handleStart, ctx, HandleStart{Header: exampleHeader})
 	}
 	if len(d.settled) > 0 {
-		emit(d, d.settled, ctx, Settled{Result: ResultAck})
+		emit(d.settled, ctx, Settled{Result: ResultAck})
 	}
 	if len(d.handled) > 0 {
-		emit(d, d.handled, ctx, Handled{Result: ResultAck})
+		emit(d.handled, ctx, Handled{Result: ResultAck})
 	}
 }
 

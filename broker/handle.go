@@ -36,7 +36,7 @@ func (s *subscription) handle(slot int, d *consume.Delivery) {
 	o.lag = max(time.Duration(d.Received.UnixNano()-d.Meta.StoredAt)+o.began, 0)
 	listened := len(s.hooks.handleStart) > 0
 	if listened {
-		d.Context = start(s.hooks, s.hooks.handleStart, d.Context, HandleStart{Delivery: s.delivery(d), Header: header, Lag: o.lag})
+		d.Context = start(s.hooks.handleStart, d.Context, HandleStart{Delivery: s.delivery(d), Header: header, Lag: o.lag})
 		o.began = time.Since(d.Received) // the handler's time is its own
 	}
 	if traced || listened {
@@ -75,14 +75,14 @@ func (s *subscription) conclude(e *event) {
 		h.Deferred, h.Discarded = o.deferred, o.discarded
 		if len(s.hooks.handled) > 0 {
 			h.Delivery = s.delivery(e.d)
-			emit(s.hooks, s.hooks.handled, e.d.Context, h)
+			emit(s.hooks.handled, e.d.Context, h)
 		}
 	}()
 	if len(s.hooks.handled) > 0 {
 		h.Duration = time.Since(e.d.Received) - o.began
 	}
 	if o.panicked != nil {
-		emit(s.hooks, s.hooks.panicked, e.d.Context, Panicked{Delivery: s.delivery(e.d), Err: o.panicked})
+		emit(s.hooks.panicked, e.d.Context, Panicked{Delivery: s.delivery(e.d), Err: o.panicked})
 	}
 	if h.Err != nil {
 		s.reportFailure(e)

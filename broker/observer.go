@@ -17,25 +17,25 @@ type observer struct{ s *subscription }
 // Fetched tells hooks of messages that have arrived.
 func (o observer) Fetched(messages, bytes int, pending uint64) {
 	if s := o.s; len(s.hooks.fetched) > 0 {
-		emit(s.hooks, s.hooks.fetched, s.base, Fetched{Subscription: s.identity(), Messages: messages, Bytes: bytes, NumPending: pending})
+		emit(s.hooks.fetched, s.base, Fetched{Subscription: s.identity(), Messages: messages, Bytes: bytes, NumPending: pending})
 	}
 }
 
 // FetchFailed tells hooks of a failed fetch and of the pause that follows.
 func (o observer) FetchFailed(err error, attempt int, delay time.Duration) {
 	s := o.s
-	emit(s.hooks, s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
-	emit(s.hooks, s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: attempt, Delay: delay})
+	emit(s.hooks.fetchError, s.base, FetchError{Subscription: s.identity(), Err: err, Reason: Reason(err)})
+	emit(s.hooks.backoff, s.base, Backoff{Subscription: s.identity(), Attempt: attempt, Delay: delay})
 }
 
 // Recovered tells hooks that fetching works again.
 func (o observer) Recovered() {
-	emit(o.s.hooks, o.s.hooks.backoff, o.s.base, Backoff{Subscription: o.s.identity()})
+	emit(o.s.hooks.backoff, o.s.base, Backoff{Subscription: o.s.identity()})
 }
 
 // Learned tells hooks how many messages wait.
 func (o observer) Learned(st consume.State) {
-	emit(o.s.hooks, o.s.hooks.consumerState, o.s.base, ConsumerState{
+	emit(o.s.hooks.consumerState, o.s.base, ConsumerState{
 		Subscription: o.s.identity(), Pending: st.Pending, AckPending: st.AckPending, MaxAckPending: st.MaxAckPending, Retries: st.Retries, PausedUntil: st.PausedUntil,
 	})
 }
@@ -44,18 +44,18 @@ func (o observer) Learned(st consume.State) {
 // more.
 func (o observer) Crowded(c consume.Crowd) {
 	s := o.s
-	emit(s.hooks, s.hooks.held, s.base, Held{Subscription: s.identity(), Messages: c.Messages, Keys: c.Keys, Full: c.Full})
+	emit(s.hooks.held, s.base, Held{Subscription: s.identity(), Messages: c.Messages, Keys: c.Keys, Full: c.Full})
 }
 
 // Turned tells hooks which replica is active.
 func (o observer) Turned(active bool) {
 	s := o.s
-	emit(s.hooks, s.hooks.activeChanged, s.base, ActiveChanged{Subscription: s.identity(), Active: active})
+	emit(s.hooks.activeChanged, s.base, ActiveChanged{Subscription: s.identity(), Active: active})
 }
 
 // Skipped tells hooks of a message that is not handled.
 func (o observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
-	emit(o.s.hooks, o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d), Reason: SkipReason(why)})
+	emit(o.s.hooks.skipped, d.Context, Skipped{Delivery: o.s.delivery(d), Reason: SkipReason(why)})
 }
 
 // Settled tells hooks of an acknowledgement that was sent, or was not.
@@ -65,7 +65,7 @@ func (o observer) Settled(d *consume.Delivery, r consume.Result, delay time.Dura
 		s.logSome(slog.LevelWarn, d, "%v", err)
 	}
 	if len(s.hooks.settled) > 0 {
-		emit(s.hooks, s.hooks.settled, d.Context, Settled{Delivery: s.delivery(d), Result: Result(r), Delay: delay, Returned: returned, Err: err})
+		emit(s.hooks.settled, d.Context, Settled{Delivery: s.delivery(d), Result: Result(r), Delay: delay, Returned: returned, Err: err})
 	}
 }
 
@@ -73,7 +73,7 @@ func (o observer) Settled(d *consume.Delivery, r consume.Result, delay time.Dura
 func (o observer) Exhausted(d *consume.Delivery, cause error) {
 	s := o.s
 	s.logSome(slog.LevelError, d, "the last of %d deliveries failed; the message stays in the stream and is not delivered again: %v", d.Deliveries(), cause)
-	emit(s.hooks, s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
+	emit(s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
 }
 
 // Unfit tells hooks of a message that is given up although nothing of it fits the
@@ -82,7 +82,7 @@ func (o observer) Unfit(d *consume.Delivery, cause error) {
 	s := o.s
 	s.log.Log(d.Context, slog.LevelError, fmt.Sprintf("not even a reference to the message fits the dead-letter topic %s, so it is terminated without a dead letter: raise MaxMsgSize of the topic's stream, or the server's max_payload: %v",
 		s.cfg.rules.DeadLetter, cause), append(d.Attrs(), "size", len(d.Msg.Data))...)
-	emit(s.hooks, s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
+	emit(s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
 }
 
 // Ended tells hooks that the last worker has ended.
@@ -91,7 +91,7 @@ func (o observer) Ended() {
 	if s.unwatch != nil {
 		s.unwatch()
 	}
-	emit(s.hooks, s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
+	emit(s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
 	s.session.subs.remove(s)
 }
 

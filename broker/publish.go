@@ -167,7 +167,7 @@ func (call *publishCall) start() {
 	call.begin = time.Now()
 	m := &call.message
 	m.Header = wire.OutgoingHeader(m.Header)
-	call.ctx = start(call.hooks, call.hooks.publishStart, call.ctx, PublishStart{Topic: m.Topic, MessageID: m.ID, Header: m.Header, Size: len(m.Body), DeliverAt: m.Timing.Due})
+	call.ctx = start(call.hooks.publishStart, call.ctx, PublishStart{Topic: m.Topic, MessageID: m.ID, Header: m.Header, Size: len(m.Body), DeliverAt: m.Timing.Due})
 }
 
 // end tells the hooks how the call ended and returns what the caller gets.
@@ -178,7 +178,7 @@ func (call *publishCall) end(stored wire.PubAck, err error) error {
 	}
 	if call.listened {
 		m := &call.message
-		emit(call.hooks, call.hooks.published, call.ctx, Published{
+		emit(call.hooks.published, call.ctx, Published{
 			Topic: m.Topic, MessageID: m.ID, Size: len(m.Body), DeliverAt: m.Timing.Due,
 			Stream: stored.Stream, Sequence: stored.Sequence, Duplicate: stored.Duplicate,
 			Duration: time.Since(call.begin), Err: err, Reason: Reason(err),

@@ -27,7 +27,7 @@ type stateChange struct {
 // Run tells the hooks.
 func (c *stateChange) Run() {
 	defer close(c.told)
-	emit(c.hooks, c.hooks.connectionChanged, context.Background(), c.event)
+	emit(c.hooks.connectionChanged, context.Background(), c.event)
 }
 
 // tell returns a channel that is closed when the hooks have been told.

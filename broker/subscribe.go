@@ -79,7 +79,7 @@ func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts .
 		err = fmt.Errorf("jetstream: subscribe to %q: %w", wire.Shorten(topic), err)
 	}
 	if cfg != nil {
-		emit(cfg.dispatch, cfg.dispatch.subscribeFailed, request.Context, SubscribeFailed{Topic: topic, Queue: queue, Err: err, Reason: Reason(err)})
+		emit(cfg.dispatch.subscribeFailed, request.Context, SubscribeFailed{Topic: topic, Queue: queue, Err: err, Reason: Reason(err)})
 	}
 	return nil, err
 }
@@ -92,7 +92,7 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	if err != nil {
 		return nil, err
 	}
-	s.base = start(s.hooks, s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity(), Concurrency: len(s.bodies)})
+	s.base = start(s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity(), Concurrency: len(s.bodies)})
 	observer{s}.Learned(state)
 	if request.single {
 		observer{s}.Turned(false)

@@ -39,49 +39,6 @@ var placeNames = [placesOfUser]string{
 	"DeadLettered", "Exhausted", "Skipped", "Handled", "ConnectionChanged", "broker.ErrorHandler",
 }
 
-// placeOf returns the hook of an event.
-func placeOf[E any]() codeOfUser {
-	switch any((*E)(nil)).(type) {
-	case *PublishStart:
-		return inPublishStart
-	case *Published:
-		return inPublished
-	case *SubscriptionStart:
-		return inSubscriptionStart
-	case *SubscriptionEnd:
-		return inSubscriptionEnd
-	case *SubscribeFailed:
-		return inSubscribeFailed
-	case *Fetched:
-		return inFetched
-	case *Held:
-		return inHeld
-	case *ActiveChanged:
-		return inActiveChanged
-	case *FetchError:
-		return inFetchError
-	case *Backoff:
-		return inBackoff
-	case *ConsumerState:
-		return inConsumerState
-	case *HandleStart:
-		return inHandleStart
-	case *Panicked:
-		return inPanicked
-	case *Settled:
-		return inSettled
-	case *DeadLettered:
-		return inDeadLettered
-	case *Exhausted:
-		return inExhausted
-	case *Skipped:
-		return inSkipped
-	case *Handled:
-		return inHandled
-	}
-	return inConnectionChanged
-}
-
 // insideUser counts the calls of user code that have not returned. It is safe for
 // concurrent use.
 type insideUser [placesOfUser]atomic.Int64
