@@ -16,7 +16,8 @@ import (
 // [MessageID]; without that option hooks know it from [Published]. Use it for a
 // reminder that nobody needs any more.
 //
-// When it returns nil, the message is not delivered. It returns [ErrNotScheduled] if
+// When it returns nil, the message is not delivered, not even if the topic's stream was
+// deleted in the meantime and is made again. It returns [ErrNotScheduled] if
 // the message does not wait any more: it was delivered, falls due just now, was
 // cancelled, or never published. The context bounds the call; without a deadline it
 // takes 5 seconds at most per request.
@@ -44,11 +45,11 @@ func (b *jetstreamBroker) cancelDelivery(ctx context.Context, topic, id string) 
 	if err := wire.CheckPublishTopic(topic); err != nil {
 		return err
 	}
-	s := b.session.Load()
-	if s == nil {
+	s, cfg := b.session.Load(), b.cfg.Load()
+	if s == nil || cfg == nil {
 		return fault.ErrNoConnection
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*produce.PublishTimeout)
 	defer cancel()
-	return s.streams.Cancel(ctx, topic, id)
+	return s.streams.Cancel(ctx, &cfg.rules, topic, id)
 }

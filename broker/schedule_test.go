@@ -198,6 +198,31 @@ func TestCancelDelivery(t *testing.T) {
 	eventually(t, "nothing waits any more", func() bool { return streamInfo(t, js, "ORDERS-later").State.Msgs == 0 })
 }
 
+// What waits outlives its stream. It can be taken back all the same.
+func TestCancelDeliveryWithoutTheStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	ctx := testContext(t)
+	at := time.Now().Add(time.Hour)
+	for _, id := range []string{"1", "2", "3"} {
+		publish(t, b, "orders.a", id, jsbroker.DeliverAt(at), jsbroker.MessageID(id))
+	}
+	noErr(t, js.DeleteStream(ctx, "ORDERS"))
+	noErr(t, jsbroker.CancelDelivery(ctx, newBroker(t, s), "orders.a", "1")) // knows nothing of the stream
+	noErr(t, jsbroker.CancelDelivery(ctx, b, "orders.a", "2"))               // knows the stream that is gone
+	wantError(t, jsbroker.CancelDelivery(ctx, newBroker(t, s), "orders.a", "2"), jsbroker.ErrNotScheduled)
+	wantError(t, jsbroker.CancelDelivery(ctx, newBroker(t, s), "bills.a", "3"), jsbroker.ErrNotScheduled)
+	if n := streamInfo(t, js, "ORDERS-later").State.Msgs; n != 1 {
+		t.Errorf("%d wait, want 1", n)
+	}
+	// The template names another stream, or none for this topic.
+	named := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}))
+	wantError(t, jsbroker.CancelDelivery(ctx, named, "bills.a", "3"), jsbroker.ErrNotScheduled)
+	noErr(t, jsbroker.CancelDelivery(ctx, named, "orders.a", "3"))
+}
+
 func TestTTL(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -368,29 +368,43 @@ func (ss *Streams) change(ctx context.Context, sc jetstream.StreamConfig) (now j
 
 // Cancel takes back the message with that id that waits for the topic. It returns
 // fault.ErrNotScheduled if there is none, or if it falls due meanwhile.
-func (ss *Streams) Cancel(ctx context.Context, topic, id string) error {
-	s := ss.Known(topic)
-	if s == nil {
-		if err := ss.ensuring.acquire(ctx); err != nil {
-			return err
-		}
-		var err error
-		s, err = ss.lookUp(ctx, topic)
-		ss.ensuring.release()
-		if errors.Is(err, fault.ErrStreamNotFound) {
-			return fault.ErrNotScheduled
-		}
-		if err != nil {
-			return err
-		}
+func (ss *Streams) Cancel(ctx context.Context, rules *Rules, topic, id string) error {
+	stream, err := ss.waitsFor(ctx, rules, topic)
+	if err != nil {
+		return err
 	}
-	for _, name := range []string{wire.LaterStream(s.Name), s.Name} {
-		err := ss.cancelIn(ctx, name, wire.LaterSubject(s.Name, topic, id))
+	for _, name := range []string{wire.LaterStream(stream), stream} {
+		err := ss.cancelIn(ctx, name, wire.LaterSubject(stream, topic, id))
 		if !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return err
 		}
 	}
 	return fault.ErrNotScheduled
+}
+
+// waitsFor names the stream that messages of the topic wait for. If that is gone, it is
+// the one that would be made now: it would get from a companion that has outlived the
+// former one what falls due.
+func (ss *Streams) waitsFor(ctx context.Context, rules *Rules, topic string) (string, error) {
+	if s := ss.Known(topic); s != nil {
+		return s.Name, nil
+	}
+	if err := ss.ensuring.acquire(ctx); err != nil {
+		return "", err
+	}
+	defer ss.ensuring.release()
+	s, err := ss.lookUp(ctx, topic)
+	switch {
+	case err == nil:
+		return s.Name, nil
+	case !errors.Is(err, fault.ErrStreamNotFound):
+		return "", err
+	}
+	sc, err := rules.StreamConfig(topic)
+	if err != nil { // there can be no such stream
+		return "", fault.ErrNotScheduled
+	}
+	return sc.Name, nil
 }
 
 // cancelIn deletes the schedule with that subject.
