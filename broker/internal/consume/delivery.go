@@ -43,12 +43,11 @@ type Delivery struct {
 	// These are guarded by the lock of inHand, as are changes of skipped.
 	extended time.Duration // how long after its arrival the server was last told to wait
 	failed   bool          // the message is going to be given back
-	owed     bool          // see ledger.owe
 
 	// These are of subscriptions with an order, and guarded by the same lock.
 	handled bool   // a handler has it, or had it
 	retries uint32 // of Meta.NumDelivered: made here, and not known to the server
-	epoch   uint32 // see place
+	epoch   uint32 // see [ledger.Ledger.Epoch]
 	lane    *lane  // nil: it is in none
 	unkeyed *error // why it has no key; nil: it has one
 }

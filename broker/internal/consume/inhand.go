@@ -13,6 +13,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/ledger"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/wire"
@@ -36,7 +37,7 @@ type inHand struct {
 	left     left
 	pace     pace
 	fresh    time.Time // when a message last came for the first time
-	ledger   ledger
+	ledger   ledger.Ledger
 	order    *order  // nil: all messages have one order
 	single   *single // nil: all subscribers of the consumer get messages
 	retries  retries
@@ -59,7 +60,7 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 		left:    left{at: time.Now(), pending: info.NumPending}, // nobody asks before it has begun
 		pace:    pace{floor: s.cfg.HangsAfter},
 		fresh:   time.Now(),
-		ledger:  ledger{last: info.AckFloor.Stream}, // where a consumer for new messages begins
+		ledger:  ledger.New(info.AckFloor.Stream), // where a consumer for new messages begins
 		wake:    make(chan struct{}, 1),
 	}
 	if s.cfg.Key != nil {
@@ -101,7 +102,7 @@ func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool
 	d.Began = time.Since(d.Received)
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
-		h.ledger.started(d)
+		d.snoozes = h.ledger.Started(d.Meta)
 		h.pace.begun = d.Received.Add(d.Began)
 	} else {
 		also = h.refused(d, refused)
@@ -133,7 +134,7 @@ func (h *inHand) finish(slot int, d *Delivery) {
 		h.schedule(now)
 	}
 	if !d.Settled() {
-		h.ledger.owe(cs, d)
+		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 	}
 }
 
@@ -144,7 +145,7 @@ func (h *inHand) keep(d *Delivery, delay time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if cs := h.consumer.Load(); cs.IsLast(d.Deliveries()) {
-		h.ledger.spend(cs, d)
+		h.ledger.Spend(cs, d.Meta, d.served())
 		return false
 	}
 	if h.s.Stopped() {
@@ -213,7 +214,14 @@ func (h *inHand) sorted(keys []uint64) {
 func (h *inHand) settled(d *Delivery, r Result, delay time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ledger.settle(h.consumer.Load(), d, r)
+	switch cs := h.consumer.Load(); r {
+	case Ack:
+		h.ledger.Ack(cs, d.Meta)
+	case Term:
+		h.ledger.Term(cs, d.Meta)
+	default:
+		h.ledger.Owe(cs, d.Meta, d.Deliveries())
+	}
 	if r == Nak && delay > 0 {
 		h.retries.add(time.Now().Add(delay))
 	}
@@ -230,7 +238,7 @@ func (h *inHand) settled(d *Delivery, r Result, delay time.Duration) {
 func (h *inHand) snooze(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ledger.snooze(d)
+	h.ledger.Snooze(d.Meta, d.snoozes)
 }
 
 // fail is [Delivery.Fail].
@@ -382,7 +390,7 @@ func (h *inHand) takeRest() (more bool) {
 func (h *inHand) behind(info *jetstream.ConsumerInfo) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.ledger.reached < info.Delivered.Consumer
+	return h.ledger.Misses(info.Delivered.Consumer)
 }
 
 // collect takes in a message from the inbox, and all that are behind it.
@@ -449,11 +457,11 @@ func (h *inHand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *ar
 		a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
 		return
 	}
-	d.epoch = h.ledger.epoch
+	d.epoch = h.ledger.Epoch()
 	if h.single != nil {
 		h.single.like = m.Reply
 	}
-	h.ledger.reached = max(h.ledger.reached, d.Meta.ConsumerSequence)
+	h.ledger.Came(d.Meta)
 	h.waiting = append(h.waiting, d)
 	h.left.pending = d.Meta.Pending
 	if d.Meta.NumDelivered <= 1 {
@@ -605,12 +613,12 @@ func (h *inHand) mended(m consumers.Mended) {
 	former := h.consumer.Load()
 	switch {
 	case m.Remade:
-		h.ledger.expectCopies(former, h.unhandled())
+		h.ledger.ExpectCopies(former, h.highest())
 	case m.Another:
-		h.ledger.expectCopies(m.Consumer, h.unhandled())
+		h.ledger.ExpectCopies(m.Consumer, h.highest())
 	}
 	if !m.Consumer.Stream.Created.Equal(former.Stream.Created) {
-		h.ledger.startAnew()
+		h.ledger.StartAnew()
 		if h.order != nil {
 			h.order.forget(time.Now())
 		}
@@ -630,7 +638,7 @@ func (h *inHand) resumeAt() uint64 {
 	if cs := h.consumer.Load(); !cs.Ephemeral {
 		return cs.Floor + 1
 	}
-	n := h.ledger.lowestOwed(h.ledger.last + 1)
+	n := h.ledger.ResumeAt()
 	for _, d := range h.running {
 		if d != nil && d.Meta.StreamSequence > 0 {
 			n = min(n, d.Meta.StreamSequence)

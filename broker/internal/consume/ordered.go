@@ -184,7 +184,7 @@ func (h *inHand) lost(cs *consumers.Consumer, d *Delivery, now time.Time) bool {
 	if !cs.Expired(d.served(), now.Sub(d.Received)-d.extended) || cs.IsLast(d.served()) {
 		return false
 	}
-	h.ledger.owe(cs, d)
+	h.ledger.Owe(cs, d.Meta, d.Deliveries())
 	return true
 }
 
@@ -195,6 +195,14 @@ func (h *inHand) unhandled() []*Delivery {
 		h.order.all(time.Now(), func(d *Delivery, _ bool) { ds = append(ds, d) })
 	}
 	return ds
+}
+
+// highest returns the highest stream sequence of what no handler has.
+func (h *inHand) highest() (n uint64) {
+	for _, d := range h.unhandled() {
+		n = max(n, d.Meta.StreamSequence)
+	}
+	return n
 }
 
 // keySeed is that of all keys in this process.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"go-micro-jetstream/broker/internal/ledger"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -61,7 +62,7 @@ func (h *inHand) refusal(d *Delivery) *refusal {
 	if wire.IsDeleteMarker(d.Msg) {
 		return marker
 	}
-	if h.ledger.mayRepeat(d) {
+	if h.ledger.MayRepeat(d.Meta) {
 		if why := h.repeated(d); why != nil {
 			return why
 		}
@@ -70,7 +71,7 @@ func (h *inHand) refusal(d *Delivery) *refusal {
 	// Then the server accepts an ack all the same.
 	cs := h.consumer.Load()
 	if cs.Expired(d.served(), d.Began-d.extended) && !cs.IsLast(d.served()) {
-		h.ledger.owe(cs, d)
+		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 		return expired
 	}
 	return nil
@@ -81,8 +82,14 @@ func (h *inHand) refusal(d *Delivery) *refusal {
 // or when an operator has shortened the consumer's AckWait, so that the server does
 // not wait as long as this side believes. The caller holds the lock.
 func (h *inHand) repeated(d *Delivery) *refusal {
-	if why := h.ledger.repeated(d); why != nil {
-		return why
+	switch h.ledger.Fate(d.Meta) {
+	case ledger.Acked:
+		return handled
+	case ledger.Terminated:
+		return terminated
+	case ledger.Spent:
+		return spent
+	case ledger.Open:
 	}
 	id := d.Meta.Identity()
 	for _, r := range h.running {

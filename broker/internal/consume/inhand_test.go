@@ -1,0 +1,29 @@
+package consume
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// What was handled, but not settled, is to be delivered again, until somebody acks it
+// after all.
+func TestUnsettledDeliveryIsOwedUntilItIsAcked(t *testing.T) {
+	t.Parallel()
+	cs := &consumers.Consumer{Ephemeral: true, Config: jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}}
+	h := newInHand(&Subscription{cfg: Config{Concurrency: 1}}, cs, &jetstream.ConsumerInfo{})
+	d := &Delivery{Meta: wire.Metadata{StreamSequence: 7, NumDelivered: 1}}
+	h.running[0] = d
+	h.ledger.Started(d.Meta)
+	h.finish(0, d)
+	if n := h.resumeAt(); n != 7 {
+		t.Errorf("resumes at %d, want 7", n)
+	}
+	h.settled(d, Ack, 0)
+	if n := h.resumeAt(); n != 8 {
+		t.Errorf("resumes at %d, want 8", n)
+	}
+}
