@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go-micro.dev/v5/broker"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -24,6 +25,7 @@ import (
 
 	"go-micro-jetstream/dashboards/live"
 	"go-micro-jetstream/examples/natsurl"
+	"go-micro-jetstream/metrics"
 )
 
 // exportTimeout limits the last export of spans, in case the collector does not
@@ -32,11 +34,11 @@ const exportTimeout = 5 * time.Second
 
 var propagator = propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 
-// observability holds one registry with one /metrics and one live page for the whole
-// process, and a tracer provider for each service, as if each were a process of its
-// own.
+// observability holds one /metrics and one live page for the whole process, and a
+// tracer provider for each service, as if each were a process of its own.
 type observability struct {
 	registry  *prometheus.Registry
+	streams   *prometheus.Registry // what the server says; asked by scrapes alone
 	page      *live.Page
 	spans     *collector
 	endpoint  string // of the OTLP collector; empty: no export
@@ -53,6 +55,7 @@ type observability struct {
 func newObservability(cfg settings) (*observability, error) {
 	o := &observability{
 		registry:       prometheus.NewRegistry(),
+		streams:        prometheus.NewRegistry(),
 		page:           live.New(),
 		spans:          newCollector(),
 		describeTraces: "one is shown below; OTEL_EXPORTER_OTLP_ENDPOINT exports all",
@@ -95,10 +98,22 @@ func (o *observability) serve(cfg settings) error {
 	mux := http.NewServeMux()
 	mux.Handle("/live", o.page)
 	// Exemplars, the trace ids in the histograms, exist only in OpenMetrics.
-	mux.Handle("/metrics", promhttp.HandlerFor(o.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	all := prometheus.Gatherers{o.registry, o.streams}
+	mux.Handle("/metrics", promhttp.HandlerFor(all, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	o.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = o.server.Serve(l) }()
 	return nil
+}
+
+// watchStreams adds the metrics of streams and consumers, which the server is asked for
+// on the connection of b. They have a registry of their own, so that the rows on the
+// screen, which read the other one, need not wait for the server.
+func (o *observability) watchStreams(b broker.Broker) error {
+	asks, err := metrics.NewServer(b)
+	if err != nil {
+		return err
+	}
+	return o.streams.Register(asks)
 }
 
 // provider returns a new tracer provider for a service.

@@ -111,6 +111,7 @@ func openShop(url string, obs *observability, books *ledger, hooks func(service 
 	s.created = micro.NewEvent(ordersCreated, orderService.Client())
 
 	err := errors.Join(
+		obs.watchStreams(orderBroker),
 		micro.RegisterSubscriber(paymentsTaken, shippingService.Server(), ship.send, server.SubscriberQueue("shipping")),
 		micro.RegisterSubscriber(ordersCreated, paymentService.Server(), pay.take, server.SubscriberQueue("payments")),
 		micro.RegisterSubscriber(deadLetters, orderService.Server(), desk.dead, server.SubscriberQueue("orders")),

@@ -186,6 +186,13 @@ func TestMetricsAndInterrupt(t *testing.T) {
 	mustMatch(t, scrape(t, strings.TrimSuffix(url, "/metrics")+"/live?format=json", "application/json"),
 		`"client": "demo-payments"`, `"topic": "orders\.created"`, `"error": "card service timed out"`)
 
+	// A scrape takes what the server has answered until then, hence several.
+	natstest.Eventually(t, "the server has said what is in the streams", func() bool {
+		text = scrape(t, url, "text/plain")
+		return strings.Contains(text, "\nmicro_broker_stream_messages{")
+	})
+	mustMatch(t, text, `^micro_broker_stream_messages\{stream="ORDERS"\} \d`, `^micro_broker_server_up 1$`)
+
 	p.Signal(os.Interrupt)
 	out := mustSucceed(t, p)
 	mustMatch(t, out, `^\d+ published = \d+ shipped \+ \d+ dead-lettered: every order arrived\.$`, `^  missing +0$`)
