@@ -58,6 +58,7 @@ import (
 	"go-micro.dev/v5/client"
 	"go-micro.dev/v5/server"
 	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -80,6 +81,7 @@ var (
 	_ client.Option
 	_ server.Option
 	_ propagation.TraceContext
+	_ sdktrace.SpanProcessor
 	_ trace.Span
 	_ jsbroker.Hooks
 	_ metrics.Option

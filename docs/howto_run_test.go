@@ -3,6 +3,7 @@ package docs_test
 import (
 	"context"
 	"errors"
+	"log"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,13 +11,46 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
+	natsd "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/examples/natsserver"
 	"go-micro-jetstream/internal/natstest"
 )
+
+// Run a server inside your program
+func TestServerInside(t *testing.T) {
+	server, err := natsserver.Start()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Stop()
+	b := jsbroker.NewBroker(broker.Addrs(server.URL()))
+	connect(t, b)
+	must(t, b.Publish("orders.created", &broker.Message{}))
+	_ = func() (*natsserver.Server, error) { // compiled, and not run: port 4222 is one for all
+		server, err := natsserver.Start(func(o *natsd.Options) {
+			o.Port, o.StoreDir = 4222, "nats-data"
+		})
+		return server, err
+	}
+	// The same, with a port and a directory that are free.
+	dir := t.TempDir()
+	for n := range uint64(2) {
+		kept, err := natsserver.Start(func(o *natsd.Options) { o.StoreDir = dir })
+		must(t, err)
+		again := connect(t, jsbroker.NewBroker(broker.Addrs(kept.URL())))
+		must(t, again.Publish("orders.created", &broker.Message{}))
+		_, js := natstest.Connect(t, kept.URL())
+		if stored := natstest.StreamInfo(t, js, "ORDERS").State.Msgs; stored != n+1 {
+			t.Errorf("%d messages, want %d", stored, n+1)
+		}
+		must(t, again.Disconnect())
+		kept.Stop()
+	}
+}
 
 // Give each service its own copy
 func TestFanOut(t *testing.T) {
@@ -97,13 +131,13 @@ func TestExistingStreams(t *testing.T) {
 }
 
 // configured runs a server with a configuration.
-func configured(t *testing.T, conf string) *server.Server {
+func configured(t *testing.T, conf string) *natsd.Server {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	must(t, os.WriteFile(file, []byte(conf), 0o600))
-	o, err := server.ProcessConfigFile(file)
+	o, err := natsd.ProcessConfigFile(file)
 	must(t, err)
-	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", server.RANDOM_PORT, true, t.TempDir(), true, true
+	o.Host, o.Port, o.JetStream, o.StoreDir, o.NoSigs, o.NoLog = "127.0.0.1", natsd.RANDOM_PORT, true, t.TempDir(), true, true
 	return natstest.Run(t, o)
 }
 
