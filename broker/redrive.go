@@ -85,7 +85,9 @@ func RedriveDryRun() RedriveOption {
 // Redrive can be interrupted at any point and called again: nothing is lost. A letter
 // that was published and not removed has the same message id the next time, so it is
 // stored once within the duplicates window of the topic's stream (2 minutes by default),
-// as far as that stream remembers ids. The same holds for two calls at a time.
+// as far as that stream remembers ids. The same holds for two calls at a time. The number
+// that a call returns is of the letters that it has removed itself: several calls count
+// each letter once.
 //
 // Letters are read and removed by sequence, which needs no consumer and works beside
 // subscribers of the dead-letter topic. What they have in hand, they handle all the
@@ -216,16 +218,17 @@ func (r *redrive) remove(ctx context.Context, m, source *deadletter.Stored) (don
 	if source != m {
 		keeps, err := r.store.Keeps(ctx, source.Stream)
 		if err == nil && !keeps {
-			err = r.store.Remove(ctx, source)
+			_, err = r.store.Remove(ctx, source)
 		}
 		if err != nil {
 			return false, fmt.Errorf("letter %d of stream %s is published, but neither it nor its original is removed: %w", m.Sequence, m.Stream, err)
 		}
 	}
-	if err := r.store.Remove(ctx, m); err != nil {
+	done, err = r.store.Remove(ctx, m)
+	if err != nil {
 		return false, fmt.Errorf("letter %d is published, but not removed: %w", m.Sequence, err)
 	}
-	return true, nil
+	return done, nil // if not, another call has moved it meanwhile, and counts it
 }
 
 // source returns what is to be published: the letter, or its original if headers or

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -237,4 +238,63 @@ func TestRedriveRefusesAStreamThatKeepsEverything(t *testing.T) {
 	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, DenyDelete: true})
 	_, err := jsbroker.Redrive(testContext(t), newBroker(t, s), "graves")
 	wantError(t, err, jsbroker.ErrInvalidConfig, "DenyDelete", "GRAVES")
+}
+
+// Each letter is published once and counted by one call, however many are made at a time.
+func TestRedriveBesideAnotherCall(t *testing.T) {
+	t.Parallel()
+	const n = 40
+	sh := newShop(t, n)
+	sh.mended.Store(true)
+	ctx := testContext(t)
+	first := true
+	inner := 0
+	// The inner call comes between reading and publishing the first letter.
+	outer, err := jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveFilter(func(jsbroker.DeadLetter) bool {
+		if first {
+			first = false
+			var err error
+			if inner, err = jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveLimit(n/2)); err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	}))
+	if err != nil || inner != n/2 || outer != n/2 {
+		t.Errorf("%d and %d of %d letters: %v", inner, outer, n, err)
+	}
+	sh.wait(t, 0)
+	sh.mended.Store(false)
+	for i := range n {
+		publish(t, sh.b, "orders.created", fmt.Sprint(n+i))
+	}
+	sh.wait(t, n)
+	sh.mended.Store(true)
+	var all atomic.Int64
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(func() {
+			got, err := jsbroker.Redrive(ctx, sh.b, "graves")
+			if err != nil {
+				t.Error(err)
+			}
+			all.Add(int64(got))
+		})
+	}
+	calls.Wait()
+	if all.Load() != n {
+		t.Errorf("four calls count %d of %d letters", all.Load(), n)
+	}
+	sh.wait(t, 0)
+	seen := map[string]bool{}
+	for range 2 * n {
+		body := string(receive(t, sh.handled).Body)
+		if seen[body] {
+			t.Errorf("%s is handled twice", body)
+		}
+		seen[body] = true
+	}
+	if more := len(sh.handled); more > 0 {
+		t.Errorf("%d more", more)
+	}
 }

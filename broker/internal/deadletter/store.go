@@ -106,27 +106,36 @@ func (s *Store) get(ctx context.Context, stream string, which map[string]any) (*
 	return stored, nil
 }
 
-// Remove removes a message from its stream. One that is gone already is fine.
-func (s *Store) Remove(ctx context.Context, m *Stored) error {
-	err := s.request(ctx, "STREAM.MSG.DELETE."+m.Stream, map[string]any{"seq": m.Sequence, "no_erase": true}, nil)
+// Remove removes a message from its stream, and reports whether it has: that somebody
+// else has done so before is no error.
+func (s *Store) Remove(ctx context.Context, m *Stored) (removed bool, err error) {
+	tries := 0
+	err = s.requested(ctx, "STREAM.MSG.DELETE."+m.Stream, map[string]any{"seq": m.Sequence, "no_erase": true}, nil, &tries)
 	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
 		if left, again := s.get(ctx, m.Stream, map[string]any{"seq": m.Sequence}); again == nil && left == nil {
-			return nil
+			return tries > 1, nil // an earlier try has removed it, whose answer was lost
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("remove message %d of stream %s: %w", m.Sequence, m.Stream, err)
+		return false, fmt.Errorf("remove message %d of stream %s: %w", m.Sequence, m.Stream, err)
 	}
-	return nil
+	return true, nil
 }
 
 // request sends a request to the API and reads the answer.
 func (s *Store) request(ctx context.Context, name string, body map[string]any, answer any) error {
+	var tries int
+	return s.requested(ctx, name, body, answer, &tries)
+}
+
+// requested is request that counts its tries.
+func (s *Store) requested(ctx context.Context, name string, body map[string]any, answer any, tries *int) error {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
 	return s.conn.Ask(ctx, name, func(ctx context.Context) error {
+		*tries++
 		m, err := s.conn.NATS().RequestWithContext(ctx, s.conn.API(name), data)
 		if err != nil {
 			return err
