@@ -46,7 +46,9 @@ var (
 	ErrConsumerLimit = fault.ErrConsumerLimit
 	// ErrSubscriptionLimit: the server permits no more subscriptions on the connection,
 	// by max_subscriptions or by the limits of the account or user. Each subscription of
-	// the broker takes one, and so do publishing and the client's requests.
+	// the broker takes one, and so do publishing and the client's requests. After a
+	// reconnect to a server that permits fewer, each publish, request or fetch whose inbox is
+	// refused fails with it.
 	ErrSubscriptionLimit = fault.ErrSubscriptionLimit
 	// ErrOffline: all servers that hold a stream or consumer are down, or the server
 	// says why it cannot run it. What has one replica is away with one server.

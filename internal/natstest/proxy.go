@@ -27,6 +27,7 @@ type Proxy struct {
 	last     string              // the request after which the answers are held back; empty: none
 	lost     string              // the request that is lost, once; empty: none
 	edit     func([]byte) []byte // changes what the server sends; nil: nothing
+	subs     refusedSubs
 	conns    []*proxied
 	deaf     bool // new connections are accepted and get no answer
 	severed  bool // new connections are broken
@@ -194,7 +195,7 @@ func (p *Proxy) accept() {
 			return
 		}
 		p.pumps.Add(2)
-		go p.pump(upstream, client, &c.requests, p.request)
+		go p.pump(upstream, client, &c.requests, func(data []byte) ([]byte, <-chan struct{}) { return p.request(c, data) })
 		go p.pump(client, upstream, &c.answers, p.answer)
 	}
 }
@@ -249,7 +250,7 @@ func (p *Proxy) pump(to, from net.Conn, way *way, pass func([]byte) (data []byte
 	}
 }
 
-func (p *Proxy) request(data []byte) ([]byte, <-chan struct{}) {
+func (p *Proxy) request(c *proxied, data []byte) ([]byte, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.last != "" && bytes.Contains(data, []byte(p.last)) {
@@ -260,6 +261,7 @@ func (p *Proxy) request(data []byte) ([]byte, <-chan struct{}) {
 		p.lost = ""
 		data = nil
 	}
+	data = p.subs.filter(c, data)
 	return data, p.requests.passes
 }
 

@@ -78,11 +78,12 @@ func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 	}
 	if errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
 		c.calls.refusals.times.Add(1)
+		c.listensStill()
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		about := c.AboutInbox(err)
 		if about {
-			c.inbox.refuse(err)
+			c.inbox.refuse(noInbox(err))
 			c.events.Lost()
 			c.regain()
 		}
@@ -140,7 +141,7 @@ func (c *Conn) reconnectIn(pause time.Duration) {
 	// What the server has not read yet is lost with the connection: acks, for example.
 	_ = nc.FlushTimeout(CloseTimeout)
 	c.inbox.end(time.Now())
-	if !c.expected.Load() && nc.IsConnected() { // else there is a new one soon
+	if c.Deaf() != nil && !c.expected.Load() && nc.IsConnected() { // else there is a new one, or soon
 		_ = nc.ForceReconnect()
 	}
 }

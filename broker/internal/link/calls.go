@@ -47,6 +47,15 @@ func (c *calls) begin(subject string, cancel context.CancelCauseFunc) (end func(
 	}
 }
 
+// end ends all requests: no answer can arrive.
+func (c *calls) end(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for r := range c.underWay {
+		r.cancel(why)
+	}
+}
+
 // refuse ends the requests that a permission violation is about. These are all if it is
 // about the inbox.
 func (c *calls) refuse(violation error, aboutInbox bool) {

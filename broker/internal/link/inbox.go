@@ -16,7 +16,8 @@ import (
 
 // inbox knows whether the server lets answers arrive, and when to ask it again.
 type inbox struct {
-	deaf atomic.Pointer[error] // why no answer can arrive; nil: it can
+	deaf    atomic.Pointer[error] // why no answer can arrive; nil: it can
+	hearing hearing
 
 	mu       sync.Mutex
 	awaiting bool      // a reconnect is to come
@@ -25,10 +26,7 @@ type inbox struct {
 }
 
 // refuse notes that no answer can arrive until there is another connection.
-func (i *inbox) refuse(violation error) {
-	err := fmt.Errorf("%w: no answer can arrive, as the user may not subscribe to its inbox: %w", fault.ErrPermission, violation)
-	i.deaf.Store(&err)
-}
+func (i *inbox) refuse(why error) { i.deaf.Store(&why) }
 
 // listen notes that the connection is lost: on the next one the server is asked again.
 // It returns why no answer could arrive, or nil if it could.
@@ -69,6 +67,11 @@ func (i *inbox) end(now time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.awaiting, i.latest = false, now
+}
+
+// noInbox is the error of a connection whose user may not subscribe to its inbox.
+func noInbox(violation error) error {
+	return fmt.Errorf("%w: no answer can arrive, as the user may not subscribe to its inbox: %w", fault.ErrPermission, violation)
 }
 
 // AboutInbox reports whether a permission violation is about a subscription to an inbox:

@@ -14,6 +14,9 @@ import (
 // limitWait is how long to wait for the client's word about a refusal that it knows of.
 const limitWait = time.Second
 
+// moreRoom is the way out.
+const moreRoom = "raise max_subscriptions of the server, or subs of the account or user, or spread the subscriptions over several brokers"
+
 // refusals count what the server has refused because the connection has as many
 // subscriptions as it may. The server does not say which one it means. The zero value is
 // ready; it is safe for concurrent use.
@@ -38,8 +41,8 @@ func (c *Conn) confirm(nc *nats.Conn, before uint64) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: the server permits no more than %d on this connection: raise max_subscriptions of the server, or subs of the account or user, or spread the subscriptions over several brokers: %w",
-		fault.ErrSubscriptionLimit, nc.NumSubscriptions()-1, nats.ErrMaxSubscriptionsExceeded)
+	return fmt.Errorf("%w: the server permits no more than %d on this connection: %s: %w",
+		fault.ErrSubscriptionLimit, nc.NumSubscriptions()-1, moreRoom, nats.ErrMaxSubscriptionsExceeded)
 }
 
 // SubscriptionsRefused returns how often the server has refused a subscription because

@@ -209,8 +209,9 @@ func (c *Conn) Usable() error {
 }
 
 // Deaf returns why no answer can arrive although the connection may be up: the server
-// refuses the client's inbox. It wraps fault.ErrPermission and the violation. It returns
-// nil if answers can arrive, and from the next loss of the connection on.
+// refuses an inbox. It wraps fault.ErrPermission and the violation, or
+// fault.ErrSubscriptionLimit. It returns nil if answers can arrive, and from the next loss
+// of the connection on.
 func (c *Conn) Deaf() error { return c.inbox.deafness() }
 
 // Expected reports whether Close was called.

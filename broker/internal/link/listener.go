@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/fault"
 )
 
 // Listener is a subscription that outlives the client that it was made on: where another
@@ -114,7 +116,11 @@ func (l *Listener) close(end func(*nats.Subscription) error) error {
 	if cur.err != nil {
 		return cur.err
 	}
-	return end(cur.sub)
+	err := end(cur.sub)
+	if errors.Is(l.conn.Deaf(), fault.ErrSubscriptionLimit) {
+		go l.conn.reconnectIn(0) // there may be room now
+	}
+	return err
 }
 
 // listeners are those of a connection, and the client that they are to be on. The zero

@@ -44,7 +44,7 @@ func (c *Conn) request(ctx context.Context, subject string, request func(context
 	if errors.Is(err, nats.ErrConnectionClosed) && !c.Over() { // another client is on its way
 		err = fmt.Errorf("%w: %w", fault.ErrConnectionLost, err)
 	}
-	if cause := context.Cause(ctx); cause != nil && err != nil && errors.Is(cause, fault.ErrPermission) {
+	if cause := context.Cause(ctx); cause != nil && err != nil && (errors.Is(cause, fault.ErrPermission) || errors.Is(cause, fault.ErrSubscriptionLimit)) {
 		return cause
 	}
 	return fault.API(err)

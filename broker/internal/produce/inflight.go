@@ -59,10 +59,7 @@ func (w *waiter) tell(got answer) {
 // open subscribes to the inbox.
 func (f *inflight) open(conn *link.Conn) error {
 	f.prefix = conn.NATS().NewInbox() + "."
-	_, err := conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
-		return nc.Subscribe(f.prefix+"*", f.receive)
-	})
-	return err
+	return conn.Answers(f.prefix, f.receive)
 }
 
 // now returns the current epoch. Read it before you look at the state of the
