@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -45,10 +46,9 @@ type Delivery struct {
 	failed   bool          // the message is going to be given back
 
 	// These are of subscriptions with an order, and guarded by the same lock.
-	handled bool   // a handler has it, or had it
 	retries uint32 // of Meta.NumDelivered: made here, and not known to the server
 	epoch   uint32 // see [ledger.Ledger.Epoch]
-	lane    *lane  // nil: it is in none
+	seat    keyorder.Seat[*Delivery]
 	unkeyed *error // why it has no key; nil: it has one
 }
 

@@ -2,7 +2,6 @@ package consume
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"go-micro-jetstream/broker/internal/consumers"
@@ -83,7 +82,7 @@ func (h *inHand) takeStranded() (ds []*Delivery) {
 	clear(h.waiting[len(kept):])
 	h.waiting = kept
 	if h.order != nil {
-		ds = append(h.order.strand(goes), ds...)
+		ds = append(h.order.lanes.Strand(now, goes), ds...)
 	}
 	if len(ds) > 0 {
 		h.pull.Abandon() // the size of the next batch is not learned from these
@@ -96,12 +95,10 @@ func (h *inHand) oldest() (since time.Time, waits bool) {
 	if len(h.waiting) > 0 {
 		return h.waiting[0].Received, true
 	}
-	if h.order != nil && h.order.first != nil {
-		l := h.order.first
-		if l.again != nil {
-			return l.again.Received, true
+	if h.order != nil {
+		if d, ready := h.order.lanes.First(); ready {
+			return d.Received, true
 		}
-		return l.waiting[0].Received, true
 	}
 	return since, false
 }
@@ -110,32 +107,6 @@ func (h *inHand) oldest() (since time.Time, waits bool) {
 // more should be fetched.
 func (h *inHand) keyHangs() bool {
 	return !h.order.asked.IsZero() && time.Since(h.order.asked) > h.pace.patience()
-}
-
-// strand takes out the lanes whose next message could be started. A lane stays whole,
-// so that the order of its key is kept: it is left if one of its messages must stay, or
-// was handled here before.
-func (o *order) strand(goes func(*Delivery) bool) (ds []*Delivery) {
-	row := o.first
-	o.first, o.last = nil, nil
-	for row != nil {
-		l := row
-		row, l.next = l.next, nil
-		if l.again != nil || len(l.missing) > 0 || slices.ContainsFunc(l.waiting, func(d *Delivery) bool { return !goes(d) }) {
-			o.advance(l, time.Now())
-			continue
-		}
-		for _, d := range l.waiting {
-			o.count(l, -1, d)
-			d.lane = nil
-			ds = append(ds, d)
-		}
-		clear(l.waiting)
-		l.waiting = l.waiting[:0]
-		o.remove(l)
-	}
-	slices.SortFunc(ds, func(a, b *Delivery) int { return placeOf(a).compare(placeOf(b)) })
-	return ds
 }
 
 // giveStrandedBack naks what waits behind handlers that hang. They keep their own

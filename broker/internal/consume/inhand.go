@@ -38,8 +38,8 @@ type inHand struct {
 	pace     pace
 	fresh    time.Time // when a message last came for the first time
 	ledger   ledger.Ledger
-	order    *order  // nil: all messages have one order
-	single   *single // nil: all subscribers of the consumer get messages
+	order    *ordered // nil: all messages have one order
+	single   *single  // nil: all subscribers of the consumer get messages
 	retries  retries
 
 	keeper    *time.Timer // calls keepAlive; nil until something is in hand
@@ -64,7 +64,7 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 		wake:    make(chan struct{}, 1),
 	}
 	if s.cfg.Key != nil {
-		h.order = newOrder()
+		h.order = newOrdered()
 	}
 	if s.cfg.single() {
 		h.single = &single{}
@@ -130,7 +130,7 @@ func (h *inHand) finish(slot int, d *Delivery) {
 	cs := h.consumer.Load()
 	if h.order != nil {
 		now := time.Now()
-		h.order.finish(d, now, now.Add(cs.AckWait()))
+		h.order.lanes.Finish(d, now, now.Add(cs.AckWait()))
 		h.schedule(now)
 	}
 	if !d.Settled() {
@@ -152,7 +152,7 @@ func (h *inHand) keep(d *Delivery, delay time.Duration) bool {
 		return false
 	}
 	now := time.Now()
-	if !h.order.keep(d, d.repeat(), now, now.Add(delay)) {
+	if !h.order.lanes.Keep(d, d.Repeat(), now, now.Add(delay)) {
 		return false
 	}
 	if delay > 0 {
@@ -197,7 +197,7 @@ func (h *inHand) sorted(keys []uint64) {
 		return
 	}
 	for i, key := range keys {
-		h.order.insert(h.order.keying[i], key, now)
+		h.order.lanes.Insert(h.order.keying[i], key, now)
 	}
 	if rest := h.order.keying[len(keys):]; len(rest) > 0 {
 		h.waiting = append(slices.Clone(rest), h.waiting...)
@@ -205,7 +205,7 @@ func (h *inHand) sorted(keys []uint64) {
 	clear(h.order.keying)
 	h.order.keying = h.order.keying[:0]
 	h.schedule(now)
-	if h.order.first != nil || len(h.waiting) > 0 {
+	if h.order.lanes.Ready() || len(h.waiting) > 0 {
 		h.nudge()
 	}
 }
@@ -227,8 +227,8 @@ func (h *inHand) settled(d *Delivery, r Result, delay time.Duration) {
 	}
 	if h.order != nil {
 		now := time.Now()
-		h.order.settled(d, now)
-		if h.schedule(now); h.order.first != nil {
+		h.order.lanes.Settled(d, now)
+		if h.schedule(now); h.order.lanes.Ready() {
 			h.nudge()
 		}
 	}
@@ -539,8 +539,8 @@ func (h *inHand) relieve() []*Delivery {
 		return nil
 	}
 	now, cs := time.Now(), h.consumer.Load()
-	gone := h.order.relieve(now, func(d *Delivery) bool { return h.lost(cs, d, now) })
-	if h.order.first != nil {
+	gone := h.order.lanes.Relieve(now, func(d *Delivery) bool { return h.lost(cs, d, now) })
+	if h.order.lanes.Ready() {
 		h.nudge()
 	}
 	return gone
@@ -555,7 +555,7 @@ func (h *inHand) extended(unsent []extension) {
 		x.d.extended = x.before
 	}
 	h.extending = false
-	if len(h.waiting) > 0 || h.busy() > 0 || h.order != nil && h.order.held > 0 {
+	if len(h.waiting) > 0 || h.busy() > 0 || h.order != nil && h.order.lanes.Held() > 0 {
 		h.arm()
 	}
 }
@@ -620,7 +620,7 @@ func (h *inHand) mended(m consumers.Mended) {
 	if !m.Consumer.Stream.Created.Equal(former.Stream.Created) {
 		h.ledger.StartAnew()
 		if h.order != nil {
-			h.order.forget(time.Now())
+			h.order.lanes.Forget(time.Now())
 		}
 	}
 	h.consumer.Store(m.Consumer)

@@ -7,10 +7,62 @@ import (
 	"time"
 
 	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
 // What inHand does otherwise with an order. The caller holds the lock, except for nudge.
+
+const (
+	// maxHeld is how many messages a subscription with an order has in hand at most,
+	// those that are being handled included. It is as much as the default
+	// MaxAckPending lets the server deliver.
+	maxHeld = 1000
+	// maxHeldBytes bounds the weight of what waits, headers included.
+	maxHeldBytes = 16 << 20
+	// missingGrace is how much longer than the ack wait the later messages of a key wait
+	// for one that expired in hand. By then the server has delivered it again, here or
+	// to another replica.
+	missingGrace = 5 * time.Second
+)
+
+// ordered is the order by key, and what leads to it. It has no lock: that of inHand
+// guards it.
+type ordered struct {
+	lanes *keyorder.Order[*Delivery]
+
+	keying []*Delivery // messages whose keys are being asked for, in order
+	asked  time.Time   // when that has begun; zero: nobody asks
+	full   bool        // nothing could be started, and no more be fetched, and it was said
+
+	room    chan struct{} // tells the worker that fetches that there is room again
+	waiting bool          // it waits for that
+
+	timer *time.Timer // calls nudge; nil until something waits for a time
+	set   time.Time   // for when
+}
+
+func newOrdered() *ordered {
+	return &ordered{lanes: keyorder.New[*Delivery](), room: make(chan struct{}, 1)}
+}
+
+// all calls f with every message that waits, in no order. unwatched says that it waits
+// behind a handler that hangs.
+func (o *ordered) all(now time.Time, f func(d *Delivery, unwatched bool)) {
+	o.lanes.All(now, f)
+	for _, d := range o.keying {
+		f(d, true)
+	}
+}
+
+// empty takes out everything that waits, and returns it with the messages whose keys are
+// not known, in the order of the stream. What is being handled is no longer in any lane.
+func (o *ordered) empty(unkeyed []*Delivery) []*Delivery {
+	ds := slices.Concat(unkeyed, o.keying, o.lanes.Empty())
+	o.keying = nil // whoever asks for their keys finds out
+	keyorder.Sort(ds)
+	return ds
+}
 
 // startable reports whether a worker that has nothing to do finds something: a message
 // to handle, or one whose key is to be asked for.
@@ -19,7 +71,7 @@ func (h *inHand) startable() bool {
 		return len(h.waiting) > 0 && !h.holds()
 	}
 	h.elapse(time.Now())
-	return h.order.first != nil && !h.holds() || len(h.waiting) > 0 && len(h.order.keying) == 0
+	return h.order.lanes.Ready() && !h.holds() || len(h.waiting) > 0 && len(h.order.keying) == 0
 }
 
 // first takes the message that is to be handled next, or returns nil.
@@ -35,8 +87,8 @@ func (h *inHand) first() *Delivery {
 	}
 	now := time.Now()
 	h.elapse(now)
-	d := h.order.take(now)
-	if h.order.first != nil {
+	d, _ := h.order.lanes.Take(now)
+	if h.order.lanes.Ready() {
 		h.nudge()
 	}
 	if d == nil && h.order.waiting && h.spare() > 0 {
@@ -60,7 +112,10 @@ func (h *inHand) roomy() <-chan struct{} {
 // elapse lets messages go on that have waited for a time, and sets the timer for the
 // next ones.
 func (h *inHand) elapse(now time.Time) {
-	if unkeyed := h.order.elapse(now); len(unkeyed) > 0 {
+	if unkeyed := h.order.lanes.Elapse(now); len(unkeyed) > 0 {
+		for _, d := range unkeyed {
+			d.unkeyed = nil
+		}
 		h.waiting = append(unkeyed, h.waiting...)
 	}
 	h.schedule(now)
@@ -68,7 +123,7 @@ func (h *inHand) elapse(now time.Time) {
 
 // schedule has nudge called when the next wait ends.
 func (h *inHand) schedule(now time.Time) {
-	due := h.order.next()
+	due := h.order.lanes.Due()
 	switch {
 	case due.IsZero() || due.Equal(h.order.set):
 		return
@@ -93,7 +148,7 @@ func (h *inHand) nudge() {
 func (h *inHand) backlog() int {
 	n := len(h.waiting)
 	if h.order != nil {
-		n += len(h.order.keying) + h.order.held - h.order.blocked
+		n += len(h.order.keying) + h.order.lanes.Held() - h.order.lanes.Blocked()
 	}
 	return n
 }
@@ -102,7 +157,7 @@ func (h *inHand) backlog() int {
 // quick handlers counts, as it is soon done. What waits behind slow ones does not: other
 // keys must not wait for them.
 func (h *inHand) idleBacklog() int {
-	if h.order == nil || time.Since(h.order.moved) > quick {
+	if h.order == nil || time.Since(h.order.lanes.Moved()) > quick {
 		return 0
 	}
 	return h.backlog()
@@ -113,7 +168,7 @@ const quick = 50 * time.Millisecond
 
 // inAll returns how many messages are in hand.
 func (h *inHand) inAll() int {
-	return len(h.waiting) + len(h.order.keying) + h.order.held + h.busy()
+	return len(h.waiting) + len(h.order.keying) + h.order.lanes.Held() + h.busy()
 }
 
 // bound returns how many messages may be in hand. A key that is stuck holds as many. It
@@ -132,7 +187,7 @@ func (h *inHand) spare() int {
 	if h.holds() { // what the former active subscription had in hand comes on top
 		most, weight = most+maxHeld, 2*weight
 	}
-	if h.order.bytes >= weight {
+	if h.order.lanes.Bytes() >= weight {
 		return 0
 	}
 	return most - h.inAll() - h.pull.Open()
@@ -156,7 +211,7 @@ func (h *inHand) crowd() (c Crowd, changed bool) {
 	case o.full && 2*h.inAll() < bound(h.consumer.Load()):
 		o.full, changed = false, true
 	}
-	return Crowd{Messages: o.held, Keys: len(o.lanes), Full: o.full}, changed
+	return Crowd{Messages: o.lanes.Held(), Keys: o.lanes.Keys(), Full: o.full}, changed
 }
 
 // refused ends a message that was taken and is not handled. It returns those that are
@@ -170,9 +225,9 @@ func (h *inHand) refused(d *Delivery, why *refusal) (also []*Delivery) {
 	if why == expired {
 		wait = cs.AckWait() + missingGrace
 	}
-	also = h.order.drop(d, now, wait, func(d *Delivery) bool { return h.lost(cs, d, now) })
+	also = h.order.lanes.Drop(d, now, wait, func(d *Delivery) bool { return h.lost(cs, d, now) })
 	h.elapse(now)
-	if h.order.first != nil {
+	if h.order.lanes.Ready() {
 		h.nudge()
 	}
 	return also

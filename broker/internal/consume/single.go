@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -297,7 +298,7 @@ func (h *inHand) sequences() map[uint64]struct{} {
 func (h *inHand) release() {
 	h.single.holding = false
 	if h.order == nil {
-		slices.SortStableFunc(h.waiting, func(a, b *Delivery) int { return placeOf(a).compare(placeOf(b)) })
+		keyorder.Sort(h.waiting)
 	}
 	h.nudge()
 }

@@ -1,70 +1,79 @@
-package consume
+package keyorder
 
 import (
 	"math/rand/v2"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
-
-	"go-micro-jetstream/broker/internal/wire"
 )
+
+// maxAge is how old a message becomes until its handler counts as hanging.
+const maxAge = time.Hour
+
+// message is a message that is handled.
+type message struct {
+	seat     Seat[*message]
+	place    Place
+	delivery int
+	came     time.Time
+	settled  bool
+}
+
+func (m *message) Seat() *Seat[*message]    { return &m.seat }
+func (m *message) Place() Place             { return m.place }
+func (m *message) Weight() int              { return 100 }
+func (m *message) Settled() bool            { return m.settled }
+func (m *message) Hangs(now time.Time) bool { return now.Sub(m.came) > maxAge }
+func (m *message) Keyless() bool            { return false }
+func (m *message) Renew(now time.Time)      { m.came = now }
+func (m *message) Repeat() *message {
+	return &message{place: m.place, delivery: m.delivery + 1, came: m.came}
+}
 
 // queue is an order, and the time in which it lives.
 type queue struct {
-	*order
+	*Order[*message]
 	t   *testing.T
-	sub *Subscription
 	now time.Time
 }
 
-func newQueue(t *testing.T) *queue {
-	return &queue{newOrder(), t, &Subscription{cfg: Config{MaxAckExtension: time.Hour}}, time.Now()}
-}
-
-func (q *queue) delivery(sequence uint64) *Delivery {
-	return &Delivery{
-		Msg: nats.NewMsg("orders"), Received: q.now, sub: q.sub,
-		Meta: wire.Metadata{NumDelivered: 1, StreamSequence: sequence},
-	}
-}
+func newQueue(t *testing.T) *queue { return &queue{New[*message](), t, time.Now()} }
 
 func (q *queue) add(key uint64, sequences ...uint64) {
 	for _, n := range sequences {
-		q.insert(q.delivery(n), key, q.now)
+		q.Insert(&message{place: Place{Sequence: n}, delivery: 1, came: q.now}, key, q.now)
 	}
 }
 
 // starts takes the next message, which must be this one; 0: none.
-func (q *queue) starts(sequence uint64) *Delivery {
+func (q *queue) starts(sequence uint64) *message {
 	q.t.Helper()
-	d := q.take(q.now)
+	d, ready := q.Take(q.now)
 	switch {
-	case d == nil && sequence != 0:
+	case !ready && sequence != 0:
 		q.t.Fatalf("nothing to start, want %d", sequence)
-	case d != nil && d.Meta.StreamSequence != sequence:
-		q.t.Fatalf("starts %d, want %d", d.Meta.StreamSequence, sequence)
+	case ready && d.place.Sequence != sequence:
+		q.t.Fatalf("starts %d, want %d", d.place.Sequence, sequence)
 	}
 	return d
 }
 
-func (q *queue) ack(d *Delivery) {
-	d.settled.Store(settlement(Ack, 0))
-	q.finish(d, q.now, q.now)
+func (q *queue) ack(d *message) {
+	d.settled = true
+	q.Finish(d, q.now, q.now)
 }
 
-func (q *queue) fail(d *Delivery, delay time.Duration) {
+func (q *queue) fail(d *message, delay time.Duration) {
 	q.t.Helper()
-	d.settled.Store(settlement(Ack, 0))
-	if !q.keep(d, d.repeat(), q.now, q.now.Add(delay)) {
+	d.settled = true
+	if !q.Keep(d, d.Repeat(), q.now, q.now.Add(delay)) {
 		q.t.Fatal("not kept")
 	}
-	q.finish(d, q.now, q.now)
+	q.Finish(d, q.now, q.now)
 }
 
 func (q *queue) pass(d time.Duration) {
 	q.now = q.now.Add(d)
-	q.elapse(q.now)
+	q.Elapse(q.now)
 }
 
 // holds checks the counts, and that nothing is left where nothing should be.
@@ -95,21 +104,21 @@ func TestKeysDoNotWaitForEachOther(t *testing.T) {
 	q.pass(time.Second)
 	q.holds(3, 0)
 	again := q.starts(1)
-	if again.Meta.NumDelivered != 2 || again.served() != 1 || again.Settled() {
-		t.Errorf("delivery %d, %d of the server", again.Meta.NumDelivered, again.served())
+	if again.delivery != 2 || again.Settled() {
+		t.Errorf("delivery %d", again.delivery)
 	}
 	q.fail(again, time.Minute)
 	q.pass(time.Minute)
 	again = q.starts(1)
-	if again.Meta.NumDelivered != 3 {
-		t.Errorf("delivery %d", again.Meta.NumDelivered)
+	if again.delivery != 3 {
+		t.Errorf("delivery %d", again.delivery)
 	}
 	q.ack(again)
 	q.ack(q.starts(2))
 	q.ack(q.starts(5))
 	q.holds(0, 0)
 	if len(q.lanes) != 0 || q.first != nil || q.last != nil || len(q.waits) != 0 || q.bytes != 0 {
-		t.Errorf("left: %+v", q.order)
+		t.Errorf("left: %+v", q.Order)
 	}
 }
 
@@ -133,8 +142,8 @@ func TestLaterMessagesWaitForOneThatHasExpired(t *testing.T) {
 	for _, comes := range []bool{true, false} {
 		q := newQueue(t)
 		q.add(1, 1, 2, 3, 4)
-		gone := func(d *Delivery) bool { return d.Meta.StreamSequence == 2 }
-		if also := q.drop(q.starts(1), q.now, time.Minute, gone); len(also) != 1 {
+		gone := func(d *message) bool { return d.place.Sequence == 2 }
+		if also := q.Drop(q.starts(1), q.now, time.Minute, gone); len(also) != 1 {
 			t.Errorf("dropped %d more", len(also))
 		}
 		q.starts(0)
@@ -163,19 +172,19 @@ func TestUnsettledMessageHoldsItsKey(t *testing.T) {
 	q := newQueue(t)
 	q.add(1, 1, 2)
 	d := q.starts(1)
-	q.finish(d, q.now, q.now.Add(time.Minute))
+	q.Finish(d, q.now, q.now.Add(time.Minute))
 	q.starts(0)
-	d.settled.Store(settlement(Ack, 0))
-	q.settled(d, q.now)
+	d.settled = true
+	q.Settled(d, q.now)
 	d = q.starts(2)
-	q.finish(d, q.now, q.now.Add(time.Minute))
+	q.Finish(d, q.now, q.now.Add(time.Minute))
 	q.pass(time.Minute)
 	again := q.starts(2)
-	if again == d || again.Meta.NumDelivered != 2 {
-		t.Errorf("delivery %d", again.Meta.NumDelivered)
+	if again == d || again.delivery != 2 {
+		t.Errorf("delivery %d", again.delivery)
 	}
-	d.settled.Store(settlement(Ack, 0))
-	q.settled(d, q.now) // late
+	d.settled = true
+	q.Settled(d, q.now) // late
 	q.ack(again)
 	q.holds(0, 0)
 }
@@ -188,7 +197,7 @@ func TestHandlerThatHangsLosesItsKey(t *testing.T) {
 	q.add(1, 1, 2)
 	hangs := q.starts(1)
 	q.pass(2 * time.Hour)
-	if gone := q.relieve(q.now, func(*Delivery) bool { return false }); len(gone) > 0 {
+	if gone := q.Relieve(q.now, func(*message) bool { return false }); len(gone) > 0 {
 		t.Error("something has expired")
 	}
 	q.starts(0)
@@ -209,9 +218,11 @@ func TestEverythingIsGivenBackInOrder(t *testing.T) {
 	q.fail(q.starts(1), time.Hour)
 	running := q.starts(2)
 	want := []uint64{1, 3, 4}
-	for i, d := range q.empty(nil) {
-		if d.Meta.StreamSequence != want[i] {
-			t.Errorf("number %d is %d, want %d", i, d.Meta.StreamSequence, want[i])
+	left := q.Empty()
+	Sort(left)
+	for i, d := range left {
+		if d.place.Sequence != want[i] {
+			t.Errorf("number %d is %d, want %d", i, d.place.Sequence, want[i])
 		}
 	}
 	q.ack(running)
@@ -226,7 +237,7 @@ func TestOrderInTheLongRun(t *testing.T) {
 	t.Parallel()
 	q := newQueue(t)
 	last := map[uint64]uint64{}
-	var running []*Delivery
+	var running []*message
 	ended := 0
 	const n = 20_000
 	for sequence := uint64(1); ended < n; {
@@ -237,7 +248,7 @@ func TestOrderInTheLongRun(t *testing.T) {
 				sequence++
 			}
 		case 1:
-			if d := q.take(q.now); d != nil {
+			if d, ready := q.Take(q.now); ready {
 				running = append(running, d)
 			}
 		case 2:
@@ -251,10 +262,10 @@ func TestOrderInTheLongRun(t *testing.T) {
 				q.fail(d, rand.N(20*time.Millisecond))
 				continue
 			}
-			if key := d.Meta.StreamSequence % 37; d.Meta.StreamSequence <= last[key] {
-				t.Fatalf("%d after %d", d.Meta.StreamSequence, last[key])
+			if key := d.place.Sequence % 37; d.place.Sequence <= last[key] {
+				t.Fatalf("%d after %d", d.place.Sequence, last[key])
 			} else {
-				last[key] = d.Meta.StreamSequence
+				last[key] = d.place.Sequence
 			}
 			q.ack(d)
 			ended++
@@ -264,6 +275,6 @@ func TestOrderInTheLongRun(t *testing.T) {
 	}
 	q.holds(0, 0)
 	if len(q.lanes) != 0 || len(q.waits) != 0 || q.bytes != 0 {
-		t.Errorf("left: %+v", q.order)
+		t.Errorf("left: %+v", q.Order)
 	}
 }
