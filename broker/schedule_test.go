@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -337,6 +338,56 @@ func noContext[E any](look func(context.Context, E)) func(context.Context, E) co
 	return func(ctx context.Context, e E) context.Context {
 		look(ctx, e)
 		return nil
+	}
+}
+
+// What waits has as many replicas as the stream that it is for.
+func TestWhatWaitsIsAsSafeAsItsStream(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("a cluster takes too long for -short")
+	}
+	c := natstest.StartCluster(t)
+	s := c.Nodes[0].Server
+	_, js := natsConn(t, s)
+	log := natstest.NewLog()
+	replicated := func(n int) broker.Broker {
+		return newBroker(t, s, broker.Logger(log), jsbroker.WithStreamConfig(jetstream.StreamConfig{Replicas: n}))
+	}
+	want := func(n int) {
+		t.Helper()
+		if got := streamInfo(t, js, "ORDERS-later").Config.Replicas; got != n {
+			t.Fatalf("%d replicas, want %d", got, n)
+		}
+	}
+	publish(t, replicated(1), "orders.a", "x", jsbroker.DeliverAfter(time.Hour))
+	want(1)
+	publish(t, replicated(3), "orders.a", "x") // not delivered later
+	want(3)
+	const follows = "stream ORDERS-later follows stream ORDERS"
+	if lines := log.With(follows); len(lines) != 1 || !strings.Contains(lines[0].Text, "Replicas is now 3, was 1") {
+		t.Errorf("%q", lines)
+	}
+	// An operator changes the companion, which then stays so.
+	edit := func(name string, replicas int) {
+		t.Helper()
+		sc := streamInfo(t, js, name).Config
+		sc.Replicas = replicas
+		natstest.UpdateStream(t, js, sc)
+	}
+	edit("ORDERS-later", 1)
+	publish(t, replicated(3), "orders.a", "x", jsbroker.DeliverAfter(time.Hour))
+	want(1)
+	// One that changes the stream has the companion follow with the next message.
+	edit("ORDERS-later", 3)
+	edit("ORDERS", 1)
+	publish(t, newBroker(t, s, broker.Logger(log)), "orders.a", "x", jsbroker.DeliverAfter(time.Hour))
+	want(1)
+	if lines := log.With(follows); len(lines) != 2 {
+		t.Errorf("%q", lines)
+	}
+	if n := streamInfo(t, js, "ORDERS-later").State.Msgs; n != 3 {
+		t.Errorf("%d wait, want 3", n)
 	}
 }
 

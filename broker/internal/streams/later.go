@@ -206,7 +206,11 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 		}
 		ss.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", s.Name, name), "stream", s.Name)
 	}
-	return ss.Info(ctx, name)
+	companion, err := ss.Info(ctx, name)
+	if err != nil || !may {
+		return companion, err
+	}
+	return ss.followStream(ctx, sc, companion), nil
 }
 
 // readyCompanion makes the companion of a stream, or adds to one that is there, lc, what
@@ -298,6 +302,7 @@ func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.St
 		AllowMsgSchedules: true,
 		Metadata:          Owned(nil),
 	}
+	lc.Metadata[AskedKey] = companionSettings.RecordOf(lc).String()
 	info, err := ss.request(ctx, lc)
 	if err != nil {
 		return lc, fmt.Errorf("create stream %s: %w", lc.Name, err)

@@ -15,11 +15,12 @@ type Streams struct {
 	cache    cache
 	ensuring slot                // held by who looks up, creates, changes or forgets a stream
 	followed map[string]followed // by name; guarded by ensuring
+	behind   map[string]int      // replicas that companions could not have, by name; guarded by ensuring
 }
 
 // New returns a Streams that knows no stream yet. It sends nothing.
 func New(conn *link.Conn) *Streams {
-	return &Streams{conn: conn, ensuring: make(slot, 1), followed: map[string]followed{}}
+	return &Streams{conn: conn, ensuring: make(slot, 1), followed: map[string]followed{}, behind: map[string]int{}}
 }
 
 // Rules are what the options say about streams and consumers. They must not be

@@ -116,6 +116,7 @@ func (ss *Streams) apply(ctx context.Context, rules *Rules, s *Stream, want jets
 	switch {
 	case err == nil && len(plan.Apply) > 0:
 		ss.conn.Log().Info(fmt.Sprintf("stream %s follows its configuration: %s", s.Name, asked.Were(plan.Apply)), "topic", topic, "stream", s.Name)
+		ss.takeCompanionAlong(ctx, now, plan.Apply)
 	case err != nil && len(plan.Apply) > 0:
 		ss.warn(s, topic, fmt.Sprintf("cannot follow its configuration and is used as it is: %s: %v", asked.AreNot(plan.Apply), err))
 	}
@@ -123,6 +124,49 @@ func (ss *Streams) apply(ctx context.Context, rules *Rules, s *Stream, want jets
 		return s
 	}
 	return now
+}
+
+// companionSettings are what of a companion follows its stream.
+var companionSettings = asked.Kind[jetstream.StreamConfig]{
+	Fields: []string{"Replicas"},
+	Fixed:  func(string, *jetstream.StreamConfig, *jetstream.StreamConfig) bool { return false },
+	Fill:   fill,
+}
+
+// takeCompanionAlong has the companion of a stream follow what was changed of that.
+func (ss *Streams) takeCompanionAlong(ctx context.Context, s *Stream, changes []asked.Change) {
+	of := func(c asked.Change) bool { return slices.Contains(companionSettings.Fields, c.Field) }
+	if sourceIn(s.config) < 0 || !slices.ContainsFunc(changes, of) {
+		return
+	}
+	// If nobody answers, the next message that is delivered later has it follow.
+	if companion, err := ss.Info(ctx, wire.LaterStream(s.Name)); err == nil {
+		ss.followStream(ctx, s.config, companion)
+	}
+}
+
+// followStream has a companion of this module be as safe as its stream, unless somebody
+// has chosen otherwise for it. It never fails, as follow. The caller holds ss.ensuring.
+func (ss *Streams) followStream(ctx context.Context, sc jetstream.StreamConfig, companion *Stream) *Stream {
+	if !companion.Ours {
+		return companion
+	}
+	plan := companionSettings.Compare(asked.Parse(companion.config.Metadata[AskedKey]), sc, companion.config)
+	if len(plan.Apply) == 0 {
+		return companion
+	}
+	plan.Config.Metadata = maps.Clone(companion.config.Metadata)
+	plan.Config.Metadata[AskedKey] = plan.Record.String()
+	now, err := ss.update(ctx, plan.Config)
+	if err == nil {
+		ss.conn.Log().Info(fmt.Sprintf("stream %s follows stream %s: %s", companion.Name, sc.Name, asked.Were(plan.Apply)), "stream", companion.Name)
+		return now
+	}
+	if ss.behind[companion.Name] != sc.Replicas { // it is tried again, without another line
+		ss.behind[companion.Name] = sc.Replicas
+		ss.conn.Log().Warn(fmt.Sprintf("stream %s cannot follow stream %s and is used as it is: %s: %v", companion.Name, sc.Name, asked.AreNot(plan.Apply), err), "stream", companion.Name)
+	}
+	return companion
 }
 
 func (ss *Streams) warn(s *Stream, topic, text string) {
