@@ -233,6 +233,7 @@ func TestOneReplica(t *testing.T) {
 			t.Fatalf("replica %d handles, and replica %d, too", i, active)
 		}
 	}
+	must(t, jsbroker.Health(with.ctx, brokers[1-active])) // the one that stands by is well
 	must(t, brokers[active].Disconnect())
 	must(t, brokers[1-active].Publish("orders.created", with.msg))
 	if i := natstest.Receive(t, by); i != 1-active {
@@ -267,7 +268,7 @@ func TestBatches(t *testing.T) {
 	close(events)
 }
 
-// inBatches calls save with n events, or with what has come within a time.
+// inBatches calls save with n events, or with those that have come within the time.
 func inBatches(events <-chan broker.Event, n int, within time.Duration, save func([]broker.Event) error) {
 	for first := range events {
 		batch, timeout := []broker.Event{first}, time.After(within)

@@ -82,7 +82,7 @@ func importOrders(b broker.Broker, orders []*broker.Message) error {
 	for _, order := range orders {
 		err := b.Publish("orders.imported", order, jsbroker.Async(func(err error) {
 			if err != nil {
-				slog.Error("not stored, or not known to be", "order", order.Header["Id"], "error", err)
+				slog.Error("not stored, or the outcome is unknown", "order", order.Header["Id"], "error", err)
 			}
 		}))
 		if err != nil {

@@ -204,6 +204,7 @@ func TestPause(t *testing.T) {
 	if info := natstest.ConsumerInfo(t, with.js, "ORDERS", "payments"); !info.Paused || info.NumPending != 1 {
 		t.Fatalf("paused %v, %d messages wait", info.Paused, info.NumPending)
 	}
+	must(t, jsbroker.Health(ctx, b)) // a subscriber of a paused queue is well
 	_, err = with.js.ResumeConsumer(ctx, "ORDERS", "payments")
 	must(t, err)
 	natstest.Receive(t, with.got)
