@@ -1,237 +1,25 @@
 package dashboards_test
 
 import (
-	"context"
-	"fmt"
-	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 	"go-micro.dev/v5/broker"
 
-	"go-micro-jetstream/dashboards"
 	"go-micro-jetstream/internal/natstest"
-	"go-micro-jetstream/metrics"
 
 	jsbroker "go-micro-jetstream/broker"
 )
-
-// An incident is played on a live broker, which takes seconds, and its metrics are
-// then drawn out over an hour for promtool: before is how they were for half an hour,
-// one minute leads to begun, and each further minute adds what has happened between
-// begun and going. So the shape of the series is real, and only the time is scaled.
-// Gauges keep their value, and the age of a handler that runs goes on growing.
-
-// site is the brokers of a service, each with a registry of its own, as its replicas
-// have, and the metrics at three moments.
-type site struct {
-	srv      *natstest.Restartable
-	replicas []*replica
-
-	before, begun, going map[string]sample
-}
-
-type replica struct {
-	broker.Broker
-	reg *prometheus.Registry
-}
-
-// sample is the value of a series.
-type sample struct {
-	value   float64
-	counter bool
-}
-
-func openSite(t *testing.T, replicas int, opts ...broker.Option) *site {
-	t.Helper()
-	s := &site{srv: natstest.StartRestartable(t)}
-	for range replicas {
-		reg := prometheus.NewRegistry()
-		b := jsbroker.NewBroker(append([]broker.Option{
-			broker.Addrs(s.srv.ClientURL()), broker.Logger(natstest.Quiet()), jsbroker.WithClientName("shop"),
-			jsbroker.WithFetchWait(time.Second), jsbroker.WithNATSOptions(nats.ReconnectWait(20 * time.Millisecond)),
-			jsbroker.WithHooks(metrics.New(metrics.WithRegisterer(reg))),
-		}, opts...)...)
-		if err := b.Connect(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = b.Disconnect() })
-		asks, err := metrics.NewServer(b, metrics.ServerInterval(time.Second))
-		if err != nil {
-			t.Fatal(err)
-		}
-		reg.MustRegister(asks)
-		s.replicas = append(s.replicas, &replica{b, reg})
-	}
-	return s
-}
-
-func (s *site) subscribe(t *testing.T, topic, queue string, h broker.Handler, opts ...broker.SubscribeOption) (subs []broker.Subscriber) {
-	t.Helper()
-	for _, r := range s.replicas {
-		sub, err := r.Subscribe(topic, h, append(opts, broker.Queue(queue))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		subs = append(subs, sub)
-	}
-	return subs
-}
-
-func (s *site) publish(t *testing.T, topic, body string, n int) {
-	t.Helper()
-	for range n {
-		if err := s.replicas[0].Publish(topic, &broker.Message{Body: []byte(body)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func (s *site) jetstream(t *testing.T, do func(js jetstream.JetStream)) {
-	t.Helper()
-	if err := jsbroker.JetStream(t.Context(), s.replicas[0].Broker, "", func(_ context.Context, js jetstream.JetStream) error { do(js); return nil }); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// now returns the metrics of all replicas.
-func (s *site) now(t *testing.T) map[string]sample {
-	t.Helper()
-	all := map[string]sample{}
-	for i, r := range s.replicas {
-		families, err := r.reg.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			for _, m := range f.Metric {
-				labels := []string{`job="shop"`, fmt.Sprintf(`instance="replica-%d"`, i)}
-				for _, l := range m.Label {
-					labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
-				}
-				series := func(suffix string, more ...string) string {
-					return f.GetName() + suffix + "{" + strings.Join(append(slices.Clone(labels), more...), ", ") + "}"
-				}
-				switch f.GetType() {
-				case dto.MetricType_COUNTER:
-					all[series("")] = sample{m.Counter.GetValue(), true}
-				case dto.MetricType_GAUGE:
-					all[series("")] = sample{m.Gauge.GetValue(), strings.Contains(f.GetName(), "created_timestamp")}
-				case dto.MetricType_HISTOGRAM:
-					all[series("_sum")] = sample{m.Histogram.GetSampleSum(), true}
-					all[series("_count")] = sample{float64(m.Histogram.GetSampleCount()), true}
-					for _, b := range m.Histogram.Bucket {
-						all[series("_bucket", fmt.Sprintf(`le="%g"`, b.GetUpperBound()))] = sample{float64(b.GetCumulativeCount()), true}
-					}
-					all[series("_bucket", `le="+Inf"`)] = sample{float64(m.Histogram.GetSampleCount()), true}
-				}
-			}
-		}
-	}
-	return all
-}
-
-// await waits until a series whose name begins so, and has these labels, fulfils a
-// condition on any replica. It returns what all are then.
-func (s *site) await(t *testing.T, metric string, holds func(float64) bool, labels ...string) (all map[string]sample) {
-	t.Helper()
-	natstest.Eventually(t, metric, func() bool {
-		all = s.now(t)
-		for series, v := range all {
-			if strings.HasPrefix(series, metric+"{") && holds(v.value) && !slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(series, l) }) {
-				return true
-			}
-		}
-		return false
-	})
-	return all
-}
-
-func atLeast(n float64) func(float64) bool { return func(v float64) bool { return v >= n } }
-
-// incidentBegins and the like are minutes of the hour that promtool sees.
-const incidentBegins = 30
-
-// input writes the series for promtool.
-func (s *site) input() string {
-	var text strings.Builder
-	names := map[string]bool{}
-	for _, m := range []map[string]sample{s.before, s.begun, s.going} {
-		for name := range m {
-			names[name] = true
-		}
-	}
-	// promtool's clock begins at zero. What is a moment must be as far from it as it was.
-	shift := float64(incidentBegins*60) - float64(time.Now().Unix())
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		at := func(m map[string]sample) (float64, bool) {
-			v, ok := m[name]
-			if strings.Contains(name, "_timestamp_seconds") {
-				v.value += shift
-			}
-			return v.value, ok
-		}
-		a, before := at(s.before)
-		b, _ := at(s.begun)
-		c, going := at(s.going)
-		step := 0.0
-		switch {
-		case s.going[name].counter:
-			step = c - b
-		case strings.Contains(name, "oldest_in_flight") && c > 1: // it hangs, and was not just seen to run
-			step = 60
-		}
-		values := fmt.Sprintf("_x%d", incidentBegins-1)
-		if before {
-			values = fmt.Sprintf("%gx%d", a, incidentBegins-1)
-		}
-		if going {
-			values += fmt.Sprintf(" %g+%gx%d", c, step, 100)
-		} else {
-			values += " stale"
-		}
-		fmt.Fprintf(&text, "      - {series: '%s', values: '%s'}\n", name, values)
-	}
-	return text.String()
-}
-
-// check has promtool say which alerts fire so many minutes after the incident began.
-func (s *site) check(t *testing.T, minutes int, alerts ...string) {
-	t.Helper()
-	var test strings.Builder
-	fmt.Fprintf(&test, "rule_files: [rules.yaml]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n%s", s.input())
-	fmt.Fprintf(&test, "    promql_expr_test:\n      - expr: count by (alertname, job, topic, queue, stream) (ALERTS{alertstate=\"firing\"})\n        eval_time: %dm\n        exp_samples: [", incidentBegins+minutes)
-	for _, a := range alerts {
-		fmt.Fprintf(&test, "{labels: '%s', value: 1},", a)
-	}
-	test.WriteString("]\n")
-	dir := t.TempDir()
-	for name, text := range map[string]string{"rules.yaml": dashboards.Rules(), "test.yaml": test.String()} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	promtool(t, "test", "rules", filepath.Join(dir, "test.yaml"))
-}
-
-// alert is how check expects one, with the labels that it is counted by.
-func alert(name string, labels ...string) string {
-	return "{" + strings.Join(append([]string{`alertname="` + name + `"`, `job="shop"`}, labels...), ", ") + "}"
-}
 
 const (
 	ofOrders  = `topic="orders"`
 	ofBilling = `queue="billing"`
 	inOrders  = `stream="ORDERS"`
+	inTest    = `namespace="test"`
 )
 
 // Each incident raises its alert, with the topic and queue that it is about, and none
@@ -242,32 +30,50 @@ func TestIncidents(t *testing.T) {
 		name    string
 		play    func(t *testing.T) *site
 		minutes int
+		says    string // in one of the texts
 		alerts  []string
 	}{
-		{"a healthy service whose server restarts", playHealthy, 10, nil},
-		{"retries fill MaxAckPending", playRetries, 5, []string{alert("MicroBrokerRetriesFillQueue", ofOrders, ofBilling)}},
-		{"all handlers hang", playAllHang, 15, []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
-		{"a consumer is paused", playPause, 5, []string{alert("MicroBrokerPaused", ofOrders, ofBilling, inOrders)}},
-		{"the last subscriber has ended", playNoSubscriber, 10, []string{alert("MicroBrokerNoSubscriber", ofOrders, ofBilling, inOrders)}},
-		{"a stream is at 85 percent", playFullStream, 5, []string{alert("MicroBrokerStreamFilling", inOrders)}},
-		{"dead letters, at once", playDeadLetters, 5, []string{alert("MicroBrokerDeadLetters", ofOrders, ofBilling)}},
-		{"dead letters, after an hour", playDeadLetters, 65, []string{alert("MicroBrokerDeadLettersUnread", `topic="dead.orders"`, `stream="DEAD"`)}},
-		{"one of several handlers hangs", playHang, 10, []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
-		{"one replica of three fails everything", playReplica, 14, []string{
+		{"a healthy service whose server restarts", playHealthy, 10, "", nil},
+		{"retries fill MaxAckPending", playRetries, 5, "retries have used up MaxAckPending", []string{alert("MicroBrokerRetriesFillQueue", ofOrders, ofBilling)}},
+		{"all handlers hang", playAllHang, 15, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
+		{"a consumer is paused", playPause, 5, "is paused until 1970-01-01 08:", []string{alert("MicroBrokerPaused", ofOrders, ofBilling, inOrders)}},
+		{"the last subscriber has ended", playNoSubscriber, 10, "10 messages of orders wait for queue billing", []string{alert("MicroBrokerNoSubscriber", ofOrders, ofBilling, inOrders)}},
+		{"a stream is at 85 percent", playFullStream, 5, "85% of its limit", []string{alert("MicroBrokerStreamFilling", inOrders)}},
+		{"dead letters, at once", playDeadLetters, 5, "on replica-0", []string{alert("MicroBrokerDeadLetters", ofOrders, ofBilling)}},
+		{"dead letters, after an hour", playDeadLetters, 65, "2 dead letters lie on dead.orders", []string{alert("MicroBrokerDeadLettersUnread", `topic="dead.orders"`, `stream="DEAD"`)}},
+		{"one of several handlers hangs", playHang, 10, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
+		{"one replica of three fails everything", playReplica, 14, "replica-1 of shop fails", []string{
 			alert("MicroBrokerReplicaFails", ofOrders, ofBilling),
 			// Which is true as well: so much fails that the objective is missed.
 			alert("MicroBrokerHandlerErrors", ofOrders, ofBilling), alert("MicroBrokerErrorBudgetBurnsFast", ofOrders, ofBilling),
 		}},
-		{"a topic cannot be published", playPublishErrors, 10, []string{alert("MicroBrokerPublishErrors", `topic="parcels"`)}},
-		{"a message fails for ever", playPoison, 15, []string{alert("MicroBrokerRetriedForever", ofOrders, ofBilling)}},
-		{"a message panics", playPanic, 1, []string{alert("MicroBrokerHandlerPanics", ofOrders, ofBilling)}},
-		{"the connection flaps", playFlapping, 10, []string{alert("MicroBrokerConnectionFlapping")}},
-		{"the consumer is deleted again and again", playDeletions, 10, []string{alert("MicroBrokerConsumerDeleted", ofOrders, ofBilling)}},
-		{"Subscribe fails", playSubscribe, 1, []string{alert("MicroBrokerSubscribeErrors", ofOrders)}},
+		{"a topic cannot be published", playPublishErrors, 10, "message_too_large on replica-0", []string{alert("MicroBrokerPublishErrors", `topic="parcels"`)}},
+		{"a message fails for ever", playPoison, 15, "set MaxDeliver", []string{alert("MicroBrokerRetriedForever", ofOrders, ofBilling)}},
+		{"a message panics", playPanic, 1, "on replica-0, where the log", []string{alert("MicroBrokerHandlerPanics", ofOrders, ofBilling)}},
+		{"the connection flaps", playFlapping, 10, "on replica-0 loses its connection", []string{alert("MicroBrokerConnectionFlapping")}},
+		{"the consumer is deleted again and again", playDeletions, 10, "consumer of orders, queue billing", []string{alert("MicroBrokerConsumerDeleted", ofOrders, ofBilling)}},
+		{"Subscribe fails", playSubscribe, 1, "on replica-0 cannot subscribe to orders: workqueue_conflict", []string{alert("MicroBrokerSubscribeErrors", ofOrders)}},
+		{"a healthy service whose processes are replaced", playDeploy, 10, "", nil},
+		{"a healthy run of the demo, restarted with its server", playDemo, 15, "", nil},
+		{"the process crashes again and again", playCrashes, 12, "on replica-0 has started", []string{alert("MicroBrokerCrashLoop")}},
+		{"handlers are slow, and keep up", playSlow, 12, "have become slow", []string{alert("MicroBrokerHandlerSlow", ofOrders, ofBilling)}},
+		{"handlers are slow, and fall behind", playSlowAndBehind, 12, "have become slow", []string{alert("MicroBrokerHandlerSlow", ofOrders, ofBilling)}},
+		{"a backlog grows", playSlowAndBehind, 22, "falls behind on orders", []string{alert("MicroBrokerHandlerSlow", ofOrders, ofBilling), alert("MicroBrokerLagGrowing", ofOrders, ofBilling)}},
+		{"one of two environments fails everything", playEnvironments, 12, "Most failures", []string{
+			alert("MicroBrokerHandlerErrors", ofOrders, ofBilling, inTest), alert("MicroBrokerErrorBudgetBurnsFast", ofOrders, ofBilling, inTest),
+		}},
+		{"the connection is dead and does not say so", playSilent, 1, "on replica-0 is not connected", []string{alert("MicroBrokerDisconnected")}},
+		{"a stream fills", playFillingStream, 8, "is full in ", []string{alert("MicroBrokerStreamFullSoon", inOrders)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			c.play(t).check(t, c.minutes, c.alerts...)
+			texts := c.play(t).check(t, c.minutes, c.alerts...)
+			checkTexts(t, texts)
+			if c.says != "" && !slices.ContainsFunc(texts, func(r rendered) bool {
+				return strings.Contains(r.annotations["summary"]+" "+r.annotations["description"], c.says)
+			}) {
+				t.Errorf("no text says %q: %v", c.says, texts)
+			}
 		})
 	}
 }

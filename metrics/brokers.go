@@ -14,7 +14,7 @@ import (
 const unnamedBroker = "jetstream"
 
 // disconnectedFor is how long the gauge of a broker stays at 0 after Disconnect. It
-// is shorter than the 90 seconds of the alert MicroBrokerDisconnected, because
+// is shorter than the minute of the alert MicroBrokerDisconnected, because
 // Disconnect is no outage. And a process that makes many brokers, one after the
 // other, does not keep a gauge for each.
 const disconnectedFor = 30 * time.Second

@@ -1,0 +1,123 @@
+package dashboards_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go-micro-jetstream/dashboards"
+)
+
+// rendered is an alert that fires, with its texts as an operator gets them.
+type rendered struct{ labels, annotations map[string]string }
+
+var (
+	// What promtool says of an alert that it was told not to expect.
+	unexpected = regexp.MustCompile(`(?m)^\s+Labels:(\{.*\})\s*\n\s+Annotations:(\{.*\})$`)
+	pair       = regexp.MustCompile(`(\w+)=("(?:[^"\\]|\\.)*")`)
+)
+
+// pairs reads labels as Prometheus writes them.
+func pairs(text string) map[string]string {
+	all := map[string]string{}
+	for _, m := range pair.FindAllStringSubmatch(text, -1) {
+		all[m[1]], _ = strconv.Unquote(m[2])
+	}
+	return all
+}
+
+// fired returns the alerts in what promtool says when it was told to expect none.
+func fired(output string) (all []rendered) {
+	for _, m := range unexpected.FindAllStringSubmatch(output, -1) {
+		all = append(all, rendered{pairs(m[1]), pairs(m[2])})
+	}
+	return all
+}
+
+var (
+	// What to do begins with one of these.
+	advice = regexp.MustCompile(`(?i)\b(add|check|compare|discard|find|fix|get|give|let|look|mend|open|permit|raise|read|remove|restart|see|set|start|take)\b`)
+	// A label that is missing leaves a gap.
+	gap = regexp.MustCompile(` ([,.:;)]|$)|  |\( `)
+)
+
+// checkTexts looks at what an operator reads: the texts name everything that the alert
+// knows of, nothing is missing in them, and they say what to do.
+func checkTexts(t *testing.T, all []rendered) {
+	t.Helper()
+	sections := anchors(t, "README.md")
+	for _, r := range all {
+		name := r.labels["alertname"]
+		said := r.annotations["summary"] + " " + r.annotations["description"]
+		for label, value := range r.labels {
+			if label != "alertname" && label != "severity" && label != "namespace" && !strings.Contains(said, value) {
+				t.Errorf("%s does not name the %s %q: %s", name, label, value, said)
+			}
+		}
+		for what, text := range r.annotations {
+			if text == "" || strings.Contains(text, "no value") || strings.Contains(text, "<error") {
+				t.Errorf("%s: %s: %q", name, what, text)
+			}
+		}
+		for _, what := range []string{"summary", "description"} {
+			if m := gap.FindString(r.annotations[what]); m != "" {
+				t.Errorf("%s: something is missing at %q: %s", name, m, r.annotations[what])
+			}
+		}
+		if !advice.MatchString(r.annotations["description"]) {
+			t.Errorf("%s does not say what to do: %s", name, r.annotations["description"])
+		}
+		if _, anchor, _ := strings.Cut(r.annotations["runbook"], "dashboards/README.md#"); !slices.Contains(sections, anchor) {
+			t.Errorf("%s: there is no runbook %s", name, r.annotations["runbook"])
+		}
+		if link := r.annotations["dashboard"]; strings.Contains(link+"&", "=&") {
+			t.Errorf("%s: the link leaves a variable empty: %s", name, link)
+		}
+	}
+}
+
+// The texts of every alert, as they are where a unit test has it fire, with a queue and
+// without.
+func TestAlertTexts(t *testing.T) {
+	t.Parallel()
+	needPrometheus(t)
+	text, err := os.ReadFile("prometheus/rules_test.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fires := regexp.MustCompile(`ALERTS\{alertname="(\w+)", alertstate="firing"\}\n +eval_time: (\S+)\n +exp_samples:\n`)
+	head, tests, _ := strings.Cut(string(text), "\ntests:\n")
+	var chosen strings.Builder
+	chosen.WriteString(head + "\ntests:\n")
+	done := map[string]bool{}
+	for _, test := range strings.SplitAfter(tests, "\n\n") {
+		m := fires.FindStringSubmatch(test)
+		if m == nil || done[m[1]] {
+			continue
+		}
+		done[m[1]] = true
+		series, _, _ := strings.Cut(test, "    promql_expr_test:\n")
+		series += fmt.Sprintf("    alert_rule_test: [{alertname: %s, eval_time: %s, exp_alerts: []}]\n\n", m[1], m[2])
+		chosen.WriteString(series + strings.ReplaceAll(series, `queue="billing"`, `queue=""`))
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"rules.yaml": dashboards.Rules(), "test.yaml": chosen.String()} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, _ := exec.Command("promtool", "test", "rules", filepath.Join(dir, "test.yaml")).CombinedOutput()
+	all := fired(string(out))
+	checkTexts(t, all)
+	for _, r := range readRules(t) {
+		if r.Alert != "" && !slices.ContainsFunc(all, func(a rendered) bool { return a.labels["alertname"] == r.Alert }) {
+			t.Errorf("%s does not fire:\n%s", r.Alert, out)
+		}
+	}
+}
