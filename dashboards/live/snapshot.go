@@ -50,6 +50,8 @@ type subscriptionJSON struct {
 	Running     int               `json:"running"`
 	Concurrency int               `json:"concurrency"`
 	Pending     uint64            `json:"pending"`
+	Active      *bool             `json:"active,omitempty"` // with SingleActive
+	Held        int               `json:"held,omitempty"`   // with OrderBy: messages behind stuck keys, while nothing more is fetched
 	AckPending  *int              `json:"ackPending,omitempty"`
 	AckLimit    int               `json:"maxAckPending,omitempty"`
 	PausedUntil *time.Time        `json:"pausedUntil,omitempty"`
@@ -112,6 +114,7 @@ func (p *Page) snapshot(query string) snapshot {
 	now := time.Now()
 	s := snapshot{Now: now, Started: p.started, Go: runtime.Version(), Build: build(), Query: query, Topics: p.topics.snapshot()}
 	p.mu.Lock()
+	p.dropRetries(now)
 	for _, c := range p.brokers {
 		s.Connections = append(s.Connections, c.json())
 	}
@@ -142,13 +145,23 @@ func (p *Page) snapshot(query string) snapshot {
 	return s
 }
 
-// build names the main module of the program and its version.
+// build names the main module of the program, its version, and the commit that it was
+// built from.
 func build() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""
 	}
-	return strings.TrimSpace(info.Main.Path + " " + info.Main.Version)
+	text := info.Main.Path + " " + info.Main.Version
+	for _, setting := range info.Settings {
+		switch {
+		case setting.Key == "vcs.revision" && !strings.Contains(info.Main.Version, setting.Value[:min(len(setting.Value), 12)]):
+			text += " " + setting.Value[:min(len(setting.Value), 12)]
+		case setting.Key == "vcs.modified" && setting.Value == "true" && !strings.Contains(info.Main.Version, "dirty"):
+			text += " (modified)"
+		}
+	}
+	return strings.TrimSpace(text)
 }
 
 func (c *connection) json() connectionJSON {
@@ -163,22 +176,17 @@ func (c *connection) json() connectionJSON {
 func (s *subscription) snapshot(now time.Time) (state subscriptionJSON, running, recent []messageJSON) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.running {
-		m := s.running[i].json(s.name, "running")
-		m.Seconds = max(now.Sub(s.running[i].startedAt), 0).Seconds()
-		running = append(running, m)
-	}
-	for _, r := range s.recent.latest() {
-		m := r.json(s.name, r.result)
-		m.Seconds = r.duration.Seconds()
-		recent = append(recent, m)
-	}
+	running, recent = s.deliveries.snapshot(&s.name, now)
 	state = subscriptionJSON{
 		Topic: cut(s.name.Topic), Queue: cut(s.name.Queue), Stream: cut(s.name.Stream), Consumer: cut(cmp.Or(s.state.consumer, s.name.Consumer)),
-		Since: s.since, Ended: set(s.state.ended), Running: len(s.running), Concurrency: s.most, Pending: s.state.pending,
-		Handled: s.state.results.byName(), Failures: s.state.failures,
+		Since: s.since, Ended: set(s.state.ended), Running: len(running), Concurrency: s.most, Pending: s.state.pending,
+		Held: s.state.held, Handled: s.results.byName(), Failures: s.failures,
 		LastError: s.state.err, LastErrorAt: set(s.state.errAt),
 		LastFailure: s.state.failure, FailedAt: set(s.state.failureAt),
+	}
+	if s.state.single {
+		active := s.state.active
+		state.Active = &active
 	}
 	if s.state.paused.After(now) {
 		state.PausedUntil = set(s.state.paused)
@@ -200,10 +208,10 @@ func (r results) byName() map[string]uint64 {
 	return all
 }
 
-func (m *message) json(of jsbroker.Subscription, state string) messageJSON {
+func (m *message) json(of *jsbroker.Subscription, state string) messageJSON {
 	return messageJSON{
 		Topic: cut(of.Topic), Queue: cut(of.Queue), Stream: cut(of.Stream), Subject: cut(m.subject),
-		Sequence: m.sequence, Delivery: m.delivery, MessageID: cut(m.id), TraceID: traceID(m.trace),
+		Sequence: m.sequence, Delivery: m.delivery, MessageID: cut(m.id), TraceID: traceID(m.traceparent),
 		Size: m.size, Stored: m.stored, State: state,
 	}
 }
@@ -211,18 +219,17 @@ func (m *message) json(of jsbroker.Subscription, state string) messageJSON {
 func (f *failure) json() failureJSON {
 	return failureJSON{
 		At: f.at, What: f.what, Result: f.result, Delay: f.delay.Seconds(), Error: f.err,
-		Message: f.message.json(f.of, f.what),
+		Message: f.message.json(&f.of, f.what),
 	}
 }
 
 func (t *topics) snapshot() []topicJSON {
-	t.mu.RLock()
-	all := slices.Collect(maps.Values(t.byName))
-	t.mu.RUnlock()
-	slices.SortFunc(all, func(a, b *topic) int { return cmp.Compare(a.name, b.name) })
-	list := make([]topicJSON, len(all))
-	for i, one := range all {
-		list[i] = one.json()
+	all := slices.SortedFunc(maps.Values(*t.known.Load()), func(a, b *topic) int { return cmp.Compare(a.name, b.name) })
+	list := make([]topicJSON, 0, len(all)+1)
+	for _, one := range append(all, t.rest) {
+		if j := one.json(); one != t.rest || j.Published+j.Failures+j.Outstanding > 0 {
+			list = append(list, j)
+		}
 	}
 	return list
 }
@@ -242,19 +249,6 @@ func set(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
-}
-
-// traceID is the trace in a traceparent header: version-trace-parent-flags, of fixed
-// lengths. It is empty if the header has no valid one.
-func traceID(traceparent string) string {
-	if len(traceparent) < 55 || traceparent[2] != '-' || traceparent[35] != '-' {
-		return ""
-	}
-	id := traceparent[3:35]
-	if strings.Trim(id, "0123456789abcdef") != "" {
-		return ""
-	}
-	return id
 }
 
 // search finds messages by their id, their sequence in the stream or their trace.
