@@ -18,12 +18,12 @@ import (
 // Errors: [ErrInvalidConfig]; [ErrJetStreamUnavailable]; [ErrPermission] for a
 // user who may not subscribe to an inbox; an error without a sentinel for a
 // server before 2.10; or the client's own for servers that cannot be reached or
-// that refuse the credentials. A panic or a runtime.Goexit of your own code in it,
-// such as a dialer, is an error, too.
+// that refuse the credentials. If your own code in it, such as a dialer, panics, ends its
+// goroutine, or has not returned after nats.Timeout, the error says so.
 //
-// For each server it takes as long as nats.Timeout, 2 seconds, permits, and then 5
-// seconds for the check, and 2 for hooks. Your own code in it, such as a dialer, has no
-// bound. A Disconnect that waits for it has.
+// For each server it takes as long as nats.Timeout, 2 seconds, permits, and as long again
+// for each piece of your own code that hangs. Then come 5 seconds for the check, and 2 for
+// hooks.
 func (b *jetstreamBroker) Connect() error {
 	for {
 		cfg, err := b.config()

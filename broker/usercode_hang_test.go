@@ -209,7 +209,7 @@ func TestDisconnectBesideAConnectThatHangs(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	entered, release := make(chan struct{}, 100), make(chan struct{})
-	b := unconnected(s, jsbroker.WithShutdownTimeout(100*time.Millisecond), jsbroker.WithNATSOptions(nats.SetCustomDialer(dialer(func() {
+	b := unconnected(s, jsbroker.WithShutdownTimeout(100*time.Millisecond), jsbroker.WithNATSOptions(nats.Timeout(patience), nats.SetCustomDialer(dialer(func() {
 		entered <- struct{}{}
 		<-release
 	}))))
@@ -222,4 +222,41 @@ func TestDisconnectBesideAConnectThatHangs(t *testing.T) {
 	close(release)
 	noErr(t, receive(t, connected))
 	noErr(t, b.Disconnect())
+}
+
+// Code of the user that hangs in Connect is an error after nats.Timeout.
+func TestConnectBesideCodeThatHangs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for name, option := range userCode {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			release := make(chan struct{})
+			b := unconnected(s, jsbroker.WithNATSOptions(nats.Timeout(200*time.Millisecond), option(func() { <-release })))
+			var err error
+			atOnce(t, "Connect", func() { err = b.Connect() })
+			if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "nats.Timeout") {
+				t.Errorf("got %v", err)
+			}
+			close(release)
+			noErr(t, b.Disconnect())
+		})
+	}
+}
+
+// A dialer that hangs for one server does not keep the client from another.
+func TestConnectBesideADialerThatHangsForOneServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	var calls atomic.Int64
+	b := unconnected(s, broker.Addrs("localhost:1", s.ClientURL()), jsbroker.WithNATSOptions(nats.DontRandomize(), nats.Timeout(200*time.Millisecond),
+		nats.SetCustomDialer(dialer(func() {
+			if calls.Add(1) == 1 {
+				<-release
+			}
+		}))))
+	connectNow(t, b)
+	publish(t, b, "orders", "x")
 }

@@ -44,7 +44,7 @@ func (c *Conn) connect(o nats.Options) error {
 	ready := &readiness{done: make(chan struct{})}
 	defer close(ready.done)
 	c.setCallbacks(&o, ready)
-	g := &guard{c: c}
+	g := c.newGuard(&o)
 	g.protect(&o)
 	nc, err := o.Connect()
 	if fault := g.failed(); fault != nil && (err != nil || nc.IsConnected()) {

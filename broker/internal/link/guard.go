@@ -9,39 +9,98 @@ import (
 	"net"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
+// mostHanging is how many calls of user code may hang on one client. A further call fails
+// at once, so that attempts to reconnect do not pile up goroutines.
+const mostHanging = 10
+
+// errHangs is about user code that does not return in time.
+var errHangs = errors.New("has not returned")
+
 // guard calls the user's code that the client needs to connect. nats.go calls that with
 // its lock held. A panic there would end the process on a reconnect, and a
-// runtime.Goexit would leave the client locked for ever. With the guard the attempt to
-// connect fails. It is safe for concurrent use.
+// runtime.Goexit, or code that hangs, would leave the client locked for ever. With the
+// guard the attempt to connect fails. It is safe for concurrent use.
 type guard struct {
-	c     *Conn
-	fault atomic.Pointer[error] // the latest
+	c       *Conn
+	bound   time.Duration         // of each call
+	hanging atomic.Int32          // calls that have not returned in time
+	fault   atomic.Pointer[error] // the latest
 }
 
-// run calls user code on a goroutine of its own, and waits for it.
-func (g *guard) run(what string, call func()) error {
-	err := fmt.Errorf("%s has ended its goroutine (runtime.Goexit)", what)
-	done := make(chan struct{})
+// newGuard returns a guard that bounds each call as nats.Timeout does the dial.
+func (c *Conn) newGuard(o *nats.Options) *guard {
+	g := &guard{c: c, bound: o.Timeout}
+	if g.bound <= 0 {
+		g.bound = nats.DefaultTimeout
+	}
+	return g
+}
+
+// returned is what user code has returned, or what it has done instead.
+type returned[R any] struct {
+	r          R
+	err, fault error
+}
+
+// calling calls user code on a goroutine of its own, and waits for it within the bound.
+// What the code returns after that goes to late, if there is one.
+func calling[R any](g *guard, what string, call func() (R, error), late func(R)) (R, error) {
+	var over atomic.Bool // whoever sets it first decides whether the call was in time
+	done := make(chan returned[R], 1)
+	if g.hanging.Load() >= mostHanging {
+		return (&returned[R]{fault: fmt.Errorf("%s %w from %d calls before", what, errHangs, mostHanging)}).to(g)
+	}
 	go func() {
-		defer close(done)
+		got := returned[R]{fault: fmt.Errorf("%s has ended its goroutine (runtime.Goexit)", what)}
 		defer func() {
 			if r := recover(); r != nil {
-				err = fmt.Errorf("%s panicked: %v", what, r)
-				g.c.line(slog.LevelError, fmt.Sprintf("%v\n%s", err, debug.Stack()))
+				got.fault = fmt.Errorf("%s panicked: %v", what, r)
+				g.c.line(slog.LevelError, fmt.Sprintf("%v\n%s", got.fault, debug.Stack()))
+			}
+			if over.CompareAndSwap(false, true) {
+				done <- got
+				return
+			}
+			g.hanging.Add(-1)
+			if late != nil && got.fault == nil {
+				late(got.r)
 			}
 		}()
-		call()
-		err = nil
+		got.r, got.err = call()
+		got.fault = nil
 	}()
-	<-done
-	if err != nil {
-		g.fault.Store(&err)
+	timer := time.NewTimer(g.bound)
+	defer timer.Stop()
+	select {
+	case got := <-done:
+		return got.to(g)
+	case <-timer.C:
 	}
-	return err
+	g.hanging.Add(1)
+	if over.CompareAndSwap(false, true) {
+		fault := fmt.Errorf("%s %w in %v, which is nats.Timeout: give the code a bound of its own, or raise that", what, errHangs, g.bound)
+		if more, ok := g.c.lines.Allow("hangs"); ok {
+			g.c.line(slog.LevelWarn, fmt.Sprintf("connect: %v%s", fault, more))
+		}
+		return (&returned[R]{fault: fault}).to(g)
+	}
+	g.hanging.Add(-1)
+	got := <-done
+	return got.to(g)
+}
+
+// to returns the result of the call, and notes a fault.
+func (got *returned[R]) to(g *guard) (R, error) {
+	if got.fault != nil {
+		g.fault.Store(&got.fault)
+		return got.r, got.fault
+	}
+	return got.r, got.err
 }
 
 // failed returns what user code has done, or nil.
@@ -57,12 +116,8 @@ func guarded[A, R any](g *guard, what string, call func(A) (R, error)) func(A) (
 	if call == nil {
 		return nil
 	}
-	return func(a A) (r R, err error) {
-		if fault := g.run(what, func() { r, err = call(a) }); fault != nil {
-			var none R
-			return none, fault
-		}
-		return r, err
+	return func(a A) (R, error) {
+		return calling(g, what, func() (R, error) { return call(a) }, nil)
 	}
 }
 
@@ -71,8 +126,7 @@ func callback[R any](g *guard, what string, call func() (R, error)) func() (R, e
 	if call == nil {
 		return nil
 	}
-	with := guarded(g, what, func(struct{}) (R, error) { return call() })
-	return func() (R, error) { return with(struct{}{}) }
+	return func() (R, error) { return calling(g, what, call, nil) }
 }
 
 // protect puts the guard before the user's code in the options.
@@ -81,15 +135,19 @@ func (g *guard) protect(o *nats.Options) {
 		o.CustomDialer = &guardedDialer{g: g, user: o.CustomDialer}
 	}
 	if token := o.TokenHandler; token != nil {
-		o.TokenHandler = func() (t string) {
-			_ = g.run("the callback of nats.TokenHandler", func() { t = token() })
+		o.TokenHandler = func() string {
+			t, _ := calling(g, "the callback of nats.TokenHandler", func() (string, error) { return token(), nil }, nil)
 			return t
 		}
 	}
 	if info := o.UserInfo; info != nil {
+		type account struct{ user, password string }
 		o.UserInfo = func() (user, password string) {
-			_ = g.run("the callback of nats.UserInfoHandler", func() { user, password = info() })
-			return user, password
+			a, _ := calling(g, "the callback of nats.UserInfoHandler", func() (a account, _ error) {
+				a.user, a.password = info()
+				return a, nil
+			}, nil)
+			return a.user, a.password
 		}
 	}
 	o.UserJWT = callback(g, "the callback for the user's JWT", o.UserJWT)
@@ -105,16 +163,21 @@ func (g *guard) protectTLS(user *tls.Config) *tls.Config {
 	cfg := user.Clone()
 	cfg.GetClientCertificate = guarded(g, "GetClientCertificate of the TLS configuration", cfg.GetClientCertificate)
 	if verify := cfg.VerifyPeerCertificate; verify != nil {
-		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) (err error) {
-			return errors.Join(g.run("VerifyPeerCertificate of the TLS configuration", func() { err = verify(raw, chains) }), err)
+		cfg.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+			return g.verifying("VerifyPeerCertificate", func() error { return verify(raw, chains) })
 		}
 	}
 	if verify := cfg.VerifyConnection; verify != nil {
-		cfg.VerifyConnection = func(s tls.ConnectionState) (err error) {
-			return errors.Join(g.run("VerifyConnection of the TLS configuration", func() { err = verify(s) }), err)
+		cfg.VerifyConnection = func(s tls.ConnectionState) error {
+			return g.verifying("VerifyConnection", func() error { return verify(s) })
 		}
 	}
 	return cfg
+}
+
+func (g *guard) verifying(what string, verify func() error) error {
+	_, err := calling(g, what+" of the TLS configuration", func() (struct{}, error) { return struct{}{}, verify() }, nil)
+	return err
 }
 
 // guardedDialer is the user's dialer behind the guard.
@@ -124,9 +187,14 @@ type guardedDialer struct {
 }
 
 // Dial dials.
-func (d *guardedDialer) Dial(network, address string) (conn net.Conn, err error) {
-	if fault := d.g.run("the dialer of nats.SetCustomDialer", func() { conn, err = d.user.Dial(network, address) }); fault != nil {
-		return nil, fault
+func (d *guardedDialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := calling(d.g, "the dialer of nats.SetCustomDialer", func() (net.Conn, error) { return d.user.Dial(network, address) }, func(late net.Conn) {
+		if late != nil {
+			_ = late.Close()
+		}
+	})
+	if err == nil && errors.Is(d.g.failed(), errHangs) {
+		d.g.fault.Store(nil) // it has hung for another server
 	}
 	return conn, err
 }

@@ -33,13 +33,15 @@ func (c *Conn) natsOptions(cfg *Config) (nats.Options, error) {
 		if opt == nil {
 			continue
 		}
-		var err error
-		if fault := (&guard{c: c}).run("an option", func() { err = opt(&o) }); fault != nil {
-			err = fault
-		}
+		before := o // an option that hangs may still change what it has got
+		next, err := calling(c.newGuard(&o), "an option", func() (nats.Options, error) {
+			err := opt(&before)
+			return before, err
+		}, nil)
 		if err != nil {
 			return o, fmt.Errorf("WithNATSOptions: %w", err)
 		}
+		o = next
 	}
 	return o, nil
 }
