@@ -284,7 +284,7 @@ func TestKeyFunctionThatPanics(t *testing.T) {
 			b := newBroker(t, s, soon(), jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{Panicked: onPanicked, DeadLettered: onBuried}))
 			var asked atomic.Int64
 			h, got := collector()
-			subscribe(t, b, "orders", h, broker.Queue("q"), jsbroker.Concurrency(3), jsbroker.ConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{100 * time.Millisecond}, MaxDeliver: 3}),
+			subscribe(t, b, "orders", h, broker.Queue("q"), jsbroker.Concurrency(3), jsbroker.ConsumerConfig(jetstream.ConsumerConfig{BackOff: []time.Duration{time.Second}, MaxDeliver: 3}), // which is its AckWait, too
 				jsbroker.OrderBy(func(e broker.Event) string {
 					switch string(e.Message().Body) {
 					case "once":

@@ -60,7 +60,7 @@ func (h *inHand) checkInterval(cs *consumers.Consumer) time.Duration {
 // not get, and what the server would not deliver again. The caller holds the lock.
 func (h *inHand) takeStranded() (ds []*Delivery) {
 	now, cs := time.Now(), h.consumer.Load()
-	if cs.Ephemeral || h.single != nil || h.s.Stopped() || !h.pull.Lapsed(now) || !h.s.cfg.Conn.Up() {
+	if cs.Ephemeral || h.pin != nil || h.s.Stopped() || !h.pull.Lapsed(now) || !h.s.cfg.Conn.Up() {
 		return nil
 	}
 	oldest, waits := h.oldest()

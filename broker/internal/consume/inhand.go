@@ -13,8 +13,9 @@ import (
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/ledger"
-	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/pinned"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -38,8 +39,8 @@ type inHand struct {
 	pace     pace
 	fresh    time.Time // when a message last came for the first time
 	ledger   ledger.Ledger
-	order    *ordered // nil: all messages have one order
-	single   *single  // nil: all subscribers of the consumer get messages
+	order    *ordered       // nil: all messages have one order
+	pin      *pinned.Client // nil: all subscribers of the consumer get messages
 	retries  retries
 
 	keeper    *time.Timer // calls keepAlive; nil until something is in hand
@@ -67,7 +68,7 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 		h.order = newOrdered()
 	}
 	if s.cfg.single() {
-		h.single = &single{}
+		h.pin = &pinned.Client{}
 	}
 	h.consumer.Store(cs)
 	return h
@@ -448,7 +449,7 @@ func (h *inHand) takeIn(m *nats.Msg) (a arrivals) {
 func (h *inHand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *arrivals) {
 	d := newDelivery(h.s, m, now)
 	switch {
-	case h.single != nil && m.Header.Get(wire.PinHeader) == "":
+	case h.pin != nil && m.Header.Get(wire.PinHeader) == "":
 		a.strays = append(a.strays, d)
 		a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and serves all its subscribers", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name)
 		return
@@ -458,8 +459,8 @@ func (h *inHand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *ar
 		return
 	}
 	d.epoch = h.ledger.Epoch()
-	if h.single != nil {
-		h.single.like = m.Reply
+	if h.pin != nil {
+		h.pin.Delivered(m.Reply)
 	}
 	h.ledger.Came(d.Meta)
 	h.waiting = append(h.waiting, d)
@@ -691,7 +692,7 @@ func (h *inHand) knownFor() time.Duration {
 	return time.Since(h.left.at)
 }
 
-// What follows is for a consumer that serves one subscriber at a time; see single.
+// What follows is for a consumer that serves one subscriber at a time; see single.go.
 
 // unpinned notes that the server knows a pin no more.
 func (h *inHand) unpinned(pin string) (turned bool, dropped int) {
@@ -701,58 +702,11 @@ func (h *inHand) unpinned(pin string) (turned bool, dropped int) {
 	return h.notePin(time.Now())
 }
 
-// pinned returns whether the subscription is the active one.
-func (h *inHand) pinned() bool {
+// renewal returns the request that renews the pin, if there is one.
+func (h *inHand) renewal() (r pull.Request, active bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.single != nil && h.single.pin != ""
-}
-
-func (h *inHand) beginSingle(answer *link.Listener, renew func()) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.single.begin(answer, renew)
-}
-
-func (h *inHand) renewIn(d time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.single.renewIn(d)
-}
-
-// renewal begins a renew.
-func (h *inHand) renewal() (r pull.Request, active, holding, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.single.beginRenew() {
-		return r, false, false, false
-	}
-	if r, active = h.pull.Renewal(h.consumer.Load()); active {
-		h.single.sent = time.Now()
-	}
-	return r, active, h.single.holding, true
-}
-
-// keptPin is called with a pin that the server has renewed.
-func (h *inHand) keptPin(pin string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.single.extend(pin, h.consumer.Load().Config.PinnedTTL)
-	h.nudge()
-}
-
-// renewed ends a renew.
-func (h *inHand) renewed() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.single.endRenew(h.consumer.Load().Config.PinnedTTL)
-}
-
-// ackLike returns the ack subject of a delivery, as a pattern for others.
-func (h *inHand) ackLike() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.single.like
+	return h.pull.Renewal(h.consumer.Load())
 }
 
 // unstartedSequences returns how many messages are in hand and not started.
@@ -766,24 +720,28 @@ func (h *inHand) unstartedSequences() int {
 	return len(all)
 }
 
-// reckon is missed for callers that do not hold the lock.
+// reckon finds out whether all that the former active subscription had in hand has come,
+// and lets messages be started then, in the order of the stream. The server was asked when
+// so many messages were in hand. It returns what [pinned.Client.Reckon] does.
 func (h *inHand) reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (claims []uint64, released bool, gaveUp int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.missed(info, before, now)
+	hand := pinned.Hand{Sequences: h.sequences(), Before: before, Handling: h.handles()}
+	claims, released, gaveUp = h.pin.Reckon(info, hand, now)
+	if released {
+		if h.order == nil {
+			keyorder.Sort(h.waiting)
+		}
+		h.nudge()
+	}
+	return claims, released, gaveUp
 }
 
 // unsettled returns what to claim if nobody is active.
 func (h *inHand) unsettled(info *jetstream.ConsumerInfo) []uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return unclaimed(info, h.sequences())
-}
-
-func (h *inHand) endSingle() (active bool, answer *link.Listener) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.single.end()
+	return pinned.Unclaimed(info, h.sequences())
 }
 
 // stranded returns what waits behind handlers that hang, so that it can be given back

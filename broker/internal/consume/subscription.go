@@ -169,7 +169,9 @@ func (s *Subscription) Begin(ctx context.Context, delay time.Duration) {
 	s.deliveryContext = ctx
 	s.log.Info(fmt.Sprintf("subscribed to %s (%s)", s.cfg.Topic, s.describe()))
 	s.ids[0].Store(0)
-	s.hand.renewIn(delay)
+	if s.hand.pin != nil {
+		s.hand.pin.RenewIn(delay)
+	}
 	for slot := range s.cfg.Concurrency {
 		go func() {
 			if delay > 0 {
