@@ -49,7 +49,7 @@ func (s *subscription) publishDeadLetter(e *event, cause error, persist bool) bu
 	topic, letter := s.cfg.rules.DeadLetter, s.deadLetter(e, cause)
 	for attempt := uint64(1); ; attempt++ {
 		form, cut, err := s.storeDeadLetter(ctx, e, letter)
-		emit(s.hooks.deadLettered, e.d.Context, DeadLettered{Delivery: s.delivery(e.d), DeadLetterTopic: topic, Cause: cause, Err: err})
+		emit(s.hooks.deadLettered, e.d.Context, DeadLettered{Delivery: s.delivery(e.d), DeadLetterTopic: topic, Cause: cause, Cut: cut, Err: err})
 		if err == nil {
 			s.logDeadLetter(e, letter, form, cut)
 			if form.HasBody() || len(letter.Body) == 0 {
@@ -118,7 +118,7 @@ func (s *subscription) logDeadLetter(e *event, letter *deadletter.Letter, form d
 		attrs = append(attrs, "cut", cut)
 	}
 	if !form.HasBody() && len(letter.Body) > 0 {
-		level, text = slog.LevelError, fmt.Sprintf("dead letter stored in %s without its body of %d bytes, which does not fit: %s", topic, len(letter.Body), reason)
+		level, text = slog.LevelError, fmt.Sprintf("dead letter stored in %s without its body of %d bytes, which does not fit; the original stays in stream %s, and Redrive publishes that: %s", topic, len(letter.Body), letter.Stream, reason)
 	}
 	s.log.Log(e.d.Context, level, text, attrs...)
 }

@@ -119,25 +119,32 @@ func (e *event) Terminate(reason string) error {
 
 var errNoDeadLetter = errors.New("the dead letter could not be stored, so the message is kept; the log has the cause")
 
+// errLies is about a message whose dead letter lacks the body: see letLie.
+var errLies = errors.New("the message stays in its stream")
+
 // giveUp terminates the message, as a dead letter if there are any.
 func (e *event) giveUp(operation string, cause error) error {
 	letter := &event{d: e.d, sub: e.sub, body: e.body}
 	if e.sub.opts.AutoAck { // the worker may need its array for the next message
 		letter.body = bytes.Clone(e.d.Msg.Data)
 	}
+	var b burial
 	err := e.d.Term(deadletter.Text(cause.Error(), maxLoggedReason), func() error {
 		if !e.sub.deadLetters(e.d) {
 			return nil
 		}
-		switch e.sub.publishDeadLetter(letter, cause, false) {
+		switch b = e.sub.publishDeadLetter(letter, cause, false); b {
 		case burialFailed:
 			return errNoDeadLetter
-		case burialUnfit:
-			observer{e.sub}.Unfit(e.d, cause)
+		case burialUnfit, referred:
+			return errLies
 		default:
 		}
 		return nil
 	})
+	if errors.Is(err, errLies) {
+		_, _, err = e.sub.letLie(e.d, b, cause)
+	}
 	if err != nil {
 		return fmt.Errorf("jetstream: %s %s: %w", operation, e.Topic(), err)
 	}

@@ -156,7 +156,10 @@ type DeadLettered struct {
 	Delivery
 	DeadLetterTopic string
 	Cause           error // why the message is a dead letter
-	Err             error // the publish failed, and the original is kept
+	// Cut is what does not fit: reason, headers, body; empty: nothing. Without its body
+	// the letter is a reference, and the original stays in its stream for [Redrive].
+	Cut string
+	Err error // the publish failed, and the original is kept
 }
 
 // Exhausted is the event of [Hooks.Exhausted].

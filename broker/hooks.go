@@ -88,9 +88,9 @@ type Hooks struct {
 	// server does not deliver it again. It does not fire for a message that the
 	// handler left unsettled under broker.DisableAutoAck: that may still be acked.
 	//
-	// It also fires for a message that is terminated without a dead letter because
-	// not even a reference to it fits the dead-letter topic. A stream with Limits
-	// retention keeps that one, others do not.
+	// It also fires for a message of which not even a reference fits the dead-letter
+	// topic. A stream with Limits retention keeps that one. In others it stays unsettled
+	// and is tried again after 24 hours.
 	Exhausted func(ctx context.Context, e Exhausted)
 	// Skipped fires when a fetched message is not handled; [SkipReason] says why.
 	// Its ack deadline passed while it waited, so that the server delivers it

@@ -77,11 +77,15 @@ func (o observer) Exhausted(d *consume.Delivery, cause error) {
 }
 
 // Unfit tells hooks of a message that is given up although nothing of it fits the
-// dead-letter topic. There is a line for each: it says what is lost.
-func (o observer) Unfit(d *consume.Delivery, cause error) {
+// dead-letter topic. There is a line for each: it says what is in danger.
+func (o observer) Unfit(d *consume.Delivery, cause error, terminated bool) {
 	s := o.s
-	s.log.Log(d.Context, slog.LevelError, fmt.Sprintf("not even a reference to the message fits the dead-letter topic %s, so it is terminated without a dead letter: raise MaxMsgSize of the topic's stream, or the server's max_payload: %v",
-		s.cfg.rules.DeadLetter, cause), append(d.Attrs(), "size", len(d.Msg.Data))...)
+	what := fmt.Sprintf("kept in its stream, where it takes one of MaxAckPending, and tried again in %v", unfitAgain)
+	if terminated {
+		what = "terminated without a dead letter; its stream, with Limits retention, keeps it"
+	}
+	s.log.Log(d.Context, slog.LevelError, fmt.Sprintf("not even a reference to the message fits the dead-letter topic %s, so it is %s: raise MaxMsgSize of the topic's stream, or the server's max_payload: %v",
+		s.cfg.rules.DeadLetter, what, cause), append(d.Attrs(), "size", len(d.Msg.Data))...)
 	emit(s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
 }
 

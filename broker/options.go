@@ -347,11 +347,11 @@ func WithExistingConsumers() broker.Option {
 // A dead letter that is too large for the server or for the stream of the topic
 // is cut, and Micro-Dead-Letter-Cut says what is missing: the end of the reason,
 // headers, at last the body. The letter is then a reference to -Stream and
-// -Sequence, logged as an error. The original stays where the stream has Limits
-// retention, and where the server counts the deliveries and this was the last;
-// else it is removed. If not even the reference fits, the message is terminated,
-// with an error in the log and an Exhausted event. So give the topic's stream no
-// MaxMsgSize.
+// -Sequence, logged as an error, and the original stays in its stream until [Redrive]
+// publishes it: with WorkQueue and Interest retention it counts as delivered and
+// unsettled, and takes one of MaxAckPending. If not even the reference fits, the
+// message stays as well, with an error in the log and an Exhausted event, and is tried
+// again after 24 hours. So give the topic's stream no MaxMsgSize.
 //
 // A message that has become a dead letter 5 times, because something leads from
 // the topic back to the subscription, is kept; see [ErrDeadLetterLoop].

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 
 	"go-micro-jetstream/broker/internal/deadletter"
@@ -47,6 +48,7 @@ type redrive struct {
 	limited bool
 	dryRun  bool
 
+	taken  map[string]bool // ids of letters without their body whose original is redriven
 	failed int
 	errs   []error // the first maxRedriveErrors of them
 }
@@ -124,7 +126,7 @@ func Redrive(ctx context.Context, b broker.Broker, deadLetterTopic string, opts 
 }
 
 func newRedrive(b broker.Broker, topic string, opts []RedriveOption) (*redrive, error) {
-	r := &redrive{}
+	r := &redrive{taken: map[string]bool{}}
 	for _, opt := range opts {
 		if opt != nil {
 			opt(r)
@@ -195,6 +197,10 @@ func (r *redrive) one(ctx context.Context, m *deadletter.Stored) (done bool, err
 		return true, nil
 	}
 	source, err := r.source(ctx, m, &l)
+	if err == nil && source == nil {
+		_, err := r.store.Remove(ctx, m)
+		return false, err
+	}
 	if err == nil {
 		err = publishOn(r.session, r.cfg, l.Topic,
 			&broker.Message{Header: deadletter.Again(source.Header, redriven+1), Body: source.Body},
@@ -224,6 +230,9 @@ func (r *redrive) remove(ctx context.Context, m, source *deadletter.Stored) (don
 			return false, fmt.Errorf("letter %d of stream %s is published, but neither it nor its original is removed: %w", m.Sequence, m.Stream, err)
 		}
 	}
+	if source != m {
+		r.taken[m.Header.Get(nats.MsgIdHdr)] = true
+	}
 	done, err = r.store.Remove(ctx, m)
 	if err != nil {
 		return false, fmt.Errorf("letter %d is published, but not removed: %w", m.Sequence, err)
@@ -232,13 +241,17 @@ func (r *redrive) remove(ctx context.Context, m, source *deadletter.Stored) (don
 }
 
 // source returns what is to be published: the letter, or its original if headers or
-// body of the letter are missing.
+// body of the letter are missing. It returns nil for a second letter of the same original:
+// a message that stays in its stream is delivered again to a consumer that is made again.
 func (r *redrive) source(ctx context.Context, m *deadletter.Stored, l *deadletter.Letter) (*deadletter.Stored, error) {
 	cut := m.Header.Get(deadletter.Cut)
 	if !strings.Contains(cut, "headers") && !strings.Contains(cut, "body") {
 		return m, nil
 	}
 	original, err := r.store.Original(ctx, l)
+	if err == nil && original == nil && r.taken[l.ID] {
+		return nil, nil
+	}
 	if err == nil && original == nil {
 		err = fmt.Errorf("%w: %s, and stream %s does not have the original any more: publish what there is by hand", ErrDeadLetterCut, cut, l.Stream)
 	}

@@ -8,11 +8,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/internal/natstest"
@@ -189,10 +191,85 @@ func TestRedriveLeavesWhatItCannotPublish(t *testing.T) {
 	sh.wait(t, 2)
 }
 
+// A body that does not fit the dead-letter topic stays in its stream, whoever counts the
+// deliveries, and whatever the stream does with what is settled.
 func TestRedriveTakesTheOriginalOfALetterThatWasCut(t *testing.T) {
 	t.Parallel()
+	byKey := jsbroker.OrderBy(func(e broker.Event) string { return e.Topic() })
+	failed := func(broker.Event) error { return errors.New("no") }
+	for name, test := range map[string]struct {
+		retention jetstream.RetentionPolicy
+		byServer  bool
+		fails     broker.Handler
+		opts      []broker.SubscribeOption
+	}{
+		"counted by the server":     {jetstream.WorkQueuePolicy, true, failed, nil},
+		"WorkQueue":                 {jetstream.WorkQueuePolicy, false, failed, nil},
+		"Interest":                  {jetstream.InterestPolicy, false, failed, nil},
+		"Limits":                    {jetstream.LimitsPolicy, false, failed, nil},
+		"in order":                  {jetstream.WorkQueuePolicy, false, failed, []broker.SubscribeOption{byKey, jsbroker.Concurrency(2)}},
+		"one active replica":        {jetstream.WorkQueuePolicy, false, failed, []broker.SubscribeOption{byKey, jsbroker.SingleActive()}},
+		"discarded":                 {jetstream.InterestPolicy, false, func(broker.Event) error { return jsbroker.Discard(nil) }, nil},
+		"terminated by the handler": {jetstream.WorkQueuePolicy, false, func(e broker.Event) error { return jsbroker.Terminate(e, "no") }, []broker.SubscribeOption{broker.DisableAutoAck()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500})
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders", "orders.>"}, Retention: test.retention})
+			if test.byServer {
+				natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders.>", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 1})
+			}
+			letters, onLetter := hookChan[jsbroker.DeadLettered]()
+			log := natstest.NewLog()
+			b := newBroker(t, s, jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}), jsbroker.WithDeadLetter("graves"),
+				jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onLetter}), broker.Logger(log))
+			var mended atomic.Bool
+			got := make(chan *broker.Message, 10)
+			subscribe(t, b, "orders.>", func(e broker.Event) error {
+				if !mended.Load() && e.Message().Header["Tenant"] != "good" {
+					return test.fails(e)
+				}
+				got <- e.Message()
+				return e.Ack()
+			}, append(test.opts, broker.Queue("q"))...)
+			body := string(make([]byte, 2000))
+			noErr(t, b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "acme"}, Body: []byte(body)}))
+			if l := receive(t, letters); l.Err != nil || l.Cut != "body" {
+				t.Errorf("%+v", l)
+			}
+			// Others, also of its key, go on.
+			noErr(t, b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "good"}}))
+			receive(t, got)
+			if lines := log.With("the original stays in stream ORDERS"); len(lines) != 1 || lines[0].Level != logger.ErrorLevel {
+				t.Errorf("%v", lines)
+			}
+			mended.Store(true)
+			if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 1 || err != nil {
+				t.Fatalf("%d, %v", n, err)
+			}
+			if m := receive(t, got); string(m.Body) != body || m.Header["Tenant"] != "acme" {
+				t.Errorf("%d bytes, %v", len(m.Body), m.Header)
+			}
+			eventually(t, "nothing is left", func() bool {
+				left := streamInfo(t, js, "ORDERS").State.Msgs
+				return (left == 0 || test.retention == jetstream.LimitsPolicy) && streamInfo(t, js, "GRAVES").State.Msgs == 0
+			})
+			eventually(t, "nothing is unsettled", func() bool {
+				c, err := js.Consumer(testContext(t), "ORDERS", "q")
+				noErr(t, err)
+				return c.CachedInfo().NumAckPending == 0
+			})
+		})
+	}
+}
+
+// Somebody has removed the original, or a second letter of it was redriven before.
+func TestRedriveOfALetterWithoutItsOriginal(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
-	_, js := natsConn(t, s)
+	nc, js := natsConn(t, s)
 	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500})
 	b := newBroker(t, s, counting(t, js, true), jsbroker.WithDeadLetter("graves"))
 	var mended atomic.Bool
@@ -204,23 +281,13 @@ func TestRedriveTakesTheOriginalOfALetterThatWasCut(t *testing.T) {
 		got <- e.Message()
 		return nil
 	}, broker.Queue("q"))
-	body := string(make([]byte, 2000))
-	noErr(t, b.Publish("orders.created", &broker.Message{Header: map[string]string{"Tenant": "acme"}, Body: []byte(body)}))
-	eventually(t, "it is a dead letter", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
-	mended.Store(true)
-	if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 1 || err != nil {
-		t.Fatalf("%d, %v", n, err)
+	letters := func(n int) {
+		t.Helper()
+		eventually(t, "the letters are there", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == uint64(n) })
 	}
-	if m := receive(t, got); string(m.Body) != body || m.Header["Tenant"] != "acme" {
-		t.Errorf("%d bytes, %v", len(m.Body), m.Header)
-	}
-	eventually(t, "nothing is left", func() bool {
-		return streamInfo(t, js, "ORDERS").State.Msgs == 0 && streamInfo(t, js, "GRAVES").State.Msgs == 0
-	})
-	// One whose original is gone.
-	mended.Store(false)
-	noErr(t, b.Publish("orders.created", &broker.Message{Body: []byte(body)}))
-	eventually(t, "it is a dead letter", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+	publish(t, b, "orders.created", string(make([]byte, 2000)))
+	letters(1)
+	first := natstest.LastMessage(t, js, "GRAVES", "graves")
 	st, err := js.Stream(testContext(t), "ORDERS")
 	noErr(t, err)
 	noErr(t, st.Purge(testContext(t)))
@@ -229,6 +296,29 @@ func TestRedriveTakesTheOriginalOfALetterThatWasCut(t *testing.T) {
 	if n != 0 || streamInfo(t, js, "GRAVES").State.Msgs != 1 {
 		t.Errorf("%d", n)
 	}
+	graves, err := js.Stream(testContext(t), "GRAVES")
+	noErr(t, err)
+	noErr(t, graves.DeleteMsg(testContext(t), first.Sequence))
+
+	publish(t, b, "orders.created", string(make([]byte, 2000)))
+	letters(1)
+	// The window of duplicates is over when a message is given up again.
+	sc := graves.CachedInfo().Config
+	sc.Duplicates = 100 * time.Millisecond
+	natstest.UpdateStream(t, js, sc)
+	again := nats.NewMsg("graves")
+	again.Header = natstest.LastMessage(t, js, "GRAVES", "graves").Header
+	eventually(t, "the second letter is stored", func() bool {
+		noErr(t, nc.PublishMsg(again))
+		noErr(t, nc.Flush())
+		return streamInfo(t, js, "GRAVES").State.Msgs == 2
+	})
+	mended.Store(true)
+	if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	receive(t, got)
+	letters(0)
 }
 
 func TestRedriveRefusesAStreamThatKeepsEverything(t *testing.T) {

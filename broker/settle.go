@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"go-micro-jetstream/broker/internal/backoff"
 	"go-micro-jetstream/broker/internal/consume"
 	"go-micro-jetstream/broker/internal/consumers"
@@ -45,14 +47,13 @@ func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration
 	case (discarded || exhausted) && s.deadLetters(d):
 		s.logFailure(e, "; next: dead letter")
 		switch b := s.publishDeadLetter(e, err, last); {
-		case b == buried, b == referred && !last:
+		case b == buried:
 			return settled(d.Settle(consume.Term, 0))
-		case b == referred: // what the letter refers to stays
+		case b == referred && last: // what the letter refers to stays
 			d.Fail()
 			return settled(d.Settle(consume.Nak, 0))
-		case b == burialUnfit && !last: // it would come again and again
-			observer{s}.Unfit(d, err)
-			return settled(d.Settle(consume.Term, 0))
+		case b == referred, b == burialUnfit && !last:
+			return s.letLie(d, b, err)
 		}
 	case discarded:
 		s.logFailure(e, "")
@@ -67,6 +68,34 @@ func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration
 		observer{s}.Exhausted(d, err)
 	}
 	return settled(d.Settle(consume.Nak, delay))
+}
+
+const (
+	// forGood is how long a message lies in its stream that a dead letter refers to.
+	// Redrive takes it away.
+	forGood = 10 * 365 * 24 * time.Hour
+	// unfitAgain is when a message is tried again of which no dead letter can be stored:
+	// a limit may have been raised by then.
+	unfitAgain = 24 * time.Hour
+)
+
+// letLie settles a message that is given up and whose body is nowhere but in its stream.
+// A stream that removes what is settled has it delivered later: if need be, never. One
+// with Limits retention keeps it anyway.
+func (s *subscription) letLie(d *consume.Delivery, b burial, cause error) (Result, time.Duration, error) {
+	keeps := s.core.Consumer().Stream.Retention == jetstream.LimitsPolicy
+	if b == burialUnfit {
+		observer{s}.Unfit(d, cause, keeps)
+	}
+	if keeps {
+		return settled(d.Settle(consume.Term, 0))
+	}
+	delay := forGood
+	if b == burialUnfit {
+		delay = unfitAgain
+	}
+	d.Fail()
+	return settled(d.Park(delay))
 }
 
 // retryDelay is how long a message that has failed waits for its next delivery, and

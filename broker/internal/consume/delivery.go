@@ -103,6 +103,18 @@ func (d *Delivery) Term(reason string, first func() error) error {
 	return d.settleLater(Term, 0, reason, first)
 }
 
+// Park is Settle with Nak for a message that is out of the way until then: with an order
+// those of its key go on.
+func (d *Delivery) Park(delay time.Duration) (Result, time.Duration, error) {
+	if !d.settled.CompareAndSwap(0, settlement(Nak, delay)) {
+		r, delay := d.Settlement()
+		return r, delay, nil
+	}
+	err := d.send(Nak, delay, false)
+	d.sub.hand.settled(d, Nak, delay)
+	return Nak, delay, err
+}
+
 // settleLater settles a delivery for the user, once.
 func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, first func() error) error {
 	if !d.settled.CompareAndSwap(0, settlement(r, delay)) {
