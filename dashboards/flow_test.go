@@ -24,13 +24,14 @@ func TestFlowFollowsPatterns(t *testing.T) {
 	subscriptions := &dto.MetricFamily{Name: new("micro_broker_active_subscriptions"), Type: dto.MetricType_GAUGE.Enum()}
 	for topic, queue := range map[string]string{
 		"orders": "bare", "orders.created": "exact", "orders.>": "all", "orders.*": "two", "orders.eu.>": "europe", "parcels.>": "",
+		"orders.*.created": "regions", "orders.*.>": "deep", "a.*.c.*.e": "odd", "a.*.*.*.*": "wide", "a.*.c.>": "tail", "a.b.*.d.e": "third",
 	} {
 		subscriptions.Metric = append(subscriptions.Metric, sample(&dto.Metric{Gauge: &dto.Gauge{Value: new(1.0)}}, "topic", topic, "queue", queue))
 	}
 	// Each of two services publishes one message a second to each topic.
 	before := &dto.MetricFamily{Name: new("micro_broker_published_total"), Type: dto.MetricType_COUNTER.Enum()}
 	after := &dto.MetricFamily{Name: before.Name, Type: before.Type}
-	for _, topic := range []string{"orders", "orders.created", "orders.paid", "orders.eu.created", "invoices.sent"} {
+	for _, topic := range []string{"orders", "orders.created", "orders.paid", "orders.eu.created", "invoices.sent", "a.b.c.d.e"} {
 		before.Metric = append(before.Metric, sample(&dto.Metric{Counter: &dto.Counter{Value: new(0.0)}}, "topic", topic))
 		after.Metric = append(after.Metric, sample(&dto.Metric{Counter: &dto.Counter{Value: new(60.0)}}, "topic", topic))
 	}
@@ -74,9 +75,10 @@ func TestFlowFollowsPatterns(t *testing.T) {
 	}
 	compare("published", ask("From topics to services", "Published", "job", "topic", "queue"), map[string]float64{
 		"depot orders bare": 2, "depot orders.created exact": 2, "depot orders.> all": 6, "depot orders.* two": 4, "depot orders.eu.> europe": 2,
+		"depot orders.*.created regions": 2, "depot orders.*.> deep": 2, "depot a.b.*.d.e third": 2, "depot a.*.c.> tail": 2,
 	})
 	compare("subscribed as", ask("From services to topics", "Subscribed as", "job", "topic"), map[string]float64{
-		"shop orders": 1, "shop orders.created": 3, "shop orders.paid": 2, "shop orders.eu.created": 2,
-		"office orders": 1, "office orders.created": 3, "office orders.paid": 2, "office orders.eu.created": 2,
+		"shop orders": 1, "shop orders.created": 3, "shop orders.paid": 2, "shop orders.eu.created": 4, "shop a.b.c.d.e": 2,
+		"office orders": 1, "office orders.created": 3, "office orders.paid": 2, "office orders.eu.created": 4, "office a.b.c.d.e": 2,
 	})
 }

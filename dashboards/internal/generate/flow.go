@@ -19,21 +19,35 @@ const (
 )
 
 // patterns gives each series of a publisher the label pattern: the topics to subscribe
-// to that include its topic. A topic has several: orders.created.eu is published to
-// orders.created.eu, orders.created.*, orders.created.> and orders.>. An asterisk
-// elsewhere, as in orders.*.eu, is not among them: PromQL can cut a text off, but not
-// compare it with a pattern.
+// to that include its topic. A topic has several: orders.eu.created is published to
+// itself, to orders.eu.*, orders.*.created, orders.*.*, orders.> and so on. PromQL can
+// replace a token of a text, but not compare it with a pattern, so each form is a query
+// of its own. Beyond these forms are an asterisk at the fourth token or later that is
+// not the last, and > behind more than three tokens. Nobody can subscribe to a pattern
+// that begins with one.
 func patterns(expr string) string {
-	as := func(pattern, topic string) string {
-		return fmt.Sprintf(`label_replace(%s, "pattern", "%s", "topic", "%s")`, expr, pattern, topic)
+	forms := []struct{ pattern, topic string }{
+		{"$1", "(.+)"},
+		{"$1.*", "(.+)[.]T"},
+		{"$1.*$2", "(T)[.]T([.].+)"},
+		{"$1.*$2.*", "(T)[.]T((?:[.]T)*)[.]T"},
+		{"$1.*$2", "(T[.]T)[.]T([.].+)"},
+		{"$1.*$2.*", "(T[.]T)[.]T((?:[.]T)*)[.]T"},
+		{"$1.*.*$2", "(T)[.]T[.]T([.].+)"},
+		{"$1.*.*$2.*", "(T)[.]T[.]T((?:[.]T)*)[.]T"},
+		{"$1.>", "(T)[.].+"},
+		{"$1.>", "(T[.]T)[.].+"},
+		{"$1.*.>", "(T)[.]T[.].+"},
+		{"$1.>", "(T[.]T[.]T)[.].+"},
+		{"$1.*$2.>", "(T)[.]T([.]T)[.].+"},
+		{"$1.*.>", "(T[.]T)[.]T[.].+"},
+		{"$1.*.*.>", "(T)[.]T[.]T[.].+"},
 	}
-	return strings.Join([]string{
-		as("$1", "(.+)"),
-		as("$1.*", "(.+)[.][^.]+"),
-		as("$1.>", "([^.]+)[.].+"),
-		as("$1.>", "([^.]+[.][^.]+)[.].+"),
-		as("$1.>", "([^.]+[.][^.]+[.][^.]+)[.].+"),
-	}, " or ")
+	as := make([]string, len(forms))
+	for i, form := range forms {
+		as[i] = fmt.Sprintf(`label_replace(%s, "pattern", "%s", "topic", "%s")`, expr, form.pattern, strings.ReplaceAll(form.topic, "T", "[^.]+"))
+	}
+	return strings.Join(as, " or ")
 }
 
 // subscribed gives each series of a consumer the label pattern: what it subscribed to.
@@ -78,7 +92,7 @@ func flowConsumers() row {
 	count := func(counter, by string) string { return sum(by, rate(counter, ofSubscription)) }
 	return section("Who consumes what",
 		table("From topics to services",
-			"One row per topic, queue and service. Published is what comes for it, over all services that publish there: compare it with Handled. If Handled stays below it, Pending grows. A subscription with an asterisk that is not its last token shows no Published. A click on the topic opens the Consumer dashboard.",
+			"One row per topic, queue and service. Published is what comes for it, over all services that publish there: compare it with Handled. If Handled stays below it, Pending grows. A subscription with an asterisk behind its third token that is not the last, or with > behind more than three, shows no Published. A click on the topic opens the Consumer dashboard.",
 			[]key{{label: "topic", title: "Open the consumer dashboard", url: toConsumer}, {label: "queue"}, {label: "job"}},
 			column{name: "Published", unit: "mps", expr: publishedInto(perConsumer), bar: true},
 			column{name: "Handled", unit: "mps", expr: handled(perConsumer), bar: true},
