@@ -46,6 +46,7 @@ const preamble = `package snippet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -56,6 +57,7 @@ import (
 	"go-micro.dev/v5"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
+	"go-micro.dev/v5/events"
 	"go-micro.dev/v5/server"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -70,7 +72,9 @@ import (
 
 var (
 	_ = context.Background
+	_ = json.Marshal
 	_ = errors.Is
+	_ events.Stream
 	_ = slog.Info
 	_ = http.Handle
 	_ time.Duration
@@ -97,6 +101,8 @@ var (
 	handler broker.Handler
 	charge  func(context.Context, *struct{}) error
 )
+
+type Order struct{ ID string }
 
 `
 
