@@ -38,7 +38,9 @@ func Concurrency(n int) broker.SubscribeOption {
 // OrderBy has messages of one key handled one after the other, in the order of the
 // stream. Messages of different keys are handled at the same time, as many as
 // [Concurrency] permits: with an account's number for a key, many accounts are
-// worked on at a time, and each sees its events in order.
+// worked on at a time, and each sees its events in order. With one handler, the default,
+// keys go past one another only while one waits for a retry; unless that is asked for with
+// Concurrency(1), Subscribe logs a warning.
 //
 // The order holds through retries. While a message waits to be handled again, those
 // of its key wait behind it, and those of other keys go on. The retries are made by

@@ -158,6 +158,24 @@ func TestOrderByIsCheckedBeforeAnythingIsSent(t *testing.T) {
 	wantError(t, err, jsbroker.ErrInvalidConfig, "Concurrency(0)", `queue "q"`)
 }
 
+// It works with one handler, but is hardly what was meant.
+func TestOrderByWithOneHandlerIsAWarning(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	log := natstest.NewLog()
+	b := newBroker(t, s, broker.Logger(log))
+	subscribe(t, b, "a", ignore, jsbroker.OrderBy(byKey))
+	if lines := log.With("Concurrency(n)"); len(lines) != 1 || lines[0].Level != logger.WarnLevel || lines[0].Fields["topic"] != "a" {
+		t.Errorf("%v", lines)
+	}
+	subscribe(t, b, "b", ignore, jsbroker.OrderBy(byKey), jsbroker.Concurrency(1))
+	subscribe(t, b, "c", ignore, jsbroker.OrderBy(byKey), jsbroker.Concurrency(2))
+	subscribe(t, newBroker(t, s, broker.Logger(log), jsbroker.WithConcurrency(2)), "d", ignore, jsbroker.OrderBy(byKey))
+	if lines := log.With("Concurrency(n)"); len(lines) != 1 {
+		t.Errorf("%v", lines)
+	}
+}
+
 // While one of a key waits for its retry, the server does not deliver anything twice,
 // although that takes longer than AckWait.
 func TestWhatWaitsBehindARetryIsNotDeliveredTwice(t *testing.T) {

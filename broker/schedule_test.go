@@ -242,10 +242,56 @@ func TestTTL(t *testing.T) {
 		t.Errorf("%d lines: %s", n, log.Text())
 	}
 	wantError(t, b.Publish("orders", message("x"), jsbroker.TTL(math.MaxInt64)), jsbroker.ErrInvalidConfig, "TTL", "at most")
-	for _, d := range []time.Duration{0, -time.Second, 999 * time.Millisecond} {
+	for _, d := range []time.Duration{0, -time.Second, math.MinInt64, 999 * time.Millisecond} {
 		wantError(t, b.Publish("orders", message("x"), jsbroker.TTL(d)), jsbroker.ErrInvalidConfig, "TTL", "1s")
 	}
-	wantError(t, b.Publish("orders", message("x"), jsbroker.DeliverAt(time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC))), jsbroker.ErrInvalidConfig, "2262")
+}
+
+// Times out of range are refused before anything is sent, and those of the past are now.
+func TestDeliverAtTheEdgesOfTime(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	for name, opt := range map[string]broker.PublishOption{
+		"a far day":       jsbroker.DeliverAt(time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC)),
+		"a huge duration": jsbroker.DeliverAfter(math.MaxInt64),
+	} {
+		for _, opts := range [][]broker.PublishOption{{opt}, {opt, jsbroker.Async(func(error) { t.Error("done is called, too") })}} {
+			if err := b.Publish("orders", message("x"), opts...); !errors.Is(err, jsbroker.ErrInvalidConfig) || !strings.Contains(err.Error(), "2262") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	wantError(t, b.Publish("orders", message("x"), jsbroker.DeliverAfter(time.Hour), jsbroker.TTL(time.Millisecond)), jsbroker.ErrInvalidConfig, "TTL")
+	for _, name := range []string{"ORDERS", "ORDERS-later"} {
+		if _, err := js.Stream(testContext(t), name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("stream %s was made: %v", name, err)
+		}
+	}
+	h, got := stamper()
+	subscribe(t, b, "orders", h)
+	for body, opt := range map[string]broker.PublishOption{
+		"no delay":                 jsbroker.DeliverAfter(0),
+		"a negative delay":         jsbroker.DeliverAfter(-time.Nanosecond),
+		"a huge negative delay":    jsbroker.DeliverAfter(math.MinInt64),
+		"no time":                  jsbroker.DeliverAt(time.Time{}),
+		"before the server's time": jsbroker.DeliverAt(time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)),
+	} {
+		publish(t, b, "orders", body, opt)
+		if r := receive(t, got); r.body != body {
+			t.Errorf("got %+v, want %s", r, body)
+		}
+		publish(t, b, "orders", body, opt, jsbroker.MessageID(body))
+		publish(t, b, "orders", body, opt, jsbroker.MessageID(body)) // no second delivery
+		if r := receive(t, got); r.body != body {
+			t.Errorf("got %+v, want %s", r, body)
+		}
+	}
+	publish(t, b, "orders", "end")
+	if r := receive(t, got); r.body != "end" {
+		t.Errorf("%q is a second delivery", r.body)
+	}
 }
 
 func TestStreamsOfOthersAreNotChangedForLater(t *testing.T) {

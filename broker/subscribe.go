@@ -101,6 +101,9 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	if cfg.rules.DeadLetter != "" && s.core.Consumer().Limit == 0 {
 		s.log.Info(fmt.Sprintf("without MaxDeliver a message may fail for ever: only those that a handler discards become dead letters in %s", cfg.rules.DeadLetter))
 	}
+	if request.keySet && len(s.bodies) == 1 && !request.concurrencySet {
+		s.log.Warn("OrderBy has one handler at a time, so that keys wait for one another unless they wait for a retry: add Concurrency(n), or Concurrency(1) if that is meant")
+	}
 	s.core.Begin(s.base, headStart(handler))
 	return s, nil
 }

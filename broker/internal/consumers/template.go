@@ -67,6 +67,12 @@ func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {
 // checkDeadlines is the part of CheckConsumerTemplate about redeliveries.
 func checkDeadlines(cfg jetstream.ConsumerConfig) error {
 	switch {
+	case cfg.MaxDeliver < -1: // the server takes it for -1
+		return fmt.Errorf("MaxDeliver is %d, want at least 1, or 0 or -1 for no limit", cfg.MaxDeliver)
+	case cfg.MaxAckPending < -1: // likewise
+		return fmt.Errorf("MaxAckPending is %d, want at least 1, -1 for no limit, or 0 for the default", cfg.MaxAckPending)
+	case cfg.InactiveThreshold < 0:
+		return fmt.Errorf("InactiveThreshold is %v, want a positive duration, or 0 for the default", cfg.InactiveThreshold)
 	case cfg.MaxDeliver > 0 && len(cfg.BackOff) > cfg.MaxDeliver:
 		return fmt.Errorf("BackOff has %d entries, MaxDeliver is %d: the server wants no more entries than deliveries", len(cfg.BackOff), cfg.MaxDeliver)
 	case cfg.AckWait != 0 && cfg.AckWait < MinAckWait:
