@@ -27,7 +27,7 @@ const (
 // for push consumers), passes by itself (PauseUntil), or has rules of its own (names,
 // filters, Metadata).
 func settingsOn(s *streams.Stream) *asked.Kind[jetstream.ConsumerConfig] {
-	limits := s.ConsumerLimits()
+	limits := s.Limits
 	return &asked.Kind[jetstream.ConsumerConfig]{
 		Fields: []string{
 			"Description", "DeliverPolicy", "OptStartSeq", "OptStartTime", "AckWait", "MaxDeliver", "BackOff",

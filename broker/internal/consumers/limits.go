@@ -77,13 +77,9 @@ const defaultMaxConsumers = 1000
 // consumerLimit says how many consumers a stream has and whose limit that is.
 func (cs *Consumers) consumerLimit(ctx context.Context, stream string) string {
 	var have, own, accounts int
-	_ = cs.conn.Ask(ctx, "STREAM.INFO."+stream, func(ctx context.Context) error {
-		s, err := cs.conn.JetStream().Stream(ctx, stream)
-		if err == nil {
-			have, own = s.CachedInfo().State.Consumers, s.CachedInfo().Config.MaxConsumers
-		}
-		return err
-	})
+	if info, err := cs.streams.State(ctx, stream); err == nil {
+		have, own = info.State.Consumers, info.Config.MaxConsumers
+	}
 	_ = cs.conn.Ask(ctx, "INFO", func(ctx context.Context) error {
 		info, err := cs.conn.JetStream().AccountInfo(ctx)
 		if err == nil {

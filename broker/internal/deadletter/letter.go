@@ -41,9 +41,6 @@ const (
 	// maxReason and minReason bound an error text in a header, in bytes.
 	maxReason = 1024
 	minReason = 128
-	// maxHeader is how many bytes of headers a stream takes (the check of math.MaxUint16
-	// in nats-server's server/stream.go).
-	maxHeader = math.MaxUint16
 	// spare is left free for the headers that hooks add, such as those of a trace.
 	spare = 1024
 )
@@ -95,7 +92,7 @@ type Made struct {
 // 0 or less: it has none. Hooks may add headers, and the stream may have a limit of its
 // own.
 func (m *Made) Fits(limit int64) bool {
-	return m.size <= maxHeader && (limit <= 0 || int64(m.size+len(m.Body)) <= limit)
+	return m.size <= wire.MaxHeader && (limit <= 0 || int64(m.size+len(m.Body)) <= limit)
 }
 
 // Make makes the letter in a form. The limit is what the server accepts, in bytes; 0 or
@@ -112,7 +109,7 @@ func (l *Letter) Make(f Form, limit int64) *Made {
 	case OwnHeaders, Bare:
 		lost, kept = lost || len(kept) > 0, nil
 	case FewerHeaders, Reference:
-		room := maxHeader - spare - m.size
+		room := wire.MaxHeader - spare - m.size
 		if limit > 0 {
 			room = min(room, int(limit)-spare-m.size-len(m.Body))
 		}

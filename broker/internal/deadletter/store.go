@@ -26,6 +26,7 @@ type Store struct {
 	Last      uint64 // the sequence of the last message when the store was opened
 	Consumers int    // how many there were then
 	conn      *link.Conn
+	streams   *streams.Streams
 	topic     string
 }
 
@@ -36,8 +37,8 @@ func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic strin
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{Name: st.Name, conn: conn, topic: topic}
-	info, err := s.info(ctx, st.Name)
+	s := &Store{Name: st.Name, conn: conn, streams: ss, topic: topic}
+	info, err := ss.State(ctx, st.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -46,17 +47,6 @@ func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic strin
 	}
 	s.Last, s.Consumers = info.State.LastSeq, info.State.Consumers
 	return s, nil
-}
-
-func (s *Store) info(ctx context.Context, stream string) (info *jetstream.StreamInfo, err error) {
-	err = s.conn.Ask(ctx, "STREAM.INFO."+stream, func(ctx context.Context) error {
-		st, err := s.conn.JetStream().Stream(ctx, stream)
-		if err == nil {
-			info = st.CachedInfo()
-		}
-		return err
-	})
-	return info, err
 }
 
 // Stored is a message in a stream.
@@ -195,7 +185,7 @@ func (s *Store) Original(ctx context.Context, l *Letter) (*Stored, error) {
 
 // Keeps reports whether a stream keeps what its consumers have finished with.
 func (s *Store) Keeps(ctx context.Context, stream string) (bool, error) {
-	info, err := s.info(ctx, stream)
+	info, err := s.streams.State(ctx, stream)
 	if err != nil {
 		return false, err
 	}

@@ -10,8 +10,16 @@ import (
 // Info asks the server for a stream. It returns jetstream.ErrStreamNotFound if there
 // is none of that name.
 func (ss *Streams) Info(ctx context.Context, name string) (*Stream, error) {
-	var info *jetstream.StreamInfo
-	err := ss.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+	info, err := ss.State(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return streamOf(info)
+}
+
+// State is Info with all that the server says, for any stream.
+func (ss *Streams) State(ctx context.Context, name string) (info *jetstream.StreamInfo, err error) {
+	err = ss.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
 		s, err := ss.conn.JetStream().Stream(ctx, name)
 		if err == nil {
 			info = s.CachedInfo()
@@ -21,7 +29,42 @@ func (ss *Streams) Info(ctx context.Context, name string) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	return streamOf(info)
+	return info, nil
+}
+
+// has reports whether a stream has messages of the topic.
+func (ss *Streams) has(ctx context.Context, name, topic string) (has bool) {
+	_ = ss.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+		s, err := ss.conn.JetStream().Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(topic))
+		has = err == nil && len(info.State.Subjects) > 0
+		return err
+	})
+	return has
+}
+
+// config asks the server for the configuration of a stream.
+func (ss *Streams) config(ctx context.Context, name string) (sc jetstream.StreamConfig, err error) {
+	info, err := ss.State(ctx, name)
+	if err != nil {
+		return sc, err
+	}
+	return info.Config, nil
+}
+
+// change asks the server to change a stream, and returns what it is then.
+func (ss *Streams) change(ctx context.Context, sc jetstream.StreamConfig) (info *jetstream.StreamInfo, err error) {
+	err = ss.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
+		s, err := ss.conn.JetStream().UpdateStream(ctx, sc)
+		if err == nil {
+			info = s.CachedInfo()
+		}
+		return err
+	})
+	return info, err
 }
 
 // names lists the streams with a subject that overlaps the pattern.

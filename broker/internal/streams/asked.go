@@ -90,7 +90,3 @@ func (r *Rules) recordOf(sc jetstream.StreamConfig) asked.Record {
 	}
 	return record
 }
-
-// ConsumerLimits are the limits that the stream sets its consumers, and what the
-// server chooses for consumers that leave them out. Zero: none.
-func (s *Stream) ConsumerLimits() jetstream.StreamConsumerLimits { return s.config.ConsumerLimits }

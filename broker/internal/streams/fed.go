@@ -134,17 +134,3 @@ func passes(source *jetstream.StreamSource) (subjects []string) {
 	}
 	return subjects
 }
-
-// has reports whether a stream has messages of the topic.
-func (ss *Streams) has(ctx context.Context, name, topic string) (has bool) {
-	_ = ss.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
-		s, err := ss.conn.JetStream().Stream(ctx, name)
-		if err != nil {
-			return err
-		}
-		info, err := s.Info(ctx, jetstream.WithSubjectFilter(topic))
-		has = err == nil && len(info.State.Subjects) > 0
-		return err
-	})
-	return has
-}

@@ -70,7 +70,7 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *Rules, s *Stream) (*Strea
 			return nil, fmt.Errorf("%w: stream %s lacks allow_msg_ttl, and the broker does not change it: have its owner set the flag", fault.ErrUnsupported, s.Name)
 		}
 		sc.AllowMsgTTL = true
-		if sc, err = ss.change(ctx, sc); err != nil {
+		if sc, err = ss.raise(ctx, sc); err != nil {
 			return nil, err
 		}
 		if !sc.AllowMsgTTL {
@@ -140,7 +140,7 @@ func (ss *Streams) allowSchedules(ctx context.Context, s *Stream, sc jetstream.S
 	}
 	sc.AllowRollup, sc.AllowMsgTTL, sc.AllowMsgSchedules = true, true, true
 	sc.Subjects = append(slices.Clip(sc.Subjects), wire.LaterPattern(s.Name))
-	now, err := ss.change(ctx, sc)
+	now, err := ss.raise(ctx, sc)
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 	}
 	if !sourced {
 		sc.Sources = append(slices.Clip(sc.Sources), sourceOf(s.Name))
-		if _, err := ss.change(ctx, sc); err != nil {
+		if _, err := ss.raise(ctx, sc); err != nil {
 			return nil, err
 		}
 		ss.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", s.Name, name), "stream", s.Name)
@@ -324,7 +324,7 @@ func (ss *Streams) mendCompanion(ctx context.Context, s *Stream, lc jetstream.St
 			lc.Subjects = append(slices.Clip(lc.Subjects), subject)
 		}
 	}
-	return ss.change(ctx, lc)
+	return ss.raise(ctx, lc)
 }
 
 // serverVersion is the metadata in which a server says its version, since nats-server
@@ -341,34 +341,13 @@ func (ss *Streams) serverOf(sc jetstream.StreamConfig) string {
 	return ss.conn.NATS().ConnectedServerVersion()
 }
 
-// config asks the server for the configuration of a stream.
-func (ss *Streams) config(ctx context.Context, name string) (sc jetstream.StreamConfig, err error) {
-	err = ss.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
-		s, err := ss.conn.JetStream().Stream(ctx, name)
-		if err == nil {
-			sc = s.CachedInfo().Config
-		}
-		return err
-	})
+// raise asks the server to change a stream, and returns its configuration then.
+func (ss *Streams) raise(ctx context.Context, sc jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+	info, err := ss.change(ctx, sc)
 	if err != nil {
-		return sc, fmt.Errorf("look up stream %s: %w", name, err)
+		return sc, fmt.Errorf("change stream %s: %w", sc.Name, err)
 	}
-	return sc, nil
-}
-
-// change asks the server to change a stream, and returns what it is then.
-func (ss *Streams) change(ctx context.Context, sc jetstream.StreamConfig) (now jetstream.StreamConfig, err error) {
-	err = ss.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
-		s, err := ss.conn.JetStream().UpdateStream(ctx, sc)
-		if err == nil {
-			now = s.CachedInfo().Config
-		}
-		return err
-	})
-	if err != nil {
-		return now, fmt.Errorf("change stream %s: %w", sc.Name, err)
-	}
-	return now, nil
+	return info.Config, nil
 }
 
 // Cancel takes back the message with that id that waits for the topic. It returns

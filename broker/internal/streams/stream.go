@@ -23,7 +23,7 @@ type Stream struct {
 	Created    time.Time     // tells it from another stream of the same name
 	Ours       bool          // made by this module
 	Replicas   int
-	Limits     jetstream.StreamConsumerLimits // of its consumers; zero: none
+	Limits     jetstream.StreamConsumerLimits // of its consumers, and what the server chooses for those that leave them out; zero: none
 	TTL        bool                           // removes messages when their time to live is over
 
 	later atomic.Pointer[Later] // how messages wait for it; nil: not known

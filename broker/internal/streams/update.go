@@ -185,14 +185,7 @@ func (ss *Streams) update(ctx context.Context, sc jetstream.StreamConfig) (*Stre
 		return nil, err
 	}
 	sc.Sources = now.Sources
-	var info *jetstream.StreamInfo
-	err = ss.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
-		s, err := ss.conn.JetStream().UpdateStream(ctx, sc)
-		if err == nil {
-			info = s.CachedInfo()
-		}
-		return err
-	})
+	info, err := ss.change(ctx, sc)
 	if err != nil {
 		return nil, err
 	}

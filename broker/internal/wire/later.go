@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -39,8 +40,9 @@ const (
 	// LaterOverhead is what the servers and this package add at most to the header of
 	// a message that is delivered later, in bytes, subjects aside.
 	LaterOverhead = 1024
-	// MaxHeader is the most that the server accepts as a header, in bytes.
-	MaxHeader = 65535
+	// MaxHeader is how many bytes of headers a stream takes (the check of math.MaxUint16
+	// in nats-server's server/stream.go).
+	MaxHeader = math.MaxUint16
 )
 
 // latest is beyond what the server can represent.
