@@ -147,15 +147,17 @@ function Panel({ panel }) {
 
 const chosen = Object.entries(variables).map(([k, v]) => `${k} ${v}`).join(', ');
 const style = document.createElement('style');
-style.textContent = `* { box-sizing: border-box } body { margin: 0; background: ${theme.colors.background.canvas}; color: ${theme.colors.text.primary};
+// Grafana measures texts in Inter. Where there is none, the font that is drawn instead
+// takes its name, or texts would be wider than measured.
+style.textContent = `@font-face { font-family: Inter; font-weight: 100 900; src: local("Inter"), local("DejaVu Sans"), local("Arial") } * { box-sizing: border-box } body { margin: 0; background: ${theme.colors.background.canvas}; color: ${theme.colors.text.primary};
   font: 14px Inter, "DejaVu Sans", sans-serif } h2, h6 { font-size: 14px; font-weight: 500; margin: 0 } button { all: unset }
   ul { list-style: none; margin: 0; padding: 0 } .uplot { position: relative } .u-wrap { position: relative; user-select: none }
   .u-over, .u-under { position: absolute } .uplot canvas { display: block; width: 100%; height: 100%; position: relative }
   .u-legend, .u-select, .u-cursor-x, .u-cursor-y, .u-cursor-pt { display: none }`;
 document.head.append(style);
-createRoot(document.getElementById('root')).render(
+document.fonts.load('16px Inter').then(() => createRoot(document.getElementById('root')).render(
   <ThemeContext.Provider value={theme}>
     <h1 style={{ fontSize: 20, fontWeight: 500, margin: '14px 12px' }}>{dashboard.title}{chosen && <small style={{ fontSize: 13, marginLeft: 16 }}>{chosen}</small>}</h1>
     {dashboard.panels.map((p) => <Panel key={p.id} panel={p} />)}
   </ThemeContext.Provider>,
-);
+));

@@ -64,7 +64,7 @@ func serverNow() row {
 			"short", query("count("+most(perStream, "stream_messages", ofStream)+")", "streams")).size(4, 4),
 		stat("Fullest stream",
 			"The largest share of a limit of messages or bytes that a stream uses. At 1, publishes fail or the oldest messages are dropped: consume faster, or raise the limit.",
-			"percentunit", query(filled(""), "filled")).size(4, 4).thresholds(filledLevels()...),
+			"percentunit", query(filled(""), "filled")).size(4, 4).thresholds(filledLevels()...).noData("no limits"),
 		stat("Waiting messages",
 			"Messages that consumers have not been given yet, over all consumers. If it grows, the table of consumers shows whose.",
 			"short", query(sum("", most("stream, consumer, queue", "consumer_pending", ofConsumer)), "pending")).size(4, 4),
