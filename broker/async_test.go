@@ -231,24 +231,44 @@ func TestPublishWaitsForTheStreamsBuffer(t *testing.T) {
 	}
 }
 
+// The user's function for stream names is called when the stream is made, and once more
+// when that is gone: then on a goroutine of the publish.
 func TestAsyncEndsWhateverTheCallersCodeDoes(t *testing.T) {
 	t.Parallel()
-	t.Run("stream name", func(t *testing.T) {
-		t.Parallel()
-		ends, onEnd := hookChan[jsbroker.Published]()
-		b := newBroker(t, startServer(t), jsbroker.WithStreamName(func(string) string { panic("no") }), jsbroker.WithAsyncWindow(1),
-			jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd}))
-		for range 2 { // there is room for one
-			func() {
-				defer func() { _ = recover() }()
-				_ = b.Publish("orders", message("x"), jsbroker.Async(func(error) {}))
-			}()
-			if e := receive(t, ends); e.Err == nil {
-				t.Error("the hook was told of a success")
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for name, do := range map[string]func(){"panicked": func() { panic("no") }, "Goexit": runtime.Goexit, "in time": func() { <-release }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			var bad atomic.Bool
+			ends, onEnd := hookChan[jsbroker.Published]()
+			b := newBroker(t, s, jsbroker.WithAsyncWindow(1), jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd}), jsbroker.WithStreamName(func(string) string {
+				if bad.Load() {
+					do()
+				}
+				return "X"
+			}))
+			publish(t, b, "orders", "x")
+			noErr(t, receive(t, ends).Err)
+			bad.Store(true)
+			noErr(t, js.DeleteStream(testContext(t), "X"))
+			for range 2 { // there is room for one
+				told := make(chan error, 1)
+				if err := b.Publish("orders", message("x"), jsbroker.Async(func(err error) { told <- err })); err != nil {
+					told <- err // the stream is not known any more
+				}
+				wantError(t, receive(t, told), jsbroker.ErrInvalidConfig, "WithStreamName", name)
+				if e := receive(t, ends); e.Err == nil {
+					t.Error("the hook was told of a success")
+				}
 			}
-		}
-		noErr(t, b.Disconnect())
-	})
+			bad.Store(false)
+			publish(t, b, "orders", "x")
+			noErr(t, b.Disconnect())
+		})
+	}
 }
 
 func TestDisconnectFlushesAsyncPublishes(t *testing.T) {

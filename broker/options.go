@@ -265,7 +265,8 @@ func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 
 // WithStreamName replaces the rule that names the stream of a topic when one
 // has to be created: the first token, upper-cased, with - turned into _. The
-// function must be pure and safe for concurrent use.
+// function must be pure and safe for concurrent use. If it panics, or has not returned
+// after a second, what asks for the stream fails with [ErrInvalidConfig].
 func WithStreamName(name func(topic string) string) broker.Option {
 	return option(func(s *settings) error {
 		if name == nil {

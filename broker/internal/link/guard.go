@@ -7,19 +7,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/goroutine"
 )
 
 // mostHanging is how many calls of user code may hang on one client. A further call fails
 // at once, so that attempts to reconnect do not pile up goroutines.
 const mostHanging = 10
-
-// errHangs is about user code that does not return in time.
-var errHangs = errors.New("has not returned")
 
 // guard calls the user's code that the client needs to connect. nats.go calls that with
 // its lock held. A panic there would end the process on a reconnect, and a
@@ -28,7 +26,7 @@ var errHangs = errors.New("has not returned")
 type guard struct {
 	c       *Conn
 	bound   time.Duration         // of each call
-	hanging atomic.Int32          // calls that have not returned in time
+	hanging atomic.Int32          // calls that have not returned
 	fault   atomic.Pointer[error] // the latest
 }
 
@@ -41,66 +39,41 @@ func (c *Conn) newGuard(o *nats.Options) *guard {
 	return g
 }
 
-// returned is what user code has returned, or what it has done instead.
-type returned[R any] struct {
-	r          R
-	err, fault error
-}
-
-// calling calls user code on a goroutine of its own, and waits for it within the bound.
-// What the code returns after that goes to late, if there is one.
+// calling calls user code through the guard. What the code returns too late goes to late,
+// if there is one.
 func calling[R any](g *guard, what string, call func() (R, error), late func(R)) (R, error) {
-	var over atomic.Bool // whoever sets it first decides whether the call was in time
-	done := make(chan returned[R], 1)
-	if g.hanging.Load() >= mostHanging {
-		return (&returned[R]{fault: fmt.Errorf("%s %w from %d calls before", what, errHangs, mostHanging)}).to(g)
+	if g.hanging.Add(1) > mostHanging {
+		g.hanging.Add(-1)
+		var none R
+		return none, g.failure(fmt.Errorf("%s: so many earlier calls have not returned: %w", what, goroutine.ErrHangs))
 	}
-	go func() {
-		got := returned[R]{fault: fmt.Errorf("%s has ended its goroutine (runtime.Goexit)", what)}
-		defer func() {
-			if r := recover(); r != nil {
-				got.fault = fmt.Errorf("%s panicked: %v", what, r)
-				g.c.line(slog.LevelError, fmt.Sprintf("%v\n%s", got.fault, debug.Stack()))
-			}
-			if over.CompareAndSwap(false, true) {
-				done <- got
-				return
-			}
-			g.hanging.Add(-1)
-			if late != nil && got.fault == nil {
-				late(got.r)
-			}
-		}()
-		got.r, got.err = call()
-		got.fault = nil
-	}()
-	timer := time.NewTimer(g.bound)
-	defer timer.Stop()
-	select {
-	case got := <-done:
-		return got.to(g)
-	case <-timer.C:
-	}
-	g.hanging.Add(1)
-	if over.CompareAndSwap(false, true) {
-		fault := fmt.Errorf("%s %w in %v, which is nats.Timeout: give the code a bound of its own, or raise that", what, errHangs, g.bound)
+	r, err, fault := goroutine.Call(g.bound, call, func(r R) {
+		g.hanging.Add(-1)
+		if late != nil {
+			late(r)
+		}
+	})
+	if errors.Is(fault, goroutine.ErrHangs) {
+		fault = fmt.Errorf("%s %w (%v, which is nats.Timeout): give the code a bound of its own, or raise that", what, fault, g.bound)
 		if more, ok := g.c.lines.Allow("hangs"); ok {
 			g.c.line(slog.LevelWarn, fmt.Sprintf("connect: %v%s", fault, more))
 		}
-		return (&returned[R]{fault: fault}).to(g)
+		return r, g.failure(fault)
 	}
 	g.hanging.Add(-1)
-	got := <-done
-	return got.to(g)
+	if fault == nil {
+		return r, err
+	}
+	if p, ok := errors.AsType[*goroutine.PanicError](fault); ok {
+		g.c.line(slog.LevelError, fmt.Sprintf("%s %v\n%s", what, fault, p.Stack))
+	}
+	return r, g.failure(fmt.Errorf("%s %w", what, fault))
 }
 
-// to returns the result of the call, and notes a fault.
-func (got *returned[R]) to(g *guard) (R, error) {
-	if got.fault != nil {
-		g.fault.Store(&got.fault)
-		return got.r, got.fault
-	}
-	return got.r, got.err
+// failure notes what user code has done.
+func (g *guard) failure(fault error) error {
+	g.fault.Store(&fault)
+	return fault
 }
 
 // failed returns what user code has done, or nil.
@@ -193,7 +166,7 @@ func (d *guardedDialer) Dial(network, address string) (net.Conn, error) {
 			_ = late.Close()
 		}
 	})
-	if err == nil && errors.Is(d.g.failed(), errHangs) {
+	if err == nil && errors.Is(d.g.failed(), goroutine.ErrHangs) {
 		d.g.fault.Store(nil) // it has hung for another server
 	}
 	return conn, err

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"go-micro-jetstream/broker/internal/goroutine"
 	"go-micro-jetstream/internal/natstest"
 )
 
@@ -27,7 +28,7 @@ func TestDialerThatReturnsTooLate(t *testing.T) {
 	user := lateDialer{conn: ours, may: make(chan struct{})}
 	d := &guardedDialer{g: &guard{c: New(Config{}), bound: time.Millisecond}, user: user}
 	for range mostHanging + 1 { // the last one is not called
-		if _, err := d.Dial("tcp", "x"); !errors.Is(err, errHangs) {
+		if _, err := d.Dial("tcp", "x"); !errors.Is(err, goroutine.ErrHangs) {
 			t.Fatalf("got %v", err)
 		}
 	}

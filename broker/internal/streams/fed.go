@@ -35,7 +35,11 @@ func fedBy(sc *jetstream.StreamConfig) string {
 // not see. If there is none it returns nil. The caller holds ss.ensuring.
 func (ss *Streams) fed(ctx context.Context, rules *Rules, topic string, consume bool) (*Stream, error) {
 	if consume { // the user may have named it
-		if s, err := ss.Info(ctx, rules.nameOf(topic)); err == nil && fedBy(&s.config) != "" {
+		name, err := rules.nameOf(topic)
+		if err != nil {
+			return nil, err
+		}
+		if s, err := ss.Info(ctx, name); err == nil && fedBy(&s.config) != "" {
 			return s, nil
 		}
 	}

@@ -163,9 +163,13 @@ func (ss *Streams) missing(ctx context.Context, rules *Rules, topic, option stri
 	if err := ss.checkLost(ctx, []string{topic}); err != nil {
 		return err
 	}
+	name, err := rules.nameOf(topic)
+	if err != nil {
+		return err
+	}
 	token := wire.FirstToken(topic)
 	return fmt.Errorf("%w, and with %s the broker creates none: create one that does, such as %s with the subjects %s and %s.>",
-		fault.ErrStreamNotFound, option, rules.nameOf(topic), token, token)
+		fault.ErrStreamNotFound, option, name, token, token)
 }
 
 // lookUp asks the server for a stream that covers the topic.

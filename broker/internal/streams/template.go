@@ -8,6 +8,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -44,7 +46,10 @@ func (r *Rules) StreamConfig(topic string) (jetstream.StreamConfig, error) {
 		sc = *r.StreamTemplate
 	}
 	if sc.Name == "" {
-		sc.Name = r.nameOf(topic)
+		var err error
+		if sc.Name, err = r.nameOf(topic); err != nil {
+			return sc, err
+		}
 		if err := wire.CheckName(sc.Name); err != nil {
 			return sc, fmt.Errorf("%w %q: its stream would be named %q: %w; choose another name with WithStreamName", fault.ErrInvalidTopic, wire.Shorten(topic), wire.Shorten(sc.Name), err)
 		}
@@ -62,11 +67,16 @@ func (r *Rules) StreamConfig(topic string) (jetstream.StreamConfig, error) {
 	return sc, nil
 }
 
-func (r *Rules) nameOf(topic string) string {
+// nameOf names the stream of a topic. It contains what the user's function does.
+func (r *Rules) nameOf(topic string) (string, error) {
 	if r.StreamName == nil {
-		return DefaultStreamName(topic)
+		return DefaultStreamName(topic), nil
 	}
-	return r.StreamName(topic)
+	name, _, what := goroutine.Call(link.LookUpTimeout, func() (string, error) { return r.StreamName(topic), nil }, func(string) {})
+	if what != nil {
+		return "", fmt.Errorf("%w: the function of WithStreamName %w for the topic %q", fault.ErrInvalidConfig, what, wire.Shorten(topic))
+	}
+	return name, nil
 }
 
 // Owned returns a copy of the metadata with the mark of this module.
