@@ -31,8 +31,9 @@ type jetstreamBroker struct {
 }
 
 // NewBroker returns a broker that speaks NATS JetStream. It does not connect.
-// Connect reports options that are wrong, and Init does so at once. Without
-// broker.Addrs it uses nats://127.0.0.1:4222.
+// Connect reports options that are wrong, and Init does so at once. An Init that gives
+// such an option a right value mends that; what [WithHooks] has refused stays, as it adds
+// up. Without broker.Addrs it uses nats://127.0.0.1:4222.
 func NewBroker(opts ...broker.Option) broker.Broker {
 	b := &jetstreamBroker{id: uuid.NewString()}
 	b.opts = broker.Options{Context: context.Background(), Logger: logger.DefaultLogger}

@@ -31,8 +31,8 @@ func newConfig(o broker.Options) (*config, error) {
 	if c.servers, err = serverURLs(o.Addrs, o.Secure); err != nil {
 		return nil, err
 	}
-	for _, e := range c.errs {
-		return nil, fmt.Errorf("jetstream: %w", e)
+	for _, w := range c.wrong {
+		return nil, fmt.Errorf("jetstream: %w", w.err)
 	}
 	switch {
 	case c.domain != "" && c.apiPrefix != "":

@@ -41,8 +41,17 @@ type settings struct {
 	shutdownTimeout time.Duration
 	maxAckExtension time.Duration
 	hooks           []Hooks
-	errs            []error
+	wrong           []wrongOption
 }
+
+// wrongOption is an option whose latest value was refused.
+type wrongOption struct {
+	name string
+	err  error
+}
+
+// adds is the name of options that do not replace what was there.
+const adds = ""
 
 type settingsKey struct{}
 
@@ -62,12 +71,14 @@ func settingsOf(o *broker.Options) settings {
 }
 
 // option stores a changed copy of the settings, so that a failed Init leaves
-// the ones in use alone.
-func option(change func(s *settings) error) broker.Option {
+// the ones in use alone. A value that is refused is an error until the option of that name
+// gets another one, unless it adds to what there is.
+func option(name string, change func(s *settings) error) broker.Option {
 	return func(o *broker.Options) {
 		s := settingsOf(o)
+		s.wrong = slices.DeleteFunc(slices.Clone(s.wrong), func(w wrongOption) bool { return w.name == name && name != adds })
 		if err := change(&s); err != nil {
-			s.errs = append(slices.Clip(s.errs), fmt.Errorf("%w: %w", ErrInvalidConfig, err))
+			s.wrong = append(s.wrong, wrongOption{name, fmt.Errorf("%w: %w", ErrInvalidConfig, err)})
 		}
 		ctx := o.Context
 		if ctx == nil {
@@ -88,7 +99,7 @@ func option(change func(s *settings) error) broker.Option {
 // Fix the size where the cost of messages varies too much to predict, or where a
 // batch must not exceed some number. There is then one fetch at a time.
 func WithBatchSize(n int) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithBatchSize", func(s *settings) error {
 		switch {
 		case n < 1:
 			return fmt.Errorf("WithBatchSize(%d): want at least 1", n)
@@ -108,7 +119,7 @@ func WithBatchSize(n int) broker.Option {
 // By default the fetches under way may bring 16 MiB in all, and a batch that was
 // not fixed aims at some 4 MiB, judged by the size of the latest messages.
 func WithFetchBytes(n int) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithFetchBytes", func(s *settings) error {
 		if n < 1 {
 			return fmt.Errorf("WithFetchBytes(%d): want at least 1", n)
 		}
@@ -128,7 +139,7 @@ func WithFetchBytes(n int) broker.Option {
 // was cut, or the server of the stream is gone. A wait below 4s has no heartbeats, and
 // the broker notices a second after its end.
 func WithFetchWait(d time.Duration) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithFetchWait", func(s *settings) error {
 		if d < 10*time.Millisecond {
 			return fmt.Errorf("WithFetchWait(%v): want at least 10ms", d)
 		}
@@ -140,7 +151,7 @@ func WithFetchWait(d time.Duration) broker.Option {
 // WithClientName sets the name of the NATS connection, by which operators find
 // it in the server's monitoring. Default go-micro-{hostname}.
 func WithClientName(name string) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithClientName", func(s *settings) error {
 		if name == "" {
 			return fmt.Errorf("WithClientName: the name is empty")
 		}
@@ -181,7 +192,7 @@ func WithClientName(name string) broker.Option {
 // the broker's.
 func WithNATSOptions(opts ...nats.Option) broker.Option {
 	opts = slices.Clone(opts)
-	return option(func(s *settings) error {
+	return option(adds, func(s *settings) error {
 		s.natsOptions = append(slices.Clip(s.natsOptions), opts...)
 		return nil
 	})
@@ -207,7 +218,7 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 // of stream and queue, it would take the acknowledgements for its own, and Subscribe
 // returns [ErrConsumerConflict].
 func WithDomain(name string) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithDomain", func(s *settings) error {
 		if err := wire.CheckDomain(name); err != nil {
 			return fmt.Errorf("WithDomain: %w", err)
 		}
@@ -229,7 +240,7 @@ func WithDomain(name string) broker.Option {
 // there. The option excludes [WithDomain]. As there, a second stream for a topic, in your
 // own account, is an [ErrStoredTwice].
 func WithAPIPrefix(prefix string) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithAPIPrefix", func(s *settings) error {
 		prefix := strings.TrimSuffix(prefix, ".")
 		if err := wire.CheckAPIPrefix(prefix); err != nil {
 			return fmt.Errorf("WithAPIPrefix: %w", err)
@@ -254,7 +265,7 @@ func WithAPIPrefix(prefix string) broker.Option {
 // for it, or none.
 func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 	template := streams.CopyTemplate(cfg)
-	return option(func(s *settings) error {
+	return option("WithStreamConfig", func(s *settings) error {
 		if err := streams.CheckStreamTemplate(*template); err != nil {
 			return err
 		}
@@ -268,7 +279,7 @@ func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 // function must be pure and safe for concurrent use. If it panics, or has not returned
 // after a second, what asks for the stream fails with [ErrInvalidConfig].
 func WithStreamName(name func(topic string) string) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithStreamName", func(s *settings) error {
 		if name == nil {
 			return fmt.Errorf("WithStreamName: the function is nil")
 		}
@@ -295,7 +306,7 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // consumer where the template does not ask for it.
 func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 	template := consumers.CopyTemplate(cfg)
-	return option(func(s *settings) error {
+	return option("WithConsumerConfig", func(s *settings) error {
 		if err := consumers.CheckConsumerTemplate(*template); err != nil {
 			return fmt.Errorf("WithConsumerConfig: %w", err)
 		}
@@ -311,7 +322,7 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 // waits until somebody creates it again. The option excludes [WithStreamConfig],
 // the template for streams that the broker creates.
 func WithExistingStreams() broker.Option {
-	return option(func(s *settings) error {
+	return option("WithExistingStreams", func(s *settings) error {
 		s.rules.OthersStreams = true
 		return nil
 	})
@@ -328,7 +339,7 @@ func WithExistingStreams() broker.Option {
 // Subscribe needs a queue. The option excludes [WithConsumerConfig], the template
 // for consumers that the broker creates.
 func WithExistingConsumers() broker.Option {
-	return option(func(s *settings) error {
+	return option("WithExistingConsumers", func(s *settings) error {
 		s.rules.OthersConsumers = true
 		return nil
 	})
@@ -372,7 +383,7 @@ func WithExistingConsumers() broker.Option {
 // It is off by default: discarded messages are terminated, and exhausted ones
 // stay in the stream.
 func WithDeadLetter(topic string) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithDeadLetter", func(s *settings) error {
 		if err := wire.CheckPublishTopic(topic); err != nil {
 			return fmt.Errorf("WithDeadLetter: %w", err)
 		}
@@ -385,7 +396,7 @@ func WithDeadLetter(topic string) broker.Option {
 // at least 1, the default, which keeps the order of the stream. [Concurrency]
 // sets it for one subscription.
 func WithConcurrency(n int) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithConcurrency", func(s *settings) error {
 		if n < 1 {
 			return fmt.Errorf("WithConcurrency(%d): want at least 1", n)
 		}
@@ -400,7 +411,7 @@ func WithConcurrency(n int) broker.Option {
 // wait. A larger window is faster on a slow network, and takes more memory in an
 // outage.
 func WithAsyncWindow(n int) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithAsyncWindow", func(s *settings) error {
 		if n < 1 {
 			return fmt.Errorf("WithAsyncWindow(%d): want at least 1", n)
 		}
@@ -415,7 +426,7 @@ func WithAsyncWindow(n int) broker.Option {
 // connection and returns [ErrShutdownTimeout]. The same bound is for publishes
 // without an answer. Zero does not wait.
 func WithShutdownTimeout(d time.Duration) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithShutdownTimeout", func(s *settings) error {
 		if d < 0 {
 			return fmt.Errorf("WithShutdownTimeout(%v): want 0 or more", d)
 		}
@@ -435,7 +446,7 @@ func WithShutdownTimeout(d time.Duration) broker.Option {
 // slowest handler lately took; for 30 seconds if none has returned yet. The last
 // delivery that MaxDeliver permits stays, and so does what waits for its key.
 func WithMaxAckExtension(d time.Duration) broker.Option {
-	return option(func(s *settings) error {
+	return option("WithMaxAckExtension", func(s *settings) error {
 		if d < 0 {
 			return fmt.Errorf("WithMaxAckExtension(%v): want 0 or more", d)
 		}
@@ -448,7 +459,7 @@ func WithMaxAckExtension(d time.Duration) broker.Option {
 // of them run.
 func WithHooks(hooks ...Hooks) broker.Option {
 	hooks = slices.Clone(hooks)
-	return option(func(s *settings) error {
+	return option(adds, func(s *settings) error {
 		s.hooks = append(slices.Clip(s.hooks), hooks...)
 		for _, h := range hooks {
 			if h.Err != nil {

@@ -212,6 +212,39 @@ func TestOptionsOutOfRangeAreReportedByConnectAndInit(t *testing.T) {
 	}
 }
 
+// The last value of an option counts. Hooks add up, and one that was refused would be missing.
+func TestInitMendsWhatNewBrokerWasGiven(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	bad := jsbroker.WithHooks(jsbroker.Hooks{Err: errors.New("the constructor says")})
+	for name, c := range map[string]struct {
+		wrong, right broker.Option
+		stays        bool
+	}{
+		"WithBatchSize":    {jsbroker.WithBatchSize(0), jsbroker.WithBatchSize(5), false},
+		"WithStreamConfig": {jsbroker.WithStreamConfig(jetstream.StreamConfig{NoAck: true}), jsbroker.WithStreamConfig(jetstream.StreamConfig{}), false},
+		"Addrs":            {broker.Addrs("http://localhost:4222"), broker.Addrs(s.ClientURL()), false},
+		"another option":   {jsbroker.WithBatchSize(0), jsbroker.WithConcurrency(2), true},
+		"hooks":            {bad, jsbroker.WithHooks(jsbroker.Hooks{}), true},
+	} {
+		b := jsbroker.NewBroker(quiet(), broker.Addrs(s.ClientURL()), c.wrong)
+		wantError(t, b.Connect(), jsbroker.ErrInvalidConfig)
+		err := b.Init(c.right)
+		if c.stays {
+			wantError(t, err, jsbroker.ErrInvalidConfig)
+			wantError(t, b.Connect(), jsbroker.ErrInvalidConfig)
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		wantError(t, b.Init(c.wrong), jsbroker.ErrInvalidConfig)
+		noErr(t, b.Connect())
+		noErr(t, b.Disconnect())
+	}
+}
+
 func TestNilOptionsContextsAndLoggersAreFine(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
