@@ -1,13 +1,9 @@
 package metrics_test
 
 import (
-	"compress/gzip"
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"net/http/httptest"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,52 +13,30 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
-	"google.golang.org/protobuf/proto"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/otlptest"
 	"go-micro-jetstream/metrics"
 )
 
 // otlpBackend is what a collector is to an exporter.
-type otlpBackend struct {
-	mu  sync.Mutex
-	got map[string]*metricspb.Metric
-	err error
-}
+type otlpBackend = otlptest.Collector[*collector.ExportMetricsServiceRequest]
 
-func (b *otlpBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.err = b.read(r)
-	w.Header().Set("Content-Type", "application/x-protobuf")
-}
-
-func (b *otlpBackend) read(r *http.Request) error {
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(body)
-		if err != nil {
-			return err
-		}
-		body = z
+// latest returns the metrics of the latest request, by name.
+func latest(back *otlpBackend) (map[string]*metricspb.Metric, error) {
+	requests, err := back.Requests()
+	if err != nil || len(requests) == 0 {
+		return nil, err
 	}
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return err
-	}
-	var request collector.ExportMetricsServiceRequest
-	if err := proto.Unmarshal(data, &request); err != nil {
-		return err
-	}
-	b.got = map[string]*metricspb.Metric{}
-	for _, resource := range request.ResourceMetrics {
+	got := map[string]*metricspb.Metric{}
+	for _, resource := range requests[len(requests)-1].ResourceMetrics {
 		for _, scope := range resource.ScopeMetrics {
 			for _, m := range scope.Metrics {
-				b.got[m.Name] = m
+				got[m.Name] = m
 			}
 		}
 	}
-	return nil
+	return got, nil
 }
 
 // pushTo sends what the registry has to a collector, as OpenTelemetry's SDK does in
@@ -93,8 +67,10 @@ func Example_otlp() {
 
 	hooks.Published(ctx, jsbroker.Published{Topic: "orders.created", Duration: time.Millisecond})
 	must(provider.Shutdown(ctx))
+	got, err := latest(back)
+	must(err)
 	for _, name := range []string{"micro_broker_published_total", "micro_broker_publish_duration_seconds"} {
-		switch m := back.got[name]; {
+		switch m := got[name]; {
 		case m.GetSum() != nil:
 			fmt.Println(name, m.GetSum().DataPoints[0].GetAsDouble())
 		case m.GetHistogram() != nil:
@@ -136,11 +112,12 @@ func TestOTLPBridge(t *testing.T) {
 	if err := provider.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if back.err != nil {
-		t.Fatal(back.err)
+	got, err := latest(back)
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, f := range families {
-		m := back.got[f.GetName()]
+		m := got[f.GetName()]
 		points := len(m.GetSum().GetDataPoints()) + len(m.GetGauge().GetDataPoints()) +
 			len(m.GetHistogram().GetDataPoints()) + len(m.GetExponentialHistogram().GetDataPoints())
 		if points != len(f.Metric) {
@@ -151,12 +128,12 @@ func TestOTLPBridge(t *testing.T) {
 		}
 	}
 	var labels []string
-	for _, p := range back.got["micro_broker_in_flight"].GetGauge().GetDataPoints() {
+	for _, p := range got["micro_broker_in_flight"].GetGauge().GetDataPoints() {
 		for _, a := range p.Attributes {
 			labels = append(labels, a.Key+"="+a.Value.GetStringValue())
 		}
 	}
-	if got := fmt.Sprint(labels); got != "[queue=billing topic=orders.>]" {
-		t.Errorf("labels %s", got)
+	if s := fmt.Sprint(labels); s != "[queue=billing topic=orders.>]" {
+		t.Errorf("labels %s", s)
 	}
 }

@@ -1,14 +1,10 @@
 package tracing_test
 
 import (
-	"compress/gzip"
 	"context"
 	"encoding/hex"
 	"errors"
-	"io"
-	"net/http"
 	"net/http/httptest"
-	"sync"
 	"testing"
 
 	"go-micro.dev/v5/broker"
@@ -16,63 +12,18 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/internal/natstest"
+	"go-micro-jetstream/internal/otlptest"
 	"go-micro-jetstream/tracing"
 )
-
-// backend is what a collector is to an exporter.
-type backend struct {
-	mu    sync.Mutex
-	spans []*tracepb.Span
-	fail  []error
-}
-
-func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.read(r); err != nil {
-		b.fail = append(b.fail, err)
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Type", "application/x-protobuf")
-}
-
-func (b *backend) read(r *http.Request) error {
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(body)
-		if err != nil {
-			return err
-		}
-		body = z
-	}
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return err
-	}
-	var req collector.ExportTraceServiceRequest
-	if err := proto.Unmarshal(data, &req); err != nil {
-		return err
-	}
-	for _, rs := range req.ResourceSpans {
-		for _, ss := range rs.ScopeSpans {
-			if ss.Scope.Name == tracing.ScopeName {
-				b.spans = append(b.spans, ss.Spans...)
-			}
-		}
-	}
-	return nil
-}
 
 // TestOTLP looks at what a backend gets: the tree of spans, and nothing lost to
 // texts that are not UTF-8.
 func TestOTLP(t *testing.T) {
 	t.Parallel()
-	back := new(backend)
+	back := new(otlptest.Collector[*collector.ExportTraceServiceRequest])
 	srv := httptest.NewServer(back)
 	defer srv.Close()
 	exporter, err := otlptracehttp.New(t.Context(), otlptracehttp.WithEndpointURL(srv.URL), otlptracehttp.WithTimeout(natstest.Patience))
@@ -96,13 +47,10 @@ func TestOTLP(t *testing.T) {
 	noErr(t, tp.ForceFlush(t.Context()))
 	noErr(t, tp.Shutdown(context.Background()))
 
-	back.mu.Lock()
-	defer back.mu.Unlock()
-	if len(back.fail) > 0 {
-		t.Fatalf("the backend could not read: %v", back.fail)
-	}
+	requests, err := back.Requests()
+	noErr(t, err)
 	tree := make(map[string]*tracepb.Span)
-	for _, s := range back.spans {
+	for _, s := range spansOf(requests) {
 		if hex.EncodeToString(s.TraceId) != upstreamTrace {
 			t.Errorf("%s is in trace %x", s.Name, s.TraceId)
 		}
@@ -133,4 +81,18 @@ func TestOTLP(t *testing.T) {
 	if s := tree["publish invoices.paid"]; s.Status.Code != tracepb.Status_STATUS_CODE_UNSET {
 		t.Errorf("status %v", s.Status)
 	}
+}
+
+// spansOf returns the spans of this library.
+func spansOf(requests []*collector.ExportTraceServiceRequest) (spans []*tracepb.Span) {
+	for _, request := range requests {
+		for _, rs := range request.ResourceSpans {
+			for _, ss := range rs.ScopeSpans {
+				if ss.Scope.Name == tracing.ScopeName {
+					spans = append(spans, ss.Spans...)
+				}
+			}
+		}
+	}
+	return spans
 }

@@ -1,7 +1,6 @@
 package demo_test
 
 import (
-	"compress/gzip"
 	"encoding/xml"
 	"errors"
 	"io"
@@ -12,17 +11,17 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	"google.golang.org/protobuf/proto"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
+	"go-micro-jetstream/internal/otlptest"
 )
 
 // defaultMetricsAddr is where the demo serves /metrics unless told otherwise.
@@ -271,81 +270,47 @@ func TestMetricsAddressTaken(t *testing.T) {
 		`^  metrics +http://127\.0\.0\.1:\d+/metrics \(`+regexp.QuoteMeta(defaultMetricsAddr)+` is taken\)$`)
 }
 
-// backend is what an OTLP collector is to an exporter.
-type backend struct {
-	mu       sync.Mutex
-	services map[string]map[string]bool // by trace id: the services in it
-	spans    int
-	errs     []error
-}
-
-func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.read(r); err != nil {
-		b.errs = append(b.errs, err)
-		w.WriteHeader(http.StatusBadRequest)
-	}
-}
-
-func (b *backend) read(r *http.Request) error {
-	if r.URL.Path != "/v1/traces" {
-		return errors.New("unexpected path " + r.URL.Path)
-	}
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(body)
-		if err != nil {
-			return err
-		}
-		body = z
-	}
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return err
-	}
-	var req collectorpb.ExportTraceServiceRequest
-	if err := proto.Unmarshal(data, &req); err != nil {
-		return err
-	}
-	for _, rs := range req.ResourceSpans {
-		service := ""
-		for _, a := range rs.Resource.Attributes {
-			if a.Key == "service.name" {
-				service = a.Value.GetStringValue()
-			}
-		}
-		for _, ss := range rs.ScopeSpans {
-			for _, s := range ss.Spans {
-				b.spans++
-				id := string(s.TraceId)
-				if b.services[id] == nil {
-					b.services[id] = map[string]bool{}
-				}
-				b.services[id][service] = true
-			}
+// serviceOf returns the name of the service that has sent spans.
+func serviceOf(rs *tracepb.ResourceSpans) (name string) {
+	for _, a := range rs.Resource.Attributes {
+		if a.Key == "service.name" {
+			name = a.Value.GetStringValue()
 		}
 	}
-	return nil
+	return name
 }
 
 func TestExport(t *testing.T) {
 	t.Parallel()
-	b := &backend{services: map[string]map[string]bool{}}
-	srv := httptest.NewServer(b)
+	c := &otlptest.Collector[*collectorpb.ExportTraceServiceRequest]{Path: "/v1/traces"}
+	srv := httptest.NewServer(c)
 	defer srv.Close()
 	mustSucceed(t, start(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + srv.URL}, "-n", "20"))
 
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.errs) > 0 {
-		t.Fatalf("the collector could not read: %v", b.errs)
+	requests, err := c.Requests()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spans, traces := 0, map[string]map[string]bool{} // by trace id: the services in it
+	for _, request := range requests {
+		for _, rs := range request.ResourceSpans {
+			for _, ss := range rs.ScopeSpans {
+				for _, s := range ss.Spans {
+					spans++
+					id := string(s.TraceId)
+					if traces[id] == nil {
+						traces[id] = map[string]bool{}
+					}
+					traces[id][serviceOf(rs)] = true
+				}
+			}
+		}
 	}
 	// Six spans to an order; order 7 and order 13 have one delivery more.
-	if len(b.services) != 20 || b.spans < 20*6+2 {
-		t.Errorf("%d traces with %d spans, want 20 with 122 or more", len(b.services), b.spans)
+	if len(traces) != 20 || spans < 20*6+2 {
+		t.Errorf("%d traces with %d spans, want 20 with 122 or more", len(traces), spans)
 	}
-	for id, services := range b.services {
+	for id, services := range traces {
 		if !services["orders"] || !services["payments"] || !services["shipping"] || len(services) != 3 {
 			t.Errorf("trace %x spans %v", id, services)
 		}

@@ -1,94 +1,67 @@
 package traced_test
 
 import (
-	"compress/gzip"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 
 	"go-micro-jetstream/internal/examples/proc"
 	"go-micro-jetstream/internal/natstest"
+	"go-micro-jetstream/internal/otlptest"
 )
 
 var binary string
 
 func TestMain(m *testing.M) { os.Exit(proc.Main(m, "traced", &binary)) }
 
-// collector is the other end of an OTLP exporter.
-type collector struct {
-	mu    sync.Mutex
-	spans map[string]*tracepb.Span // by service and name
-	errs  []error
-}
-
-func (c *collector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.read(r); err != nil {
-		c.errs = append(c.errs, err)
-		w.WriteHeader(http.StatusBadRequest)
-	}
-}
-
-func (c *collector) read(r *http.Request) (err error) {
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		if body, err = gzip.NewReader(body); err != nil {
-			return err
-		}
-	}
-	data, err := io.ReadAll(body)
-	if err != nil {
-		return err
-	}
-	var req collectorpb.ExportTraceServiceRequest
-	if err := proto.Unmarshal(data, &req); err != nil {
-		return err
-	}
-	for _, rs := range req.ResourceSpans {
-		service := ""
-		for _, a := range rs.Resource.Attributes {
-			if a.Key == "service.name" {
-				service = a.Value.GetStringValue()
-			}
-		}
-		for _, ss := range rs.ScopeSpans {
-			for _, s := range ss.Spans {
-				key := service + ": " + s.Name
-				if c.spans[key] != nil {
-					return fmt.Errorf("a second span %q", key)
+// spansOf returns the spans of all requests by service and name. No two have the same.
+func spansOf(requests []*collectorpb.ExportTraceServiceRequest) (map[string]*tracepb.Span, error) {
+	spans := map[string]*tracepb.Span{}
+	for _, request := range requests {
+		for _, rs := range request.ResourceSpans {
+			service := ""
+			for _, a := range rs.Resource.Attributes {
+				if a.Key == "service.name" {
+					service = a.Value.GetStringValue()
 				}
-				c.spans[key] = s
+			}
+			for _, ss := range rs.ScopeSpans {
+				for _, s := range ss.Spans {
+					key := service + ": " + s.Name
+					if spans[key] != nil {
+						return nil, fmt.Errorf("a second span %q", key)
+					}
+					spans[key] = s
+				}
 			}
 		}
 	}
-	return nil
+	return spans, nil
 }
 
 func TestOneTraceThroughThreeProcesses(t *testing.T) {
 	t.Parallel()
-	c := &collector{spans: map[string]*tracepb.Span{}}
+	c := new(otlptest.Collector[*collectorpb.ExportTraceServiceRequest])
 	srv := httptest.NewServer(c)
 	defer srv.Close()
 	code, out, stderr := proc.Start(t, binary, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + srv.URL}).Wait()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if code != 0 || len(c.errs) > 0 {
-		t.Fatalf("exit %d, collector %v\n%s%s", code, c.errs, out, stderr)
+	requests, err := c.Requests()
+	if code != 0 || err != nil {
+		t.Fatalf("exit %d, collector %v\n%s%s", code, err, out, stderr)
+	}
+	spans, err := spansOf(requests)
+	if err != nil {
+		t.Fatal(err)
 	}
 	var parent, id []byte
 	chain := []string{
@@ -97,9 +70,9 @@ func TestOneTraceThroughThreeProcesses(t *testing.T) {
 		"shipping: publish shipping.sent", "orders: process shipping.sent",
 	}
 	for _, key := range chain {
-		s := c.spans[key]
+		s := spans[key]
 		if s == nil {
-			t.Fatalf("no span %q among %q", key, slices.Sorted(maps.Keys(c.spans)))
+			t.Fatalf("no span %q among %q", key, slices.Sorted(maps.Keys(spans)))
 		}
 		if id == nil {
 			id = s.TraceId
@@ -109,8 +82,8 @@ func TestOneTraceThroughThreeProcesses(t *testing.T) {
 		}
 		parent = s.SpanId
 	}
-	if len(c.spans) != len(chain) {
-		t.Errorf("%d spans, want %d", len(c.spans), len(chain))
+	if len(spans) != len(chain) {
+		t.Errorf("%d spans, want %d", len(spans), len(chain))
 	}
 	if !strings.Contains(out, "http://localhost:16686/trace/"+hex.EncodeToString(id)+"\n") {
 		t.Errorf("the trace is not named in\n%s", out)
