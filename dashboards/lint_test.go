@@ -100,6 +100,10 @@ func lint(d dashboard) (findings []string) {
 			if v.Name != "scrape" || !v.Auto || v.AutoCount < 100 || v.AutoMin != "1m" || v.Current.Value != "$__auto_interval_scrape" {
 				report("variable %s is not the scrape interval", v.Name)
 			}
+		case "adhoc": // Grafana adds it to all queries of the data source
+			if v.Name != "filters" || v.Datasource != chosen || v.Filters == nil {
+				report("variable %s is not that of further labels", v.Name)
+			}
 		case "custom":
 			if len(v.Options) < 2 {
 				report("variable %s leaves no choice", v.Name)
@@ -111,7 +115,7 @@ func lint(d dashboard) (findings []string) {
 			report("variable %s has no label", v.Name)
 		}
 	}
-	for i, name := range []string{"datasource", "job", "instance", "topic", "queue", "scrape"} {
+	for i, name := range []string{"datasource", "job", "instance", "topic", "queue", "scrape", "filters"} {
 		if i >= len(d.Templating.List) || d.Templating.List[i].Name != name {
 			report("variable %d is not %s", i, name)
 		}

@@ -53,6 +53,7 @@ type variable struct {
 	AutoMin           string `json:"auto_min"`
 	Current           struct{ Value any }
 	Options           []struct{ Text, Value string }
+	Filters           []struct{ Key, Operator, Value string }
 }
 
 type panel struct {

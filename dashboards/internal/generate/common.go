@@ -153,6 +153,17 @@ func variables(topics string, hideQueue bool) []variable {
 		topic,
 		queue,
 		scrapeInterval(),
+		filters(),
+	}
+}
+
+// filters is for labels that the dashboards do not know, such as namespace or cluster.
+// Grafana adds what is chosen here to every query of this data source.
+func filters() variable {
+	return variable{
+		Name: "filters", Label: "Filters", Type: "adhoc", Datasource: &prom, Query: "", Options: []customOption{},
+		Description: "Labels of your own, such as namespace or cluster: every number is then of what has these values. Without, services of several environments with the same job are added up.",
+		Filters:     &[]object{},
 	}
 }
 

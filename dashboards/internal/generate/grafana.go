@@ -88,6 +88,7 @@ type variable struct {
 	Hide        int            `json:"hide"`                 // 2: hidden, but still part of links
 	Current     *current       `json:"current,omitempty"`
 	Options     []customOption `json:"options"`
+	Filters     *[]object      `json:"filters,omitempty"` // only ad hoc: what is chosen
 }
 
 type current struct {
@@ -291,7 +292,7 @@ const toConsumer = "/d/" + uidConsumer + "?" + selection +
 	"&var-topic=${__data.fields.topic:percentencode}&var-queue=${__data.fields.queue:percentencode}&${__url_time_range}"
 
 // selection passes on what is selected above the topic.
-const selection = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${scrape:queryparam}"
+const selection = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}&${scrape:queryparam}&${filters:queryparam}"
 
 // byTopicAndQueue are the keys of most tables.
 var byTopicAndQueue = []key{{label: "topic", title: "Open the consumer dashboard", url: toConsumer}, {label: "queue"}}
