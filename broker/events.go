@@ -50,6 +50,11 @@ type Published struct {
 type SubscriptionStart struct {
 	Subscription
 	Concurrency int // how many handlers may run at a time, see [WithConcurrency] and [Concurrency]
+
+	// InHand returns how many messages are fetched and not being handled now; with
+	// [OrderBy] that includes those that wait here for their retry. It is never nil, is
+	// quick, and may be called at any time, also after the end.
+	InHand func() int
 }
 
 // SubscriptionEnd is the event of [Hooks.SubscriptionEnd].
@@ -221,4 +226,10 @@ type ConnectionChanged struct {
 	State      ConnectionState
 	URL        string // the server, without credentials; may be empty when not connected
 	Err        error  // why the connection was lost, if known
+
+	// AsyncWindow returns how much of the window of [Async] is used now, and how large it
+	// is, see [WithAsyncWindow]. Used are the messages that wait for their answers, or
+	// those that wait for their done, whichever are more: at the limit Publish waits. It
+	// is never nil, is quick, and may be called at any time.
+	AsyncWindow func() (used, limit int)
 }

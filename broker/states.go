@@ -141,11 +141,12 @@ func (s *session) report(state ConnectionState, url string, err error) {
 func (s *session) teller(url string, err error) func(ConnectionState) <-chan struct{} {
 	return func(state ConnectionState) <-chan struct{} {
 		return s.broker.states.tell(s.hooks, ConnectionChanged{
-			BrokerID:   s.broker.id,
-			ClientName: s.conn.Name(),
-			State:      state,
-			URL:        url,
-			Err:        err,
+			BrokerID:    s.broker.id,
+			ClientName:  s.conn.Name(),
+			State:       state,
+			URL:         url,
+			Err:         err,
+			AsyncWindow: s.publisher.Window,
 		})
 	}
 }

@@ -92,7 +92,7 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	if err != nil {
 		return nil, err
 	}
-	s.base = start(s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity(), Concurrency: len(s.bodies)})
+	s.base = start(s.hooks.subscriptionStart, s.core.Context(), SubscriptionStart{Subscription: s.identity(), Concurrency: len(s.bodies), InHand: s.core.InHand})
 	observer{s}.Learned(state)
 	if request.single {
 		observer{s}.Turned(false)

@@ -23,24 +23,33 @@ const disconnectedFor = 30 * time.Second
 // use.
 type brokers struct {
 	connected  *prometheus.Desc
+	windows    windowDescs
 	reconnects *prometheus.CounterVec
 
 	mu   sync.Mutex
 	byID map[string]*brokerSeries // by BrokerID
 }
 
-// brokerSeries are the metrics of one broker. brokers.mu guards connected and
-// closed.
+// windowDescs are the gauges of the window of async publishes.
+type windowDescs struct{ used, limit *prometheus.Desc }
+
+// brokerSeries are the metrics of one broker. brokers.mu guards connected, closed and
+// window.
 type brokerSeries struct {
 	label      string
 	reconnects prometheus.Counter
 	connected  bool
-	closed     time.Time // when Disconnect closed the connection; else zero
+	closed     time.Time                // when Disconnect closed the connection; else zero
+	window     func() (used, limit int) // nil: unknown
 }
 
 func newBrokers(vs *vectors) *brokers {
 	return &brokers{
-		connected:  desc("connected", "1 while the broker is connected to a server, else 0. It goes half a minute after Disconnect.", "broker"),
+		connected: desc("connected", "1 while the broker is connected to a server, else 0. It goes half a minute after Disconnect.", "broker"),
+		windows: windowDescs{
+			used:  desc("async_window_used", "Messages published with Async that wait for their answers, or for their done, whichever are more.", "broker"),
+			limit: desc("async_window_limit", "How large async_window_used may become before Publish with Async waits.", "broker"),
+		},
 		reconnects: vs.counter("reconnects_total", "Connections restored after they were lost.", "broker"),
 		byID:       make(map[string]*brokerSeries),
 	}
@@ -68,7 +77,7 @@ func (b *brokers) change(e jsbroker.ConnectionChanged) {
 		s = b.newSeries(e.ClientName)
 		b.byID[e.BrokerID] = s
 	}
-	s.connected, s.closed = connected, closed
+	s.connected, s.closed, s.window = connected, closed, e.AsyncWindow
 	if e.State == jsbroker.StateReconnected {
 		s.reconnects.Inc()
 	}
@@ -105,14 +114,18 @@ func (b *brokers) free(value string) bool {
 	return true
 }
 
-func (b *brokers) describe(ch chan<- *prometheus.Desc) { ch <- b.connected }
+func (b *brokers) describe(ch chan<- *prometheus.Desc) {
+	ch <- b.connected
+	ch <- b.windows.used
+	ch <- b.windows.limit
+}
 
-// gauges returns the gauge of each broker. It forgets brokers that disconnected
+// gauges returns the gauges of each broker. It forgets brokers that disconnected
 // more than disconnectedFor ago.
 func (b *brokers) gauges() []prometheus.Metric {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	ms := make([]prometheus.Metric, 0, len(b.byID))
+	ms := make([]prometheus.Metric, 0, 3*len(b.byID))
 	for id, s := range b.byID {
 		if !s.closed.IsZero() && time.Since(s.closed) >= disconnectedFor {
 			delete(b.byID, id)
@@ -123,6 +136,12 @@ func (b *brokers) gauges() []prometheus.Metric {
 			connected = 1
 		}
 		ms = append(ms, prometheus.MustNewConstMetric(b.connected, prometheus.GaugeValue, connected, s.label))
+		if s.window != nil {
+			used, limit := s.window()
+			ms = append(ms,
+				prometheus.MustNewConstMetric(b.windows.used, prometheus.GaugeValue, float64(used), s.label),
+				prometheus.MustNewConstMetric(b.windows.limit, prometheus.GaugeValue, float64(limit), s.label))
+		}
 	}
 	return ms
 }

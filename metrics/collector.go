@@ -15,13 +15,14 @@ import (
 // [prometheus.Collector], so that a later [New] on the same registry finds either
 // all metrics or none; see register.
 type collector struct {
-	buckets []float64 // of [WithDurationBuckets]; nil for the defaults
+	bounds bounds
 
 	vectors         vectors // every counter and histogram
 	publishes       publishVectors
 	subscribeErrors *prometheus.CounterVec
 	subscriptions   *subscriptions
 	brokers         *brokers
+	build           prometheus.Metric
 
 	publishTopics   guard[*publishSeries]
 	subscribeTopics guard[string]
@@ -29,13 +30,12 @@ type collector struct {
 
 var _ prometheus.Collector = (*collector)(nil)
 
-// newCollector returns a collector whose duration histograms have the given
-// buckets; nil means the defaults.
-func newCollector(buckets []float64) *collector {
-	c := &collector{buckets: buckets}
-	c.publishes = newPublishVectors(&c.vectors, buckets)
+// newCollector returns a collector whose histograms have these classic buckets.
+func newCollector(b bounds) *collector {
+	c := &collector{bounds: b, build: newBuildInfo()}
+	c.publishes = newPublishVectors(&c.vectors, b.publish)
 	c.subscribeErrors = c.vectors.counter("subscribe_errors_total", "Subscribe calls that returned an error, by reason. go-micro only logs them and tries again.", "topic", "reason")
-	c.subscriptions = newSubscriptions(&c.vectors, buckets)
+	c.subscriptions = newSubscriptions(&c.vectors, b)
 	c.brokers = newBrokers(&c.vectors)
 	return c
 }
@@ -44,7 +44,9 @@ func newCollector(buckets []float64) *collector {
 // register returns that one, so that both share the metrics. This also works
 // through [prometheus.WrapRegistererWith]: the registry unwraps the collector that
 // it reports.
-func (c *collector) register(r prometheus.Registerer) (_ *collector, err error) {
+//
+// That one must have the same buckets, unless particular is false.
+func (c *collector) register(r prometheus.Registerer, particular bool) (_ *collector, err error) {
 	// r may be any implementation, and its panic must not stop the service.
 	defer func() {
 		if p := recover(); p != nil {
@@ -64,8 +66,8 @@ func (c *collector) register(r prometheus.Registerer) (_ *collector, err error) 
 		return nil, fmt.Errorf("%w: the registerer has these metrics already, from a %T: share one hook between the brokers or use another registerer: %w",
 			jsbroker.ErrInvalidConfig, already.ExistingCollector, err)
 	}
-	if c.buckets != nil && !slices.Equal(c.buckets, existing.buckets) {
-		return nil, fmt.Errorf("%w: WithDurationBuckets(%v): the registry has these metrics already, with other buckets", jsbroker.ErrInvalidConfig, c.buckets)
+	if particular && !c.bounds.equal(existing.bounds) {
+		return nil, fmt.Errorf("%w: WithDurationBuckets, WithFewerBuckets or WithNativeHistogramsOnly: the registry has these metrics already, with other buckets: give all hooks on it the same options", jsbroker.ErrInvalidConfig)
 	}
 	return existing, nil
 }
@@ -77,6 +79,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	c.subscriptions.describe(ch)
 	c.brokers.describe(ch)
+	ch <- c.build.Desc()
 }
 
 // Collect implements [prometheus.Collector].
@@ -92,6 +95,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, m := range slices.Concat(c.subscriptions.gauges(), c.brokers.gauges()) {
 		ch <- m
 	}
+	ch <- c.build
 }
 
 // label makes any string a valid label value. client_golang panics on invalid

@@ -33,6 +33,7 @@
 //	micro_broker_fetched_bytes_total{topic,queue}            counter    bytes fetched, headers included
 //	micro_broker_fetches_total{topic,queue}                  counter    fetches that brought messages; the batch size is fetched_total divided by this
 //	micro_broker_fetch_errors_total{topic,queue,reason}      counter    failed fetches; a poll that finds no message is no failure
+//	micro_broker_in_hand{topic,queue}                        gauge      messages fetched and not being handled now
 //	micro_broker_backoffs_total{topic,queue}                 counter    pauses after a failed fetch; equals the sum of fetch_errors_total over all reasons
 //	micro_broker_backoff_seconds{topic,queue}                gauge      the current pause; 0 while healthy
 //	micro_broker_pending{topic,queue}                        gauge      messages in the stream that this consumer has not been given yet
@@ -81,7 +82,13 @@
 // The connection:
 //
 //	micro_broker_connected{broker}                           gauge      1 while connected, else 0; ends half a minute after Disconnect
+//	micro_broker_async_window_used{broker}                   gauge      messages of Async that wait for their answers, or for their done, whichever are more
+//	micro_broker_async_window_limit{broker}                  gauge      how large that may become before Publish waits
 //	micro_broker_reconnects_total{broker}                    counter    connections restored after a loss
+//
+// What the program is built from:
+//
+//	micro_broker_build_info{version,goversion}               gauge      always 1; the version of this module and of Go
 //
 // What only the server knows. These metrics exist with [NewServer], which asks for them:
 //
@@ -135,7 +142,7 @@
 // publishing. Series for other reasons start with the first such failure.
 //
 // When the last subscription of a topic and queue ends, its gauges
-// (active_subscriptions, subscription_info, concurrency, in_flight,
+// (active_subscriptions, subscription_info, concurrency, in_flight, in_hand,
 // oldest_in_flight_seconds, pending, backoff_seconds, ack_pending, max_ack_pending,
 // retries) end too. Its counters
 // and histograms stay, until 1000 other topics and queues have ended since. So a
@@ -150,7 +157,9 @@
 // # Histograms
 //
 // The histograms have classic and native buckets, and the scraper negotiates which
-// of them it gets. [WithDurationBuckets] changes the classic ones.
+// of them it gets. [WithDurationBuckets] and [WithFewerBuckets] change the classic ones,
+// and [WithNativeHistogramsOnly] leaves them out. What a subscription costs in series is
+// in docs/observability.md.
 //
 // If the context of an observation has a sampled OpenTelemetry span, its trace id
 // becomes an exemplar with the label trace_id. A bucket takes at most ten exemplars

@@ -139,6 +139,39 @@ func ExampleWithDurationBuckets() {
 	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="+Inf"} 0
 }
 
+// Quantiles become rough, and a subscription costs a third less.
+func ExampleWithFewerBuckets() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg), metrics.WithFewerBuckets()))
+	defer done()
+
+	_, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("payments"))
+	must(err)
+	show(reg, "micro_broker_handler_duration_seconds_bucket")
+	// Output:
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="0.005"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="0.05"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="0.25"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="1"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="5"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="30"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="300"} 0
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="+Inf"} 0
+}
+
+// Where native histograms are scraped, the classic buckets need not exist.
+func ExampleWithNativeHistogramsOnly() {
+	reg := prometheus.NewRegistry()
+	b, done := connect(metrics.New(metrics.WithRegisterer(reg), metrics.WithNativeHistogramsOnly()))
+	defer done()
+
+	_, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("payments"))
+	must(err)
+	show(reg, "micro_broker_handler_duration_seconds_bucket")
+	// Output:
+	// micro_broker_handler_duration_seconds_bucket{queue="payments",topic="orders.created",le="+Inf"} 0
+}
+
 // Three orders wait, and nobody subscribes to the queue: only the server knows.
 func ExampleNewServer() {
 	reg := prometheus.NewRegistry()

@@ -20,7 +20,7 @@ func New(opts ...Option) jsbroker.Hooks {
 	if cfg.err != nil {
 		return jsbroker.Hooks{Err: fmt.Errorf("metrics: %w", cfg.err)}
 	}
-	c, err := newCollector(cfg.buckets).register(cfg.registerer)
+	c, err := newCollector(newBounds(cfg.shape, cfg.buckets)).register(cfg.registerer, cfg.shape != allBuckets || cfg.buckets != nil)
 	if err != nil {
 		return jsbroker.Hooks{Err: fmt.Errorf("metrics: %w", err)}
 	}

@@ -55,6 +55,7 @@ type subscription struct {
 
 	of          jsbroker.Subscription // as it was at the start
 	concurrency int
+	inHand      func() int // nil: unknown
 
 	// outer is the subscription in whose context this one started. A broker that has
 	// these hooks twice starts each subscription twice, one inside the other.
@@ -62,9 +63,9 @@ type subscription struct {
 	ended bool // guarded by subscriptions.mu
 }
 
-func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
+func newSubscriptions(vs *vectors, b bounds) *subscriptions {
 	return &subscriptions{
-		vectors:  newSubscriptionVectors(vs, buckets),
+		vectors:  newSubscriptionVectors(vs, b),
 		active:   desc("active_subscriptions", "Subscriptions that are active now.", "topic", "queue"),
 		inFlight: desc("in_flight", "Handlers that are running now.", "topic", "queue"),
 		pending:  desc("pending", "Messages in the stream that were not yet delivered to this consumer.", "topic", "queue"),
@@ -80,6 +81,7 @@ func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
 			info:        desc("subscription_info", "Always 1. The stream and the consumer that the subscription began with.", "topic", "queue", "stream", "consumer"),
 			concurrency: desc("concurrency", "How many handlers may run at a time.", "topic", "queue"),
 			oldest:      desc("oldest_in_flight_seconds", "For how many seconds the handler runs that has started first; 0 while none runs.", "topic", "queue"),
+			inHand:      desc("in_hand", "Messages that are fetched and not being handled now.", "topic", "queue"),
 		},
 
 		live: make(map[labels]*series),
@@ -87,7 +89,7 @@ func newSubscriptions(vs *vectors, buckets []float64) *subscriptions {
 }
 
 // loadDescs are gauges of what a subscription is and may do.
-type loadDescs struct{ info, concurrency, oldest *prometheus.Desc }
+type loadDescs struct{ info, concurrency, oldest, inHand *prometheus.Desc }
 
 // start adds a subscription. If it is the only one of its topic and queue, all
 // their series exist from now on, at zero.
@@ -104,7 +106,7 @@ func (s *subscriptions) start(e *jsbroker.SubscriptionStart, outer *subscription
 		shared = newSeries(s.vectors, l)
 		s.live[l] = shared
 	}
-	sub := &subscription{series: shared, outer: outer, of: of, concurrency: e.Concurrency}
+	sub := &subscription{series: shared, outer: outer, of: of, concurrency: e.Concurrency, inHand: e.InHand}
 	shared.subscriptions[sub] = struct{}{}
 	return sub
 }
@@ -147,12 +149,14 @@ func (s *subscriptions) describe(ch chan<- *prometheus.Desc) {
 	ch <- s.loads.info
 	ch <- s.loads.concurrency
 	ch <- s.loads.oldest
+	ch <- s.loads.inHand
 }
 
 // sums are what the subscriptions of one topic and queue have together.
 type sums struct {
 	backoff, oldest                    time.Duration // the longest
 	retries, full, active, concurrency int64
+	inHand                             int
 	consumers                          map[jsbroker.Subscription]bool
 }
 
@@ -164,6 +168,9 @@ func sumOf(all map[*subscription]struct{}, now time.Time) sums {
 		s.retries += sub.retries.Load()
 		s.concurrency += int64(sub.concurrency)
 		s.consumers[sub.of] = true
+		if sub.inHand != nil {
+			s.inHand += sub.inHand()
+		}
 		if !sub.standby.Load() {
 			s.active++
 		}
@@ -179,7 +186,7 @@ func (s *subscriptions) gauges() []prometheus.Metric {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	ms := make([]prometheus.Metric, 0, 11*len(s.live))
+	ms := make([]prometheus.Metric, 0, 12*len(s.live))
 	for l, shared := range s.live {
 		gauge := func(d *prometheus.Desc, v float64) {
 			ms = append(ms, prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, l.topic, l.queue))
@@ -190,6 +197,7 @@ func (s *subscriptions) gauges() []prometheus.Metric {
 		}
 		gauge(s.loads.concurrency, float64(sum.concurrency))
 		gauge(s.loads.oldest, sum.oldest.Seconds())
+		gauge(s.loads.inHand, float64(sum.inHand))
 		gauge(s.active, float64(len(shared.subscriptions)))
 		gauge(s.inFlight, float64(shared.inFlight.Load()))
 		gauge(s.pending, float64(shared.pending.Load()))

@@ -82,9 +82,6 @@ type publishVectors struct {
 }
 
 func newPublishVectors(vs *vectors, buckets []float64) publishVectors {
-	if buckets == nil {
-		buckets = publishBuckets
-	}
 	return publishVectors{
 		published:  vs.counter("published_total", "Messages published: acknowledged by the stream, duplicates included.", "topic"),
 		bytes:      vs.counter("published_bytes_total", "Bytes of the bodies of published messages, duplicates included.", "topic"),
@@ -135,10 +132,7 @@ type fateVectors struct {
 	returned         *prometheus.CounterVec
 }
 
-func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors {
-	if buckets == nil {
-		buckets = handlerBuckets
-	}
+func newSubscriptionVectors(vs *vectors, b bounds) *subscriptionVectors {
 	return &subscriptionVectors{
 		arrivalVectors: arrivalVectors{
 			fetched:      vs.counter("fetched_total", "Messages fetched from the stream.", "topic", "queue"),
@@ -156,9 +150,9 @@ func newSubscriptionVectors(vs *vectors, buckets []float64) *subscriptionVectors
 		},
 		handlerErrors:   vs.counter("handler_errors_total", "Deliveries whose handler returned an error. Panics are not among them.", "topic", "queue"),
 		handlerPanics:   vs.counter("handler_panics_total", "Deliveries whose handler panicked or ended its goroutine.", "topic", "queue"),
-		handlerDuration: vs.histogram("handler_duration_seconds", "Duration of handlers in seconds, once per delivery, failures included.", buckets, "topic", "queue"),
-		deliveryLag:     vs.histogram("delivery_lag_seconds", "Time in seconds from when the stream stored a message to when its handler started, first deliveries only.", lagBuckets, "topic", "queue"),
-		endToEnd:        vs.histogram("end_to_end_seconds", "Time in seconds from when the stream stored a message to when it was finished, acked or terminated, retries included.", endToEndBuckets, "topic", "queue"),
+		handlerDuration: vs.histogram("handler_duration_seconds", "Duration of handlers in seconds, once per delivery, failures included.", b.handler, "topic", "queue"),
+		deliveryLag:     vs.histogram("delivery_lag_seconds", "Time in seconds from when the stream stored a message to when its handler started, first deliveries only.", b.lag, "topic", "queue"),
+		endToEnd:        vs.histogram("end_to_end_seconds", "Time in seconds from when the stream stored a message to when it was finished, acked or terminated, retries included.", b.endToEnd, "topic", "queue"),
 		redelivered:     vs.counter("redelivered_total", "Deliveries handed to a handler that were not the first of their message.", "topic", "queue"),
 
 		settleErrors: vs.counter("settle_errors_total", "Acknowledgements that could not be sent or were not confirmed, by what they said: ack, nak or term.", "topic", "queue", "result"),

@@ -277,6 +277,17 @@ func (h *inHand) unstarted() (ds []*Delivery) {
 	return h.drop()
 }
 
+// unhandledNow returns how many messages are in hand and not being handled.
+func (h *inHand) unhandledNow() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(h.waiting)
+	if h.order != nil {
+		n += len(h.order.keying) + h.order.lanes.Held()
+	}
+	return n
+}
+
 // look returns a message that has come in the inbox, or whether to ask for more: it
 // is not wanted if messages wait already, or the subscription is stopped.
 func (h *inHand) look() (m *nats.Msg, wanted bool) {

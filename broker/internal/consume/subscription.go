@@ -367,6 +367,9 @@ func (s *Subscription) drain() {
 	}
 }
 
+// InHand returns how many messages were fetched and are not being handled.
+func (s *Subscription) InHand() int { return s.hand.unhandledNow() }
+
 // giveBack naks what was fetched and not started, so that another subscriber of the
 // consumer gets it now rather than after AckWait.
 //

@@ -110,6 +110,12 @@ func (a *asyncPublish) enterWindow(ctx context.Context) error {
 	}
 }
 
+// Window returns how many async publishes wait for their answers, or for their done,
+// whichever are more, and how many of either may.
+func (p *Publisher) Window() (used, limit int) {
+	return max(len(p.window), p.completions.Len()), cap(p.window)
+}
+
 // begin sends the message. The publish may be over, and its memory in use by another
 // one, when begin returns.
 func (a *asyncPublish) begin(st *streams.Stream) {

@@ -86,6 +86,11 @@ func overviewReplicas() row {
 		timeseries("Failed deliveries by replica",
 			"Share of deliveries whose handler returned an error or panicked, by process. If one line is high, that process is at fault. If all are, the messages or a dependency are.",
 			"percentunit", query(ratio(failures("job, instance"), handled("job, instance")), "{{job}} {{instance}}")).size(12, 8),
+		table("Versions",
+			"How many processes run which version of this module and of Go. During a deploy there are two rows. If an old one stays, a process was not replaced.",
+			[]key{{label: "job"}, {label: "version"}, {label: "goversion"}},
+			column{name: "Processes", unit: "short", expr: aggregate("count", "job, version, goversion", metric("build_info", ofProcess))},
+		).size(gridWidth, 6),
 	)
 }
 

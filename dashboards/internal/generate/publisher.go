@@ -74,6 +74,11 @@ func publisherConnection() row {
 		timeseries("Reconnects",
 			"Connections restored per minute. A few at once are normal when a server restarts. If they go on, look for a network that drops connections, a server that runs out of memory, or a slow consumer that is cut off.",
 			"cpm", query(sum("instance, broker", rate("reconnects_total", ofProcess))+" * 60", "{{broker}} on {{instance}}")).size(12, 7),
+		timeseries("Window of Async",
+			"Messages published with Async whose outcome is not known yet, or whose done waits to be called, and the limit as a dashed line. At the limit Publish waits: the server answers slowly, or a done takes long.",
+			"short",
+			query(sum("instance, broker", metric("async_window_used", ofProcess)), "{{broker}} on {{instance}}"),
+			query(sum("instance, broker", metric("async_window_limit", ofProcess)), "limit {{broker}} on {{instance}}")).size(12, 7).limitLine("^limit"),
 	)
 }
 
