@@ -30,8 +30,13 @@ type replica struct {
 
 func startReplica(t *testing.T, s *server.Server, h broker.Handler, opts ...broker.SubscribeOption) *replica {
 	t.Helper()
+	return startReplicaWith(t, s, nil, h, opts...)
+}
+
+func startReplicaWith(t *testing.T, s *server.Server, options []broker.Option, h broker.Handler, opts ...broker.SubscribeOption) *replica {
+	t.Helper()
 	changes, onChange := hookChan[jsbroker.ActiveChanged]()
-	r := &replica{broker: newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{ActiveChanged: onChange})), changes: changes}
+	r := &replica{broker: newBroker(t, s, append(options, jsbroker.WithHooks(jsbroker.Hooks{ActiveChanged: onChange}))...), changes: changes}
 	r.sub = subscribe(t, r.broker, "orders", h, append(opts, broker.Queue("q"), jsbroker.SingleActive())...)
 	r.await(t, false)
 	return r
@@ -91,6 +96,106 @@ func TestSingleActiveHandsOver(t *testing.T) {
 		t.Errorf("the first replica handled %d more", len(first))
 	}
 	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+// Replicas at a leaf node share a consumer of the hub.
+func TestSingleActiveAtALeafNode(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t)
+	leaf := natstest.StartLeaf(t, hub, natstest.LeafAddress(hub), withJetStream("leaf"))
+	domain := []broker.Option{jsbroker.WithDomain("hub")}
+	got := make(chan string, 1000)
+	h := func(e broker.Event) error {
+		got <- string(e.Message().Body)
+		return nil
+	}
+	byTopic := jsbroker.OrderBy(func(e broker.Event) string { return e.Topic() })
+	one := startReplicaWith(t, leaf.Server, domain, h, byTopic, jsbroker.Concurrency(4))
+	next := 0
+	handled := func() {
+		t.Helper()
+		for until := next + 50; next < until; next++ {
+			publish(t, one.broker, "orders", fmt.Sprint(next))
+		}
+		for i := next - 50; i < next; i++ {
+			if body := receive(t, got); body != fmt.Sprint(i) {
+				t.Fatalf("%s is handled, want %d", body, i)
+			}
+		}
+	}
+	handled()
+	one.await(t, true)
+	two := startReplicaWith(t, leaf.Server, domain, h, byTopic, jsbroker.Concurrency(4))
+	three := startReplicaWith(t, hub.Server, domain, h, byTopic, jsbroker.Concurrency(4))
+	handled()
+	noErr(t, one.sub.Unsubscribe())
+	one.await(t, false)
+	handled()
+	// Whichever of the two is active now, the other one takes over.
+	select {
+	case <-two.changes:
+		two, three = three, two
+	case <-three.changes:
+	}
+	noErr(t, three.sub.Unsubscribe())
+	handled()
+	two.await(t, true)
+	_, js := natsConn(t, hub.Server)
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}
+
+// Each of two queues on a topic has an active replica of its own.
+func TestSingleActiveOfTwoQueues(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	active := make(chan string, 100)
+	fanOut := jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.InterestPolicy})
+	got := map[string]chan string{"q": make(chan string, 1000), "r": make(chan string, 1000)}
+	subs := map[string]broker.Subscriber{}
+	for _, queue := range []string{"q", "r"} {
+		for i := range 2 {
+			name := fmt.Sprint(queue, i)
+			b := newBroker(t, s, fanOut, jsbroker.WithHooks(jsbroker.Hooks{ActiveChanged: func(_ context.Context, e jsbroker.ActiveChanged) {
+				if e.Active {
+					active <- name
+				}
+			}}))
+			subs[name] = subscribe(t, b, "orders", func(e broker.Event) error {
+				got[queue] <- name + " " + string(e.Message().Body)
+				return nil
+			}, broker.Queue(queue), jsbroker.SingleActive())
+		}
+	}
+	b := newBroker(t, s, fanOut)
+	const n = 30
+	round := func(from int, want ...string) {
+		t.Helper()
+		for i := range n {
+			publish(t, b, "orders", fmt.Sprint(from+i))
+		}
+		for _, name := range want {
+			for i := range n {
+				if body := receive(t, got[name[:1]]); body != fmt.Sprint(name, " ", from+i) {
+					t.Fatalf("%s, want %s %d", body, name, from+i)
+				}
+			}
+		}
+	}
+	publish(t, b, "orders", "first")
+	owners := []string{receive(t, active), receive(t, active)}
+	slices.Sort(owners)
+	if owners[0][0] != 'q' || owners[1][0] != 'r' {
+		t.Fatalf("active: %v", owners)
+	}
+	receive(t, got["q"])
+	receive(t, got["r"])
+	round(0, owners...)
+	noErr(t, subs[owners[0]].Unsubscribe())
+	owners[0] = map[string]string{"q0": "q1", "q1": "q0"}[owners[0]]
+	round(n, owners...)
+	if name := receive(t, active); name != owners[0] || len(active) > 0 {
+		t.Errorf("%s has become active", name)
+	}
 }
 
 // The servers of the stream and of the consumer end while two replicas share it. Another

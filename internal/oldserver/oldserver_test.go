@@ -4,6 +4,7 @@ package oldserver_test
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -150,6 +151,18 @@ func TestSingleActiveOnOldServers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What counts is the server that has the stream, not the leaf node that the client is
+// connected to.
+func TestSingleActiveOnALeafOfAnOldHub(t *testing.T) {
+	t.Parallel()
+	links := freePort(t)
+	hub := startConfigured(t, v210, fmt.Sprintf("server_name: hub\njetstream { domain: hub, store_dir: %q }\nleafnodes { listen: \"127.0.0.1:%d\" }", t.TempDir(), links))
+	leaf := natstest.StartLeaf(t, nil, fmt.Sprintf("127.0.0.1:%d", links))
+	b := connect(t, hub, broker.Addrs(leaf.ClientURL()), jsbroker.WithDomain("hub"))
+	_, err := b.Subscribe("orders", func(broker.Event) error { return nil }, broker.Queue("q"), jsbroker.SingleActive())
+	natstest.WantError(t, err, jsbroker.ErrUnsupported, "2.11", "stream ORDERS is 2.10")
 }
 
 // nats-server 2.12 keeps what waits in the topic's own stream. A kill -9 while

@@ -85,6 +85,31 @@ type server struct {
 
 func start(t *testing.T, version string) *server {
 	t.Helper()
+	return startWith(t, version, "-js", "-sd", t.TempDir())
+}
+
+// startConfigured starts a server with a configuration file.
+func startConfigured(t *testing.T, version, config string) *server {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return startWith(t, version, "-c", file)
+}
+
+func startWith(t *testing.T, version string, args ...string) *server {
+	t.Helper()
+	port := freePort(t)
+	s := &server{url: fmt.Sprintf("nats://127.0.0.1:%d", port)}
+	s.args = append([]string{build(t, version), "-a", "127.0.0.1", "-p", fmt.Sprint(port)}, args...)
+	t.Cleanup(func() { s.kill(t) })
+	s.start(t)
+	return s
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -93,11 +118,7 @@ func start(t *testing.T, version string) *server {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s := &server{url: fmt.Sprintf("nats://127.0.0.1:%d", port)}
-	s.args = []string{build(t, version), "-js", "-sd", t.TempDir(), "-a", "127.0.0.1", "-p", fmt.Sprint(port)}
-	t.Cleanup(func() { s.kill(t) })
-	s.start(t)
-	return s
+	return port
 }
 
 // start starts the program, and waits until it answers.

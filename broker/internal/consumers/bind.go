@@ -31,7 +31,7 @@ type binding struct {
 // Errors: those of Streams.Stream, ErrConsumerConflict, ErrConsumerNotFound,
 // ErrWorkQueueConflict, ErrUnsupported.
 func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
-	if version, ok := cs.conn.Has(11, 0); rules.SingleActive && !ok {
+	if version, ok := cs.conn.Has(11, 0); rules.SingleActive && !ok && !cs.conn.Remote() { // before a stream is made
 		return nil, nil, fmt.Errorf("%w: SingleActive needs nats-server 2.11, and this one is %s", fault.ErrUnsupported, version)
 	}
 	for pause := minBindPause; ; pause = min(2*pause, maxBindPause) {
@@ -88,6 +88,11 @@ func (cs *Consumers) bind(ctx context.Context, rules *streams.Rules, topic, queu
 }
 
 func (cs *Consumers) bindOn(ctx context.Context, b binding) (*Consumer, *jetstream.ConsumerInfo, error) {
+	if b.rules.SingleActive {
+		if err := cs.streams.CheckSingleActive(b.stream); err != nil {
+			return nil, nil, err
+		}
+	}
 	if b.queue == "" {
 		c, info, err := cs.create(ctx, b, cs.limited(b, b.ephemeralConfig()))
 		if err == nil {

@@ -70,6 +70,10 @@ func (c *Conn) Nearby() bool {
 	return has && (a.domain == "" || a.domain != c.NATS().ConnectedDomain())
 }
 
+// Remote reports whether the JetStream that is used need not be that of the connected
+// server, whose version then says nothing about it.
+func (c *Conn) Remote() bool { return c.calls.api.prefix != defaultAPI }
+
 // IsDirect reports whether the connected server itself has the JetStream that is used.
 // Otherwise deliveries may be on their way from another server of the cluster, or from
 // the hub of a leaf node.

@@ -32,6 +32,7 @@ type Later struct {
 
 const (
 	minorTTL       = 11 // of the first nats-server with allow_msg_ttl
+	minorPins      = 11 // of the first one with consumers that serve one subscriber at a time
 	minorSchedules = 12 // of the first one with allow_msg_schedules
 	// minorCompanion is of the first nats-server with which a companion works. One
 	// before drops what is due in a companion: the header Nats-Schedule-Next, which the
@@ -333,12 +334,24 @@ const serverVersion = "_nats.ver"
 
 // serverOf returns the version of the server that a stream is on. That need not be the
 // one that the client is connected to, such as a leaf node. Before nats-server 2.11 it
-// does not say, and the connected one is taken for it.
+// does not say, and the connected one is taken for it where both have one JetStream.
 func (ss *Streams) serverOf(sc jetstream.StreamConfig) string {
-	if version := sc.Metadata[serverVersion]; version != "" {
+	switch version := sc.Metadata[serverVersion]; {
+	case version != "":
 		return version
+	case ss.conn.Remote():
+		return "2.10 or earlier"
 	}
 	return ss.conn.NATS().ConnectedServerVersion()
+}
+
+// CheckSingleActive reports that the server of a stream cannot have one of all subscribers
+// of a consumer get messages: it would take the consumer without the policy for that.
+func (ss *Streams) CheckSingleActive(s *Stream) error {
+	if version := ss.serverOf(s.config); !link.AtLeast(version, minorPins, 0) {
+		return fmt.Errorf("%w: SingleActive needs nats-server 2.%d, and that of stream %s is %s", fault.ErrUnsupported, minorPins, s.Name, version)
+	}
+	return nil
 }
 
 // raise asks the server to change a stream, and returns its configuration then.
