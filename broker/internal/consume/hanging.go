@@ -116,9 +116,13 @@ func (s *Subscription) giveStrandedBack() {
 	if len(ds) == 0 {
 		return
 	}
-	const text = "gave %d messages back that waited here: no handler was started for %v, which is much longer than usual, so those that run may hang%s"
+	const text = "gave %d messages back that waited here: no handler was started for %v, which is much longer than usual, so those that run may hang%s%s"
 	if more, ok := s.lines.Allow(text); ok {
-		s.log.Warn(fmt.Sprintf(text, len(ds), time.Since(ds[0].Received).Round(time.Second), more))
+		counts := ""
+		if s.Consumer().Limit > 0 {
+			counts = "; for MaxDeliver each of them has had a delivery"
+		}
+		s.log.Warn(fmt.Sprintf(text, len(ds), time.Since(ds[0].Received).Round(time.Second), counts, more))
 	}
 	for _, d := range ds {
 		_ = d.send(Nak, 0, true)
