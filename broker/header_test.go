@@ -245,6 +245,30 @@ func TestOneTraceparentOnTheWireTheNewest(t *testing.T) {
 	}
 }
 
+// A message may have a trace header twice, with one value, or once without any.
+func TestTraceHeadersOfOneValueAndOfNone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := newBroker(t, s)
+	h, got := headerCollector()
+	subscribe(t, b, "orders", h)
+	const parent = "00-11111111111111111111111111111111-1111111111111111-01"
+	want := map[string]string{"traceparent": parent, "tracestate": "k=v"}
+	for _, sent := range []map[string]string{
+		{"traceparent": parent, "Traceparent": parent, "tracestate": "k=v"},
+		{"traceparent": parent, "Traceparent": "", "tracestate": "k=v"},
+		{"traceparent": "", "Traceparent": parent, "tracestate": "k=v"},
+		{"traceparent": parent, "tracestate": "k=v", "Tracestate": ""},
+	} {
+		if err := b.Publish("orders", &broker.Message{Header: sent}); err != nil {
+			t.Fatal(err)
+		}
+		if r := receive(t, got); !maps.Equal(r.header, want) {
+			t.Errorf("%v is published as %v", sent, r.header)
+		}
+	}
+}
+
 func TestWithoutHooksHeadersPassUntouched(t *testing.T) {
 	t.Parallel()
 	b := newBroker(t, startServer(t))

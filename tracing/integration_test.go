@@ -94,6 +94,23 @@ func message(header map[string]string) *broker.Message {
 	return &broker.Message{Header: header, Body: []byte(`{"id":1}`)}
 }
 
+// Propagators take no baggage beyond 8 KiB. It reaches the handler all the same.
+func TestLargeBaggageReachesTheHandler(t *testing.T) {
+	t.Parallel()
+	s := newService(t, startServer(t))
+	got := make(chan map[string]string, 1)
+	s.subscribe(t, "orders", func(e broker.Event) error {
+		got <- e.Message().Header
+		return nil
+	})
+	bag := "k=" + strings.Repeat("v", 9<<10)
+	noErr(t, s.Publish("orders", message(map[string]string{"baggage": bag})))
+	if h := natstest.Receive(t, got); h["Baggage"] != bag { // as go-micro spells it
+		t.Errorf("the handler sees %d bytes of baggage, want %d", len(h["Baggage"]), len(bag))
+	}
+	s.next(t, "process orders")
+}
+
 // One trace follows an event from its publisher through a handler that publishes
 // on to the handler of that.
 func TestOneTraceThroughServices(t *testing.T) {
