@@ -11,10 +11,10 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// CancelDelivery takes back a message that waits because of [DeliverAt] or
-// [DeliverAfter]. The topic is the one that it was published to, and the id that of
-// [MessageID]; without that option hooks know it from [Published]. Use it for a
-// reminder that nobody needs any more.
+// CancelDelivery cancels a message that waits because of [DeliverAt] or [DeliverAfter].
+// Pass the topic that it was published to and the id of its [MessageID]. Without that
+// option, the id is in the hook event [Published]. Use it for a reminder that nobody
+// needs any more.
 //
 // When it returns nil, the message is not delivered, not even if the topic's stream was
 // deleted in the meantime and is made again. It returns [ErrNotScheduled] if
@@ -22,8 +22,8 @@ import (
 // cancelled, or never published. The context bounds the call; without a deadline it
 // takes 5 seconds at most per request.
 //
-// The id stays used for the stream's duplicates window (2 minutes by default): a message
-// that is published again within it needs another one, or it is dropped as a duplicate.
+// To publish the message again within the stream's duplicates window (2 minutes by
+// default), use another id: with the same one it is dropped as a duplicate.
 //
 // Other errors: [ErrNotConnected], [ErrInvalidTopic], [ErrPermission], and
 // [ErrForeign] for a broker of another kind. It is safe for concurrent use.

@@ -31,11 +31,11 @@ func deliveryOf(e broker.Event) delivery {
 	return d
 }
 
-// Nak has the event's message delivered again after d; at once if d is 0 or
-// less. It is the counterpart of e.Ack for a handler that settles by itself: with
-// broker.DisableAutoAck, also when the handler has returned, from any goroutine.
-// After the last delivery that MaxDeliver permits, a message becomes a dead letter
-// as if its handler had failed; see [WithDeadLetter].
+// Nak makes the server deliver the event's message again after d, or at once if d is 0
+// or less. Use it with broker.DisableAutoAck, as the counterpart of e.Ack. It may be
+// called from any goroutine, even after the handler has returned. After the last
+// delivery that MaxDeliver permits, a message becomes a dead letter as if its handler
+// had failed; see [WithDeadLetter].
 //
 // It returns [ErrAlreadySettled] if the delivery is settled, and [ErrForeign]
 // for events of other brokers. After other errors nothing is settled: it may be
@@ -48,11 +48,11 @@ func Nak(e broker.Event, d time.Duration) error {
 	return own.Nak(max(d, 0))
 }
 
-// Terminate gives the event's message up: it is never delivered again. It is to
-// [Discard] what e.Ack is to a nil return: with broker.DisableAutoAck, also when
-// the handler has returned, from any goroutine. With [WithDeadLetter] the message
-// is published there first, which takes up to 5 seconds. The reason may be empty.
-// It stands in the dead letter, and in the advisory that the server publishes.
+// Terminate gives up the event's message: it is never delivered again. Use it with
+// broker.DisableAutoAck, where other handlers return [Discard]. It may be called from
+// any goroutine, even after the handler has returned. With [WithDeadLetter] the message
+// is published there first, which takes up to 5 seconds. The reason may be empty. It is
+// written to the dead letter, and to the advisory that the server publishes.
 //
 // It returns [ErrAlreadySettled] if the delivery is settled, and [ErrForeign]
 // for events of other brokers. After other errors nothing is settled: it may be
@@ -65,11 +65,11 @@ func Terminate(e broker.Event, reason string) error {
 	return own.Terminate(reason)
 }
 
-// Stopping returns a channel that is closed when the event's subscription begins
-// to stop, by Unsubscribe or Disconnect. A handler that works for long can then
-// save what it has, or return [Snooze](0), long before [EventContext] is
-// cancelled: that comes when Disconnect gives the handler up. For events of other
-// brokers it is nil, which is never closed.
+// Stopping returns a channel that is closed when the event's subscription begins to
+// stop, by Unsubscribe or Disconnect. A long-running handler can then save its work, or
+// return [Snooze](0). [EventContext] is cancelled much later, when Disconnect stops
+// waiting for the handler. For events of other brokers it is nil, which is never
+// closed.
 func Stopping(e broker.Event) <-chan struct{} {
 	if d := deliveryOf(e); d != nil {
 		return d.Stopping()

@@ -25,24 +25,26 @@
 //
 // # Queues and durables
 //
-// A consumer is the server's memory of who has handled what. A subscription with
-// broker.Queue has a durable consumer, a durable for short: its name is that of the
-// queue, all replicas of a service share it, and each message goes to one of them. It
-// survives Unsubscribe, restarts and deploys, so what is published meanwhile waits.
+// A consumer is the server's record of what a queue has handled. A subscription with
+// broker.Queue has a durable consumer (a durable, for short) that is named after the
+// queue. All replicas of a service share it, and each message goes to one of them. It
+// survives Unsubscribe, restarts and deploys: messages that are published while no
+// replica is running wait.
 //
-// A subscription without a queue has a consumer of its own, which ends with it.
+// A subscription without a queue has its own consumer, which ends with the
+// subscription.
 //
 // [WithConsumerConfig] is the template for consumers, and [ConsumerConfig] that of one
-// subscription. A stream or consumer that the broker made follows later changes of the
-// code; one that somebody else made is never changed. With [WithExistingConsumers] the
-// broker creates none.
+// subscription. If you change a setting in the code later, the broker changes it on the
+// streams and consumers that it created. It never changes those of others. With
+// [WithExistingConsumers] the broker creates none.
 //
 // # Retention
 //
 // The retention of a stream says how long it keeps a message, and who gets it:
 //
-//   - WorkQueue, the default, keeps a message until it is acknowledged once. A topic
-//     has one queue, with any number of replicas. A second queue is an
+//   - WorkQueue, the default, keeps a message until it is acknowledged once. Only one
+//     queue, with any number of replicas, can subscribe to a topic. A second queue gets
 //     [ErrWorkQueueConflict].
 //   - Interest keeps a message until every queue has acknowledged it. Each queue gets
 //     its copy. What is published while there is no queue is dropped.
@@ -54,18 +56,18 @@
 // A worker fetches messages, calls the handler, and settles each message:
 //
 //   - nil acknowledges it.
-//   - An error, or a panic, has it delivered again, after a delay that grows from 1 to
-//     30 seconds, or as long as [RetryAfter] says.
-//   - [Snooze] has it delivered again, too, and is no failure.
+//   - After an error or a panic the message is delivered again. The delay grows from 1
+//     to 30 seconds, unless [RetryAfter] sets it.
+//   - After [Snooze] it is delivered again, too, but nothing has failed.
 //   - [Discard] gives it up.
 //
-// A message is also given up when it has failed on delivery MaxDeliver. With
-// [WithDeadLetter] it is published to another topic first, and [Redrive] sends it back
-// later. With broker.DisableAutoAck the handler settles by itself: with the event's
-// Ack, [Nak] or [Terminate].
+// A message is also given up when it fails on the last delivery that MaxDeliver allows.
+// With [WithDeadLetter] it is published to another topic first, and [Redrive] sends it
+// back later. With broker.DisableAutoAck the handler settles the message itself, with
+// the event's Ack, [Nak] or [Terminate].
 //
 // In a handler, [EventContext] is the context of the delivery, [NumDelivered] counts
-// deliveries, and [Stopping] tells that the subscription is about to end.
+// deliveries, and [Stopping] says when the subscription is about to end.
 //
 // # Delivery
 //
@@ -75,10 +77,11 @@
 // except for messages that are delivered again. [WithConcurrency] and [Concurrency]
 // run several.
 //
-// Publish repeats what is safe to repeat. If it cannot know whether the message is
-// stored, it returns [ErrPublishUnknown] in a [PublishError]. Its [MessageID] makes
-// another try safe. [Async] does not wait for the answer, [DeliverAt] and
-// [DeliverAfter] have a message delivered later, and [TTL] limits its life.
+// Publish retries what is safe to retry. If it cannot know whether the message is
+// stored, it returns [ErrPublishUnknown] in a [PublishError]. With the id in that
+// error, a [MessageID], it is safe to publish again. [Async] does not wait for the
+// answer, [DeliverAt] and [DeliverAfter] have a message delivered later, and [TTL]
+// limits its life.
 //
 // # Observing
 //

@@ -27,9 +27,9 @@ func (e *event) Topic() string { return e.d.Msg.Subject }
 // Message returns the message. Its header is this delivery's own.
 func (e *event) Message() *broker.Message { return &e.message }
 
-// Ack acknowledges the message. With broker.DisableAutoAck it is how the
-// handler says that it is done, also after it has returned. A second call, and
-// a call after the broker has settled the message, returns [ErrAlreadySettled].
+// Ack acknowledges the message. With broker.DisableAutoAck, it is how the handler says
+// that it is done, even after it has returned. A second call, and a call after the
+// broker has settled the message, returns [ErrAlreadySettled].
 func (e *event) Ack() error {
 	if err := e.d.Ack(); err != nil {
 		return fmt.Errorf("jetstream: ack %s: %w", e.Topic(), err)
@@ -40,10 +40,10 @@ func (e *event) Ack() error {
 // Error returns what the handler failed with, for broker.ErrorHandler.
 func (e *event) Error() error { return e.outcome.err }
 
-// EventContext returns the context of a handler's event. It carries what hooks
-// have put there, such as the consumer span. It is cancelled when Disconnect
-// gives the handler up. Pass it on with broker.PublishContext. For events of
-// other brokers it is context.Background().
+// EventContext returns the context of a handler's event. It carries what hooks have put
+// there, such as the consumer span. It is cancelled when Disconnect stops waiting for
+// the handler. Pass it on with broker.PublishContext. For events of other brokers it is
+// context.Background().
 func EventContext(e broker.Event) context.Context {
 	if d := deliveryOf(e); d != nil {
 		return d.Context()

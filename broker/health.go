@@ -21,9 +21,9 @@ const healthTimeout = 2 * time.Second
 //
 //	health.Register("broker", func(ctx context.Context) error { return jsbroker.Health(ctx, b) })
 //
-// It makes one round trip to the server, and gives up with the context, or after 2
-// seconds. It does not know of a Subscribe that has failed: that is
-// [Hooks.SubscribeFailed]. For brokers of other kinds it returns [ErrForeign].
+// It makes one round trip to the server, and gives up when the context ends, or after 2
+// seconds. It does not notice a Subscribe that failed: use [Hooks.SubscribeFailed] for
+// that. For brokers of other kinds it returns [ErrForeign].
 func Health(ctx context.Context, b broker.Broker) error {
 	own, ok := b.(*jetstreamBroker)
 	if !ok || own == nil {

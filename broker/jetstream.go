@@ -10,20 +10,20 @@ import (
 	"go-micro-jetstream/broker/internal/fault"
 )
 
-// JetStream runs a request of yours on the connection of b. Use it for what this
-// package has no function for, such as the state of a stream, without a second
-// connection and without a second set of credentials:
+// JetStream runs your own request on the connection of b. Use it for what this package
+// has no function for, such as the state of a stream, without a second connection and
+// without a second set of credentials:
 //
 //	err := jsbroker.JetStream(ctx, b, "STREAM.INFO.ORDERS", func(ctx context.Context, js jetstream.JetStream) error {
 //		stream, err := js.Stream(ctx, "ORDERS")
 //		…
 //	})
 //
-// api is what follows $JS.API. in the request's subject, or the beginning of that up
-// to a full token. It tells which request it is that the server refuses for lack of
-// permission: such a request is never answered, and without api it would look like a
-// server that is slow. The request must not keep js: another client may take the place
-// of this one at any time.
+// api is what follows $JS.API. in the request's subject, or the beginning of that up to
+// a full token. With it, the broker recognises that the server refused the request for
+// lack of permission. Such a request is never answered, so without api the server would
+// only seem slow. The request must not keep js: another client may take the place of
+// this one at any time.
 //
 // It waits for a connection that is down, and takes 5 seconds at most, or as long as
 // the context permits. It is safe for concurrent use.
@@ -50,7 +50,7 @@ func JetStream(ctx context.Context, b broker.Broker, api string, request func(ct
 }
 
 // DeadLetterTopic returns the topic of [WithDeadLetter], "" without one and for brokers
-// of other kinds. It is for those who show or watch where dead letters go.
+// of other kinds. Use it to show or watch the dead letters.
 func DeadLetterTopic(b broker.Broker) string {
 	own, ok := b.(*jetstreamBroker)
 	if !ok || own == nil {

@@ -166,26 +166,27 @@ func WithClientName(name string) broker.Option {
 //
 // The options are applied after the broker's own and win over them. The broker's
 // own are:
-//   - Reconnect for ever, also when the credentials are refused.
+//   - Reconnect for ever, even if the credentials are refused.
 //   - A PingInterval of 10s with MaxPingsOutstanding 2: a connection that has died
-//     without a word, behind a NAT or with its node, is noticed within 30 seconds,
-//     also by a service that only subscribes. nats.go alone takes six minutes. Raise
-//     the interval where the answer to a ping may take longer than 20 seconds.
+//     silently, behind a NAT or with its node, is noticed within 30 seconds, even by a
+//     service that only subscribes. nats.go alone takes six minutes. Raise the interval
+//     if the answer to a ping may take longer than 20 seconds.
 //   - A FlusherTimeout of 5s, after which a write that is stuck means a new
 //     connection. Raise that where large messages take longer on a slow network.
 //
-// Where the client closes by itself, at an error that it does not know or by a call of
-// your own callback, the broker makes another one with the same options, and
-// nats.ConnectHandler is called for that, too. It does not do so at a limit of yours:
+// If the client closes for good, at an error that it does not know or because a
+// callback of yours closes it, the broker makes another one with the same options, and
+// calls nats.ConnectHandler again. It does not do so at a limit that you have set:
 // nats.NoReconnect, nats.MaxReconnects.
 //
 // With TLS, nats.go reads the names of further servers of the cluster before the
-// connection is encrypted. Whoever can change that text may add a server of their own. It
-// gets the credentials if it has a certificate that the client trusts, for its own name.
+// connection is encrypted. Somebody who can change that text may add their own server.
+// It gets the credentials if it has a certificate for its name that the client trusts.
 // So trust only your own certificate authority (RootCAs in broker.TLSConfig), or use
 // nats.IgnoreDiscoveredServers and name all servers in broker.Addrs, or
-// nats.TLSHandshakeFirst, with handshake_first in the server's tls block. The broker
-// ignores no servers by itself: many clients reach the rest of a cluster only so.
+// nats.TLSHandshakeFirst, with handshake_first in the server's tls block. By default
+// the broker ignores no servers, because for many clients this is the only way to reach
+// the rest of a cluster.
 //
 // nats.Timeout, 2s, bounds each attempt to connect to one server, also to one that
 // accepts the connection and then says nothing. Callbacks are called in addition to
@@ -205,9 +206,9 @@ func WithNATSOptions(opts ...nats.Option) broker.Option {
 // matters.
 //
 // Everything works through it: creating streams, publishing, consuming, dead letters,
-// messages that are delivered later, [Redrive]. Permissions change with it: what is
-// $JS.API.> otherwise is $JS.<domain>.API.> then. Acknowledgements go to $JS.ACK.> as
-// ever; topics are published to as they are.
+// messages that are delivered later, [Redrive]. Permissions change with it: $JS.API.>
+// becomes $JS.<domain>.API.>. Acknowledgements still go to $JS.ACK.>, and topics stay
+// as they are.
 //
 // Connect returns an [ErrJetStreamUnavailable] that names the domain if nobody answers
 // there. Another domain needs another connection. The option excludes [WithAPIPrefix].
@@ -227,14 +228,15 @@ func WithDomain(name string) broker.Option {
 	})
 }
 
-// WithAPIPrefix uses the JetStream whose API has that prefix in place of $JS.API. Use it
-// where another account exports its JetStream and yours imports it under a prefix of its
-// own. It ends without the dot, such as JS.orders.API; a dot at the end is ignored.
+// WithAPIPrefix uses the JetStream whose API has that prefix in place of $JS.API. Use
+// it where another account exports its JetStream and yours imports it under a prefix of
+// its own. Write it without the final dot, as in JS.orders.API. A dot at the end is
+// ignored.
 //
-// Your account has to import, as services, the prefix with >, INFO included; the topics;
-// and $JS.ACK.<stream>.>, as acknowledgements keep their subjects. The export of the API
-// needs the response type "Stream", because a request for messages has several answers.
-// [DeliverAfter] and [DeliverAt] need _later.<stream>.> as well.
+// Your account has to import, as services: the prefix followed by >, INFO included; the
+// topics; and $JS.ACK.<stream>.>, as acknowledgements keep their subjects. The export
+// of the API needs the response type "Stream", because a request for messages has
+// several answers. [DeliverAfter] and [DeliverAt] need _later.<stream>.> as well.
 //
 // Connect returns an [ErrJetStreamUnavailable] that names the prefix if nobody answers
 // there. The option excludes [WithDomain]. As there, a second stream for a topic, in your
@@ -256,13 +258,12 @@ func WithAPIPrefix(prefix string) broker.Option {
 // the topic. The default is WorkQueue retention and file storage.
 //
 // A stream that the broker made follows the template: when Subscribe, or the first
-// Publish to it, finds that the code has changed a field since, the stream is
-// changed, and one line says so. Subjects are only added. A smaller limit makes the
-// server discard what is beyond it. A field that somebody else has changed is kept,
-// with a warning. So is what the server cannot change: the storage, and retention
-// to or from WorkQueue. A stream that others made is never changed, and a
-// difference is logged once. Services that share a stream need the same template
-// for it, or none.
+// Publish to it, finds that the code has changed a field since, it changes the stream
+// and logs that. Subjects are only added. If a limit becomes smaller, the server
+// discards what is beyond it. A field that somebody else has changed is kept, with a
+// warning. So is what the server cannot change: the storage, and retention to or from
+// WorkQueue. A stream that others made is never changed, and a difference is logged
+// once. Services that share a stream need the same template for it, or none.
 func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 	template := streams.CopyTemplate(cfg)
 	return option("WithStreamConfig", func(s *settings) error {
@@ -296,14 +297,14 @@ func WithStreamName(name func(topic string) string) broker.Option {
 // The default is an AckWait of 30s and no limit of deliveries. AckWait, and each
 // entry of BackOff, is at least 10ms.
 //
-// A queue's consumer that the broker made follows the template: when Subscribe
-// finds that the code has changed a field since, the consumer is changed, and one
-// line says so. A field that somebody else has changed is kept, with a warning. So
-// is what the server cannot change: DeliverPolicy and its start, MaxWaiting, the
-// storage. Running subscriptions of other replicas learn of the change with the
-// next failure. A consumer that others made is never changed, and a difference is
-// logged. With HeadersOnly handlers get empty bodies; Subscribe refuses such a
-// consumer where the template does not ask for it.
+// The consumer of a queue follows the template if the broker made it: when Subscribe
+// finds that the code has changed a field since, it changes the consumer and logs that.
+// A field that somebody else has changed is kept, with a warning. So is what the server
+// cannot change: DeliverPolicy and its start, MaxWaiting, the storage. Running
+// subscriptions of other replicas learn of the change with the next failure. A consumer
+// that others made is never changed, and a difference is logged. With HeadersOnly
+// handlers get empty bodies; Subscribe refuses such a consumer where the template does
+// not ask for it.
 func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 	template := consumers.CopyTemplate(cfg)
 	return option("WithConsumerConfig", func(s *settings) error {
@@ -420,11 +421,11 @@ func WithAsyncWindow(n int) broker.Option {
 	})
 }
 
-// WithShutdownTimeout bounds how long Disconnect waits for running handlers:
-// default 20s, below the 30s that Kubernetes grants a pod to stop. When it
-// passes, the contexts of the handlers are cancelled, and Disconnect closes the
-// connection and returns [ErrShutdownTimeout]. The same bound is for publishes
-// without an answer. Zero does not wait.
+// WithShutdownTimeout bounds how long Disconnect waits for running handlers: default
+// 20s, below the 30s that Kubernetes grants a pod to stop. When it passes, the contexts
+// of the handlers are cancelled, and Disconnect closes the connection and returns
+// [ErrShutdownTimeout]. It waits as long for publishes without an answer. With zero, it
+// does not wait.
 func WithShutdownTimeout(d time.Duration) broker.Option {
 	return option("WithShutdownTimeout", func(s *settings) error {
 		if d < 0 {
@@ -435,11 +436,11 @@ func WithShutdownTimeout(d time.Duration) broker.Option {
 	})
 }
 
-// WithMaxAckExtension bounds how long the broker keeps telling the server that
-// a message is still being worked on, counted from its delivery: default 15m.
-// Within it a slow handler's message, and those waiting behind it, are not
-// delivered a second time. Past it, a handler that hangs loses its message to
-// another replica after AckWait. Zero switches the extension off.
+// WithMaxAckExtension bounds how long the broker keeps telling the server that a
+// message is still being worked on, counted from its delivery: default 15m. During that
+// time the message of a slow handler, and those waiting behind it, are not delivered a
+// second time. After it, the message of a handler that hangs goes to another replica
+// when AckWait has passed. Zero switches the extension off.
 //
 // What waits behind handlers that hang goes back to the other replicas earlier:
 // when no handler was started for 10 seconds, and for 20 times as long as the

@@ -67,21 +67,21 @@ func ownOptions(o *broker.PublishOptions) *publishContext {
 // has a random id of its own, which covers only the broker's own retries.
 // Publishing a duplicate succeeds and stores nothing.
 //
-// An id counts in the whole stream: the same id on another topic of the stream
-// is a duplicate, too. Put the topic into the id.
+// Ids are unique in the whole stream: a message with the same id on another topic of
+// the stream is a duplicate, too. So put the topic into the id.
 func MessageID(id string) broker.PublishOption {
 	return func(o *broker.PublishOptions) { ownOptions(o).messageID = id }
 }
 
-// Async has Publish return as soon as the message is sent. Use it in publishers
-// that have many messages at hand and can deal later with those that failed.
+// Async makes Publish return as soon as the message is sent. Use it in publishers that
+// have many messages at hand, and that can deal with failures later.
 //
-// When Publish returns nil, done is called once: with nil when the message is
-// stored, or with the error that Publish would have returned. When Publish
-// returns an error, done is not called. With a nil done, Publish waits for the
-// answer as usual. done is called for one message of the connection after the
-// other, so start a goroutine for what takes long. Disconnect waits for the
-// answers and for done, within its bound.
+// When Publish returns nil, done is called once: with nil when the message is stored,
+// or with the error that Publish would have returned. When Publish returns an error,
+// done is not called. With a nil done, Publish waits for the answer as usual. The done
+// functions of a connection are called one after the other, so start a goroutine for
+// work that takes long. Disconnect waits for the answers and for done, up to its time
+// limit.
 //
 // The deadline of broker.PublishContext counts until the outcome is known. Its
 // cancellation counts only until Publish has returned.
@@ -90,9 +90,9 @@ func MessageID(id string) broker.PublishOption {
 // send it again. Messages that one goroutine publishes are stored in the order
 // of its calls. Only a message that had to be sent again may be stored later.
 //
-// [WithAsyncWindow] bounds the messages under way. When that many have no answer
-// yet, Publish waits for room. It also waits for a lost connection to come back,
-// and while a stream is looked up.
+// [WithAsyncWindow] limits the number of messages without an answer. When it is
+// reached, Publish waits. It also waits for a lost connection to come back, and while a
+// stream is looked up.
 func Async(done func(error)) broker.PublishOption {
 	return func(o *broker.PublishOptions) { ownOptions(o).async = done }
 }
@@ -145,11 +145,11 @@ func DeliverAt(t time.Time) broker.PublishOption {
 	}
 }
 
-// TTL has the server remove the message after d, if nobody has finished with it
-// until then. It is at least one second, and rounded up to whole seconds; less makes
-// Publish fail with [ErrInvalidConfig]. It counts from the delivery with [DeliverAt].
-// Use it for what is worthless when it is old, such as a one-time code. By default
-// the stream's limits decide.
+// With TTL the server removes the message after d, unless somebody has finished with it
+// by then. A d of at least one second is rounded up to whole seconds. With less,
+// Publish fails with [ErrInvalidConfig]. It counts from the delivery with [DeliverAt].
+// Use it for messages that are worthless when they are old, such as one-time codes. By
+// default the stream's limits decide.
 //
 // It needs nats-server 2.11. The broker sets the flag allow_msg_ttl on a stream that
 // it made, once, and logs it. The stream of others must have it, or the error is

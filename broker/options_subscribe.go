@@ -35,12 +35,12 @@ func Concurrency(n int) broker.SubscribeOption {
 	return subscribeOption(func(so *subscribeOptions) { so.concurrency, so.concurrencySet = n, true })
 }
 
-// OrderBy has messages of one key handled one after the other, in the order of the
+// OrderBy handles the messages of one key one after the other, in the order of the
 // stream. Messages of different keys are handled at the same time, as many as
-// [Concurrency] permits: with an account's number for a key, many accounts are
-// worked on at a time, and each sees its events in order. With one handler, the default,
-// keys go past one another only while one waits for a retry; unless that is asked for with
-// Concurrency(1), Subscribe logs a warning.
+// [Concurrency] permits: with an account's number for a key, many accounts are worked
+// on at a time, and each sees its events in order. With one handler, the default,
+// messages of one key overtake those of another only while these wait for a retry.
+// Subscribe then logs a warning, unless you ask for one handler with Concurrency(1).
 //
 // The order holds through retries. While a message waits to be handled again, those
 // of its key wait behind it, and those of other keys go on. The retries are made by
@@ -53,8 +53,8 @@ func Concurrency(n int) broker.SubscribeOption {
 // settles it, or the message is handled again after AckWait.
 //
 // A subscription has up to 1000 messages or 16 MiB in hand, but no more than three
-// quarters of the consumer's MaxAckPending. If keys are stuck that have so many, it
-// fetches no more until one of them goes on. The log and [Hooks.Held] say so.
+// quarters of the consumer's MaxAckPending. If stuck keys have that many, it stops
+// fetching until one of them goes on. The log and [Hooks.Held] say so.
 //
 // The order holds within one subscription, and for the next one of its queue if no
 // handler runs when Unsubscribe is called and the server answers within half a second.
@@ -76,10 +76,10 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 	return subscribeOption(func(so *subscribeOptions) { so.key, so.keySet = key, true })
 }
 
-// SingleActive has the server deliver to one of all subscribers of the queue, and the
-// others stand by. Use it for what must not be done by two replicas at a time, and with
-// [OrderBy] or one handler for an order that holds across replicas. It needs
-// broker.Queue, and nats-server 2.11.
+// SingleActive makes the server deliver to only one of all subscribers of the queue,
+// while the others stand by. Use it for work that two replicas must not do at the same
+// time, and with [OrderBy] or one handler for an order that holds across replicas. It
+// needs broker.Queue, and nats-server 2.11.
 //
 // The consumer has the priority policy pinned_client (ADR-42). When the active
 // subscription ends, another one becomes active at once, and when its process or its
@@ -114,11 +114,11 @@ func SingleActive() broker.SubscribeOption {
 // out have their defaults. Use it where one topic needs another AckWait, another
 // limit of deliveries or another BackOff than the rest of the service.
 //
-// The template is checked as that of WithConsumerConfig is, and Subscribe returns
-// [ErrInvalidConfig] for one that cannot work. Like that, it excludes
-// [WithExistingConsumers], and HeadersOnly excludes [WithDeadLetter]. The option
-// copies cfg, so the caller may change it afterwards, and may use the option for
-// several subscriptions, also at the same time.
+// The template is checked like that of WithConsumerConfig: Subscribe returns
+// [ErrInvalidConfig] if it cannot work. It cannot be combined with
+// [WithExistingConsumers], and HeadersOnly cannot be combined with [WithDeadLetter].
+// The option copies cfg, so the caller may change it afterwards, and may use the option
+// for several subscriptions, also at the same time.
 func ConsumerConfig(cfg jetstream.ConsumerConfig) broker.SubscribeOption {
 	err := consumers.CheckConsumerTemplate(cfg)
 	if err != nil {

@@ -75,7 +75,7 @@ func RedriveDryRun() RedriveOption {
 
 // Redrive publishes dead letters to the topics that they came from, in the order of
 // their stream, and removes each one as soon as it is stored there. It returns how
-// many. Use it once the cause is mended. The dead-letter topic may have wildcards. What
+// many. Use it when the cause is fixed. The dead-letter topic may have wildcards. What
 // becomes a dead letter after the call began stays. With the broker's own topic of
 // [WithDeadLetter] it returns 0 while there has been no dead letter yet.
 //
