@@ -67,7 +67,7 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	}
 	s.reportFirst()
 	if cfg.opts.Codec != nil {
-		s.log.Warn("broker.Codec is not used: bodies travel as they are, so encode a message before Publish, and decode it in the handler; go-micro's client and server do that")
+		s.log.Warn("broker.Codec is ignored, because bodies are sent as they are: encode messages before Publish, and decode them in the handler, as go-micro's client and server do")
 	}
 	b.states.await(s.reported.last(), link.CloseTimeout)
 	return nil
@@ -76,13 +76,13 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 // open opens a session and ends the dial, whatever the user's code does in it: it may
 // panic, or end its goroutine, so it gets one of its own.
 func (b *jetstreamBroker) open(cfg *config) (s *session, err error) {
-	err = errors.New("code of the user has ended its goroutine (runtime.Goexit)")
+	err = errors.New("your own code ended the goroutine (runtime.Goexit)")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer func() {
 			if r := recover(); r != nil {
-				err = fmt.Errorf("code of the user panicked: %v", r)
+				err = fmt.Errorf("your own code panicked: %v", r)
 				cfg.log.Error(fmt.Sprintf("connect: %v\n%s", err, debug.Stack()))
 			}
 		}()

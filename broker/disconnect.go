@@ -156,7 +156,7 @@ func (s *session) sayShared(subs []*subscription) {
 	if n := len(topics); n > most {
 		topics, more = topics[:most], fmt.Sprintf(" and %d more", n-most)
 	}
-	s.log.Warn(fmt.Sprintf("Disconnect ends subscriptions that nobody has unsubscribed, to %s%s, and Connect was called several times: if two services share this broker, give each one of its own",
+	s.log.Warn(fmt.Sprintf("Disconnect ends subscriptions that nobody has unsubscribed, to %s%s, and Connect was called several times: if two services share this broker, give each service its own broker",
 		strings.Join(topics, ", "), more))
 }
 

@@ -42,7 +42,7 @@ func TestDisconnectOfASharedBrokerSaysSo(t *testing.T) {
 				noErr(t, sub.Unsubscribe())
 			}
 			noErr(t, b.Disconnect())
-			if warned := strings.Contains(log.Text(), "give each one of its own"); warned != tt.warns {
+			if warned := strings.Contains(log.Text(), "give each service its own broker"); warned != tt.warns {
 				t.Errorf("warned: %v\n%s", warned, log.Text())
 			}
 		})

@@ -99,10 +99,10 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	}
 	s.unwatch = context.AfterFunc(request.Context, func() { _ = s.Unsubscribe() })
 	if cfg.rules.DeadLetter != "" && s.core.Consumer().Limit == 0 {
-		s.log.Info(fmt.Sprintf("without MaxDeliver a message may fail for ever: only those that a handler discards become dead letters in %s", cfg.rules.DeadLetter))
+		s.log.Info(fmt.Sprintf("without MaxDeliver a message may fail for ever, and only messages that a handler discards become dead letters in %s: set MaxDeliver in the consumer template", cfg.rules.DeadLetter))
 	}
 	if request.keySet && len(s.bodies) == 1 && !request.concurrencySet {
-		s.log.Warn("OrderBy has one handler at a time, so that keys wait for one another unless they wait for a retry: add Concurrency(n), or Concurrency(1) if that is meant")
+		s.log.Warn("OrderBy runs one handler at a time here, so keys wait for each other: add Concurrency(n), or Concurrency(1) if you want that")
 	}
 	s.core.Begin(s.base, headStart(handler))
 	return s, nil

@@ -22,8 +22,8 @@ func TestOptionsThatDoLessThanTheySayAreInTheLog(t *testing.T) {
 		line string
 		want bool
 	}{
-		"codec":                    {[]broker.Option{broker.Codec(json.Marshaler{})}, "broker.Codec is not used", true},
-		"no codec":                 {nil, "broker.Codec is not used", false},
+		"codec":                    {[]broker.Option{broker.Codec(json.Marshaler{})}, "broker.Codec is ignored", true},
+		"no codec":                 {nil, "broker.Codec is ignored", false},
 		"dead letters, no limit":   {[]broker.Option{jsbroker.WithDeadLetter("dead")}, "without MaxDeliver", true},
 		"dead letters and a limit": {[]broker.Option{jsbroker.WithDeadLetter("dead"), limit}, "without MaxDeliver", false},
 		"no dead letters":          {nil, "without MaxDeliver", false},

@@ -54,7 +54,7 @@ func calling[R any](g *guard, what string, call func() (R, error), late func(R))
 		}
 	})
 	if errors.Is(fault, goroutine.ErrHangs) {
-		fault = fmt.Errorf("%s %w (%v, which is nats.Timeout): give the code a bound of its own, or raise that", what, fault, g.bound)
+		fault = fmt.Errorf("%s %w (%v, which is nats.Timeout): give the code its own time limit, or raise that", what, fault, g.bound)
 		if more, ok := g.c.lines.Allow("hangs"); ok {
 			g.c.line(slog.LevelWarn, fmt.Sprintf("connect: %v%s", fault, more))
 		}

@@ -100,7 +100,7 @@ func (ss *Streams) inTheWay(ctx context.Context, sc jetstream.StreamConfig, topi
 		return s, nil
 	}
 	if origin := fedBy(&s.config); origin != "" {
-		return nil, fmt.Errorf("%w: the topic's stream would be named %s, and that takes no messages itself, as it is %s: publish where those are (WithDomain, WithAPIPrefix), or choose another name with WithStreamName: %w",
+		return nil, fmt.Errorf("%w: the topic's stream would be named %s, and that takes no messages itself, as it is %s: publish to the stream that it copies (WithDomain, WithAPIPrefix), or choose another name with WithStreamName: %w",
 			fault.ErrStreamMismatch, sc.Name, origin, cause)
 	}
 	return nil, fmt.Errorf("%w: the topic's stream would be named %s, but a stream of that name exists and captures %s; add the topic to its subjects, or choose another name with WithStreamName: %w",

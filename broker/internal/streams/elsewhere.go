@@ -38,13 +38,13 @@ func (ss *Streams) elsewhere(ctx context.Context, topic string, consume bool) (*
 	s, err := ss.Info(ctx, name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return nil, fmt.Errorf("%w: stream %s answers for it, and %s has none of that name: it is that of another account, or of the hub of this leaf node; use it with WithAPIPrefix or WithDomain, or take the topic off its subjects or out of the import", fault.ErrStreamMismatch, name, ss.conn.Domain())
+		return nil, fmt.Errorf("%w: stream %s answers for it, and %s has none of that name: it is that of another account, or of the hub of this leaf node; use it with WithAPIPrefix or WithDomain, or remove the topic from its subjects or from the import", fault.ErrStreamMismatch, name, ss.conn.Domain())
 	case err != nil:
 		return nil, err
 	case wire.CoversAny(s.Subjects, topic): // made a moment ago
 		return s, nil
 	case consume:
-		return nil, fmt.Errorf("%w: what is published to it is stored by stream %s under another subject (it captures %s), because a subject mapping of the account leads there: subscribe to that subject, or take the mapping off", fault.ErrStreamMismatch, name, strings.Join(s.Subjects, ", "))
+		return nil, fmt.Errorf("%w: what is published to it is stored by stream %s under another subject (it captures %s), because a subject mapping of the account leads there: subscribe to that subject, or remove the mapping", fault.ErrStreamMismatch, name, strings.Join(s.Subjects, ", "))
 	}
 	ss.conn.Log().Warn(fmt.Sprintf("what is published to %s is stored by stream %s under another subject, because a subject mapping of the account leads there: subscribers have to name that subject", topic, name), "topic", topic, "stream", name)
 	s.Subjects, s.mapped = []string{topic}, true

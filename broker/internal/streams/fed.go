@@ -47,7 +47,7 @@ func (ss *Streams) fed(ctx context.Context, rules *Rules, topic string, consume 
 	switch {
 	case len(found) == 0:
 		if len(maybe) > 0 {
-			ss.conn.Log().Warn(fmt.Sprintf("no stream captures %s; %s may come to have its messages: subscribers use such a stream if WithStreamName returns its name", topic, strings.Join(maybe, ", ")), "topic", topic)
+			ss.conn.Log().Warn(fmt.Sprintf("no stream captures %s; %s might get its messages later: subscribers use such a stream if WithStreamName returns its name", topic, strings.Join(maybe, ", ")), "topic", topic)
 		}
 		return nil, nil
 	case len(found) > 1 && consume:
@@ -55,7 +55,7 @@ func (ss *Streams) fed(ctx context.Context, rules *Rules, topic string, consume 
 	case consume:
 		return found[0], nil
 	}
-	return nil, fmt.Errorf("%w: no stream captures it, and %s has its messages: publish where that has them from (WithDomain, WithAPIPrefix), or create a stream with the topic among its subjects",
+	return nil, fmt.Errorf("%w: no stream captures it, and %s has its messages: publish to the stream that it copies (WithDomain, WithAPIPrefix), or create a stream with the topic among its subjects",
 		fault.ErrStreamMismatch, strings.Join(named(found), ", "))
 }
 

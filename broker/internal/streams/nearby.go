@@ -29,7 +29,7 @@ func (ss *Streams) checkNearby(ctx context.Context, s *Stream, topic string) err
 	if second == "" {
 		return nil
 	}
-	return fmt.Errorf("%w: stream %s of the JetStream at %s captures it, beside that of %s: take the subject off that stream, or delete it (nats stream rm %s, without a domain), or connect to the hub itself",
+	return fmt.Errorf("%w: stream %s of the JetStream at %s captures it, beside that of %s: remove the subject from that stream, or delete it (nats stream rm %s, without a domain), or connect to the hub itself",
 		fault.ErrStoredTwice, second, ss.conn.URL(), ss.conn.Domain(), second)
 }
 

@@ -80,7 +80,7 @@ func (s *Stream) checkTransform(topic string) error {
 	if destination == "" || !wire.Covers(source, topic) || wire.Overlaps(transformed(destination), topic) {
 		return nil
 	}
-	return fmt.Errorf("%w: the subject transform of stream %s, from %s to %s, leaves nothing to subscribers of it: take it off, or give it a destination within what they subscribe to",
+	return fmt.Errorf("%w: the subject transform of stream %s, from %s to %s, stores nothing under the subject that is subscribed to: remove the transform, or let its destination match that subject",
 		fault.ErrStreamMismatch, s.Name, source, destination)
 }
 
