@@ -253,7 +253,7 @@ func TestDashboards(t *testing.T) {
 	}
 }
 
-// Give metrics labels of your own
+// Add your own labels to metrics
 func TestOwnLabels(t *testing.T) {
 	with := begin(t)
 	url := with.url
@@ -277,7 +277,7 @@ func TestOwnLabels(t *testing.T) {
 			Name string `yaml:"job_name"`
 		} `yaml:"scrape_configs"`
 	}
-	must(t, yaml.Unmarshal([]byte(fromPage(t, "Give metrics labels of your own", "yaml")), &conf))
+	must(t, yaml.Unmarshal([]byte(fromPage(t, "Add your own labels to metrics", "yaml")), &conf))
 	if len(families) == 0 || len(conf.Jobs) != 1 || conf.Jobs[0].Name != "staging-payments" {
 		t.Errorf("%d metrics, %v", len(families), conf)
 	}

@@ -152,7 +152,7 @@
 // Subscriptions with the same topic and queue share their series, in one broker or
 // in several on one registry. in_flight is then the sum, backoff_seconds the longest
 // pause, and pending the latest value. For brokers on different clusters, use
-// [prometheus.WrapRegistererWith] to give each a label of its own.
+// [prometheus.WrapRegistererWith] to give each its own label.
 //
 // # Histograms
 //

@@ -118,7 +118,7 @@ func WithDurationBuckets(bounds ...float64) Option {
 	}
 }
 
-// WithFewerBuckets has the histograms tell orders of magnitude apart, and no more: 7
+// WithFewerBuckets makes histograms show only the order of magnitude: 7
 // classic buckets for handlers where there are 30 by default. A subscription then costs
 // 83 series in a scrape of text rather than 132. Quantiles
 // become rough: a p95 of 60 ms reads as up to 250 ms. Every bound that the rules and

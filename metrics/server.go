@@ -76,7 +76,7 @@ func ServerInterval(d time.Duration) ServerOption {
 	}
 }
 
-// ServerStreams has the [Server] ask for these streams only. The default is all of the
+// ServerStreams makes the [Server] ask for these streams only. The default is all of the
 // account, in alphabetical order. It then needs no permission to list streams.
 func ServerStreams(names ...string) ServerOption {
 	return func(s *Server) error {

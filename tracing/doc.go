@@ -11,7 +11,7 @@
 //
 // Do not forget the propagator. OpenTelemetry's global propagator does nothing until
 // it is set: spans are made, but the headers do not carry their context, and every
-// service has traces of its own. The hooks report this once, through otel.Handle; see
+// service starts new traces. The hooks report this once, through otel.Handle; see
 // [WithPropagator].
 //
 // # Spans
@@ -36,7 +36,7 @@
 //	6      Exhausted     event exhausted                        there will be no further delivery
 //	7      Handled       status and attributes; the span ends   the message is acked, nakked, terminated or left unsettled
 //
-// Each redelivery has a process span of its own with the same parent, and a link to the
+// Each redelivery has its own process span, with the same parent and a link to the
 // span of the delivery before it, if that one was handled by the same process and
 // sampled. The last 4096 of them are remembered. A message that was fetched but skipped
 // or given back has no span, because no handler has seen it.
