@@ -168,8 +168,10 @@
 //
 // # Cost
 //
-// One delivery costs about 0.13 µs, most of it for the two histograms. It allocates
-// memory only when it takes an exemplar.
+// One delivery costs 0.4 to 0.7 µs, most of it for the three histograms, and a publish
+// 0.2 to 0.4 µs. With a sampled span, a delivery costs 0.8 to 1.6 µs. This was measured
+// with the benchmarks of this package on two cores of a virtual machine that had much
+// else to do. Memory is allocated only when an exemplar is taken.
 //
 // The server is asked only by what [NewServer] returns, and only when it is scraped.
 package metrics

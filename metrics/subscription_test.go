@@ -32,7 +32,7 @@ var zeroSeries = func() map[string]float64 {
 		"dead_lettered_total", "dead_letter_errors_total", "exhausted_total",
 		"fetched_bytes_total", "deferred_total", "discarded_total", "late_deliveries_total",
 		"end_to_end_seconds_count", "end_to_end_seconds_sum", "concurrency", "oldest_in_flight_seconds",
-		"markers_total", "returned_total", "in_flight", "pending",
+		"markers_total", "returned_total", "in_flight", "in_hand", "pending",
 		"ack_pending", "max_ack_pending", "retries", "order_full",
 	} {
 		m["micro_broker_"+name+ordersLabels] = 0
@@ -62,6 +62,7 @@ var gauges = []string{
 	"micro_broker_subscription_active" + ordersLabels,
 	"micro_broker_backoff_seconds" + ordersLabels,
 	"micro_broker_in_flight" + ordersLabels,
+	"micro_broker_in_hand" + ordersLabels,
 	"micro_broker_pending" + ordersLabels,
 	"micro_broker_ack_pending" + ordersLabels,
 	"micro_broker_max_ack_pending" + ordersLabels,
