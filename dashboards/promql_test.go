@@ -29,15 +29,18 @@ type aggregation struct {
 	name    string
 	by      []string
 	without []string
-	adds    string // the label that label_replace sets
+	adds    string // the label that label_replace, label_join or count_values sets
 }
 
-var aggregators = []string{"sum", "min", "max", "count", "avg"}
+var aggregators = []string{"sum", "min", "max", "count", "avg", "count_values"}
+
+// labellers name the label that they set by their first text.
+var labellers = []string{"label_replace", "label_join", "count_values"}
 
 var functions = []string{
 	"rate", "irate", "increase", "deriv", "histogram_quantile", "vector", "count_over_time",
 	"min_over_time", "max_over_time", "last_over_time", "absent", "time", "clamp_min",
-	"label_replace", "changes", "avg_over_time",
+	"label_replace", "label_join", "changes", "avg_over_time", "round",
 }
 
 // promql is what an expression names.
@@ -164,7 +167,7 @@ func parse(expr string) (p promql, err error) {
 			if _, i, err = list(i + 1); err != nil {
 				return p, err
 			}
-		case t[0] == '"' && len(open) > 0 && open[len(open)-1].name == "label_replace":
+		case t[0] == '"' && len(open) > 0 && slices.Contains(labellers, open[len(open)-1].name):
 			if call := open[len(open)-1]; call.adds == "" {
 				call.adds = strings.Trim(t, `"`)
 			}
@@ -278,6 +281,9 @@ func (s *selector) labels(own []string) ([]string, error) {
 			}
 		}
 		own = c.by
+		if c.adds != "" {
+			own = append(slices.Clone(own), c.adds)
+		}
 	}
 	return own, nil
 }

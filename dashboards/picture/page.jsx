@@ -127,7 +127,9 @@ function Heatmap({ panel, width, height }) {
   );
 }
 
-const kinds = { timeseries: Chart, stat: Stat, table: Table, heatmap: Heatmap };
+const Elsewhere = () => <p style={{ textAlign: 'center' }}>A node graph is not drawn here.</p>;
+
+const kinds = { timeseries: Chart, stat: Stat, table: Table, heatmap: Heatmap, nodeGraph: Elsewhere };
 
 function Panel({ panel }) {
   const { x, y, w, h } = panel.gridPos;

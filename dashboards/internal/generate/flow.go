@@ -10,7 +10,7 @@ func flow() *dashboard {
 	return newDashboard(uidFlow, "Broker / Flow",
 		"Which services publish to which topics, and who consumes them: rate, wait and failures along the way. From metrics alone.",
 		"now-1h", variables(topics, false),
-		flowNow(), flowConsumers(), flowPublishers(), flowReplicas())
+		flowNow(), flowConsumers(), flowPublishers(), flowGraph(), flowReplicas())
 }
 
 const (
@@ -25,24 +25,31 @@ const (
 // of its own. Beyond these forms are an asterisk at the fourth token or later that is
 // not the last, and > behind more than three tokens. Nobody can subscribe to a pattern
 // that begins with one.
-func patterns(expr string) string {
-	forms := []struct{ pattern, topic string }{
-		{"$1", "(.+)"},
-		{"$1.*", "(.+)[.]T"},
-		{"$1.*$2", "(T)[.]T([.].+)"},
-		{"$1.*$2.*", "(T)[.]T((?:[.]T)*)[.]T"},
-		{"$1.*$2", "(T[.]T)[.]T([.].+)"},
-		{"$1.*$2.*", "(T[.]T)[.]T((?:[.]T)*)[.]T"},
-		{"$1.*.*$2", "(T)[.]T[.]T([.].+)"},
-		{"$1.*.*$2.*", "(T)[.]T[.]T((?:[.]T)*)[.]T"},
-		{"$1.>", "(T)[.].+"},
-		{"$1.>", "(T[.]T)[.].+"},
-		{"$1.*.>", "(T)[.]T[.].+"},
-		{"$1.>", "(T[.]T[.]T)[.].+"},
-		{"$1.*$2.>", "(T)[.]T([.]T)[.].+"},
-		{"$1.*.>", "(T[.]T)[.]T[.].+"},
-		{"$1.*.*.>", "(T)[.]T[.]T[.].+"},
-	}
+func patterns(expr string) string { return inForms(expr, patternForms) }
+
+// widerPatterns leaves out the topic itself.
+func widerPatterns(expr string) string { return inForms(expr, patternForms[1:]) }
+
+// patternForms are what replaces a topic, and the topics that it replaces. T is a token.
+var patternForms = []struct{ pattern, topic string }{
+	{"$1", "(.+)"},
+	{"$1.*", "(.+)[.]T"},
+	{"$1.*$2", "(T)[.]T([.].+)"},
+	{"$1.*$2.*", "(T)[.]T((?:[.]T)*)[.]T"},
+	{"$1.*$2", "(T[.]T)[.]T([.].+)"},
+	{"$1.*$2.*", "(T[.]T)[.]T((?:[.]T)*)[.]T"},
+	{"$1.*.*$2", "(T)[.]T[.]T([.].+)"},
+	{"$1.*.*$2.*", "(T)[.]T[.]T((?:[.]T)*)[.]T"},
+	{"$1.>", "(T)[.].+"},
+	{"$1.>", "(T[.]T)[.].+"},
+	{"$1.*.>", "(T)[.]T[.].+"},
+	{"$1.>", "(T[.]T[.]T)[.].+"},
+	{"$1.*$2.>", "(T)[.]T([.]T)[.].+"},
+	{"$1.*.>", "(T[.]T)[.]T[.].+"},
+	{"$1.*.*.>", "(T)[.]T[.]T[.].+"},
+}
+
+func inForms(expr string, forms []struct{ pattern, topic string }) string {
 	as := make([]string, len(forms))
 	for i, form := range forms {
 		as[i] = fmt.Sprintf(`label_replace(%s, "pattern", "%s", "topic", "%s")`, expr, form.pattern, strings.ReplaceAll(form.topic, "T", "[^.]+"))
@@ -119,6 +126,33 @@ func flowPublishers() row {
 			column{name: "Subscribed as", unit: "short", expr: aggregate("count", perPublisher, "("+patterns(rates)+") and on (pattern) "+consumers)},
 		).size(gridWidth, 9),
 	)
+}
+
+// edge gives each series the labels source and target, made of one label each.
+func edge(expr, source, from, target, to string) string {
+	return fmt.Sprintf(`label_replace(label_replace(%s, "source", "%s", "%s", "(.+)"), "target", "%s", "%s", "(.+)")`, expr, source, from, target, to)
+}
+
+// flowGraph draws services and topics. Grafana's node graph makes the nodes of the
+// edges, if these have the fields id, source and target, and shows the field mainstat
+// beside each. They have to be labels, as a renamed field keeps its first name there:
+// hence count_values, which makes a label of the rate.
+func flowGraph() row {
+	const service = "service $1" // never a topic, which cannot have blanks
+	edges := strings.Join([]string{
+		edge(sum(perPublisher, rate("published_total", ofTopic)), service, "job", "$1", "topic"),
+		edge("("+widerPatterns(sum("topic", rate("published_total", ofFlow)))+") and on (pattern) "+
+			subscribed(aggregate("count", "topic", metric("active_subscriptions", ofSubscription))), "$1", "topic", "$1", "pattern"),
+		edge(handled("topic, job"), "$1", "topic", service, "job"),
+	}, " or ")
+	rates := fmt.Sprintf(`count_values by (id, source, target) ("mainstat", round(label_join(%s, "id", " to ", "source", "target"), 0.01))`, edges)
+	t := query(fmt.Sprintf(`label_replace(%s, "mainstat", "$1 msg/s", "mainstat", "(.*)")`, rates), "{{source}} to {{target}}")
+	t.Range, t.Instant, t.Format = false, true, "table"
+	graph := newPanel("nodeGraph", "The way of messages",
+		"Which service publishes to which topic, which patterns include it, and which service handles it, with messages per second along the way. Point at a line for its rate: where less comes out of a topic than goes in, messages wait; a topic without a line to a service has no subscriber here.",
+		"mps", []target{t}).size(gridWidth, 14)
+	graph.Options = object{"edges": object{}, "nodes": object{}}
+	return section("The whole way", graph)
 }
 
 func flowReplicas() row {
