@@ -202,7 +202,7 @@ type decentralised struct {
 	account nkeys.KeyPair
 }
 
-func newDecentralised(t *testing.T) *decentralised {
+func newDecentralised(t *testing.T, change ...func(*jwt.AccountClaims)) *decentralised {
 	t.Helper()
 	operator, system := newKey(t, nkeys.CreateOperator), newKey(t, nkeys.CreateAccount)
 	d := &decentralised{account: newKey(t, nkeys.CreateAccount)}
@@ -218,6 +218,9 @@ func newDecentralised(t *testing.T) *decentralised {
 		claims := jwt.NewAccountClaims(publicKey(t, account))
 		if account == d.account {
 			claims.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
+			for _, change := range change {
+				change(claims)
+			}
 		}
 		if err := resolver.Store(claims.Subject, encode(claims)); err != nil {
 			t.Fatal(err)
