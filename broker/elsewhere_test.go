@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -54,6 +55,22 @@ func TestSubjectMapping(t *testing.T) {
 	noSecond(t, js, "STORED")
 	if n := len(log.With("a subject mapping of the account leads there")); n != 2 { // for each topic
 		t.Errorf("%d warnings:\n%s", n, log.Text())
+	}
+}
+
+// A subject mapping leads away from the stream that captures the topic.
+func TestSubjectMappingBesideTheTopicsStream(t *testing.T) {
+	t.Parallel()
+	s := natstest.StartConfigured(t, `mappings: {"orders.*": "stored.$1"}`)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "STORED", Subjects: []string{"stored.>"}})
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}})
+	log := natstest.NewLog()
+	b := newBroker(t, s, broker.Logger(log))
+	publish(t, b, "orders.created", "x")
+	lines := log.With("subject mapping")
+	if len(lines) != 1 || !strings.Contains(lines[0].Text, "by stream STORED, and not by stream ORDERS") || lines[0].Fields["topic"] != "orders.created" {
+		t.Errorf("logged:\n%s", log.Text())
 	}
 }
 

@@ -253,7 +253,8 @@ func (p *publication) read(got answer) result {
 	if r.outcome != stored {
 		return r
 	}
-	if r.ack.Stream != p.stream.Name { // the topic has moved to another stream
+	if r.ack.Stream != p.stream.Name {
+		p.publisher.sayElsewhere(p.topic, r.ack.Stream, p.stream.Name)
 		p.doubt()
 	}
 	if p.ownID {

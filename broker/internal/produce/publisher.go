@@ -121,6 +121,15 @@ func (p *Publisher) sayLeftOut(topic, key string) {
 	}
 }
 
+// sayElsewhere logs that another stream than the topic's has stored a message, once in a
+// second at most.
+func (p *Publisher) sayElsewhere(topic, by, of string) {
+	if more, ok := p.lines.Allow("stored elsewhere"); ok {
+		p.conn.Log().Warn(fmt.Sprintf("a message was stored by stream %s, and not by stream %s, which captured the topic: if the topic has not moved there, a subject mapping of the account leads there, and subscribers of the topic do not get it%s", wire.Shorten(by), of, more),
+			"topic", wire.Shorten(topic))
+	}
+}
+
 // strange reports whether that domain is of another JetStream than the one that is used.
 // It has stored the message, too, then, and a line says so.
 func (p *Publisher) strange(domain string) bool {
