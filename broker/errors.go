@@ -20,7 +20,7 @@ var (
 	ErrInvalidTopic = fault.ErrInvalidTopic
 	// ErrInvalidQueue: the queue name cannot name a durable consumer.
 	ErrInvalidQueue = fault.ErrInvalidQueue
-	// ErrInvalidHeader: a header key or value cannot travel in a NATS message, or
+	// ErrInvalidHeader: NATS cannot carry a header key or value, or
 	// the key begins with Nats- and there is an option for what it does.
 	ErrInvalidHeader = fault.ErrInvalidHeader
 	// ErrInvalidMessage: the message is nil.
@@ -51,7 +51,7 @@ var (
 	// refused fails with it.
 	ErrSubscriptionLimit = fault.ErrSubscriptionLimit
 	// ErrOffline: all servers that hold a stream or consumer are down, or the server
-	// says why it cannot run it. What has one replica is away with one server.
+	// cannot run it and says why. With one replica, one server is enough for that.
 	ErrOffline = fault.ErrOffline
 	// ErrClusterUnavailable: the cluster has no leader, or too few servers to place
 	// something, and that has not passed in time. Try again.
@@ -91,13 +91,12 @@ var (
 	// a transform, a republish or a handler. It is kept, and delivered again after
 	// a growing delay. Its header Micro-Dead-Letter-Hops has the count.
 	ErrDeadLetterLoop = fault.ErrDeadLetterLoop
-	// ErrDeadLetterCut: a dead letter has not all headers or no body, because they
-	// did not fit, and its original is gone. [Redrive] leaves it where it is.
+	// ErrDeadLetterCut: a dead letter lacks headers or its body, because they did not
+	// fit, and its original is gone. [Redrive] leaves it where it is.
 	ErrDeadLetterCut = fault.ErrDeadLetterCut
 	// ErrUnsupported: the server is too old for [DeliverAt], [DeliverAfter], [TTL] or
 	// [SingleActive], or a stream that others made lacks a flag. The error names the
-	// version or the
-	// flag. Nothing was stored.
+	// version or the flag. Nothing was stored.
 	ErrUnsupported = fault.ErrUnsupported
 	// ErrNotScheduled: [CancelDelivery] found no message of that topic and id that
 	// waits: it was delivered, is due just now, was cancelled, or never published.

@@ -8,21 +8,21 @@ import "context"
 //
 // The rules, the same for every field:
 //
-//   - Hooks run on the goroutine that does the work, so they must be quick. They
-//     run concurrently, so they must be safe for that.
-//   - Fields that return a context are starts. What a start returns is used for
-//     the work and handed to every later hook of the same operation; nil keeps
-//     the context as it was. Starts run in the order of installation, the
-//     matching ends in reverse. Each start gets exactly one end, also when the
-//     operation fails, or the handler panics or calls [runtime.Goexit].
+//   - Hooks run on the goroutine that does the work, so they must be quick. They run
+//     concurrently, so they must be safe for concurrent use.
+//   - Fields that return a context are starts. What a start returns is used for the
+//     work and handed to every later hook of the same operation; nil keeps the context
+//     as it was. Starts run in the order of installation, the matching ends in reverse.
+//     Each start gets exactly one end, even if the operation fails, or the handler
+//     panics or calls [runtime.Goexit].
 //   - Events are structs passed by value. Later versions may add fields, so
 //     write keyed literals. Durations are measured by the broker.
 //   - No lock is held while a hook runs: a hook may call the broker.
-//   - Publish and Subscribe take as long as their own hooks: these run on the
-//     goroutine of the caller. Connect, Unsubscribe and Disconnect return in their
-//     time although a hook hangs. A hook that hangs in a worker holds up that worker.
-//   - A hook that panics changes nothing: the panic is logged, the message
-//     flows on, and the other hooks run. A hook must not call [runtime.Goexit].
+//   - Publish and Subscribe take as long as their own hooks: these run on the goroutine
+//     of the caller. Connect, Unsubscribe and Disconnect return in time even if a hook
+//     hangs. A hook that hangs in a worker holds up that worker.
+//   - If a hook panics, the panic is logged, the message is processed as usual, and the
+//     other hooks run. A hook must not call [runtime.Goexit].
 type Hooks struct {
 	// PublishStart fires once per Publish call, before anything is sent. It may
 	// change e.Header, the map that travels with the message. The context it
@@ -34,10 +34,10 @@ type Hooks struct {
 	// of other calls.
 	Published func(ctx context.Context, e Published)
 
-	// SubscriptionStart fires once per successful Subscribe, before the first
-	// message is asked for. The context it returns is the parent of all later
-	// contexts of that subscription: the place for state that is to be worked
-	// out once per subscription rather than once per message.
+	// SubscriptionStart fires once per successful Subscribe, before the first message
+	// is asked for. The context it returns is the parent of all later contexts of that
+	// subscription. Put values there that you want to compute once per subscription
+	// rather than once per message.
 	SubscriptionStart func(ctx context.Context, e SubscriptionStart) context.Context
 	// SubscriptionEnd ends SubscriptionStart: after the last handler of the
 	// subscription has returned and its message was settled.
@@ -47,22 +47,22 @@ type Hooks struct {
 	SubscribeFailed func(ctx context.Context, e SubscribeFailed)
 
 	// Fetched fires when messages have arrived from the stream. Another worker may
-	// already handle the first of them. An idle poll fires nothing.
+	// already handle the first of them. A fetch that finds no message fires nothing.
 	Fetched func(ctx context.Context, e Fetched)
 	// FetchError fires for every failed fetch, wherever the failure showed.
 	FetchError func(ctx context.Context, e FetchError)
 	// Backoff fires after every FetchError with the pause before the next try,
 	// and once with a zero Delay when the subscription is healthy again.
 	Backoff func(ctx context.Context, e Backoff)
-	// ConsumerState fires when the server has said how many messages are pending
-	// for this consumer: at Subscribe, and about every 15 s while nothing is
-	// delivered for the first time. Deliveries themselves say it in [Fetched].
+	// ConsumerState fires when the broker has asked the server how many messages are
+	// pending for this consumer: at Subscribe, and about every 15 s while nothing new
+	// is delivered. While messages are delivered, [Fetched] has that number.
 	ConsumerState func(ctx context.Context, e ConsumerState)
 
-	// Held fires when a subscription with [OrderBy] has as many messages in hand as it
-	// may, and can start none of them, because others of their keys are being handled
-	// or are to be handled again: it fetches no more. It fires again, with Full false,
-	// when half of the room is free.
+	// Held fires when a subscription with [OrderBy] stops fetching: it has as many
+	// messages in hand as it may, and cannot start any of them, because earlier
+	// messages of their keys are being handled or wait for a retry. It fires again,
+	// with Full false, when half of the room is free.
 	Held func(ctx context.Context, e Held)
 
 	// ActiveChanged fires for a subscription with [SingleActive]: with Active false when
@@ -101,15 +101,15 @@ type Hooks struct {
 	// Handled ends HandleStart: once per delivery, after the settlement.
 	Handled func(ctx context.Context, e Handled)
 
-	// ConnectionChanged fires when the connection to the server is made, lost,
-	// restored or closed: one state after the other, on a goroutine of its own.
-	// Connect waits for it for two seconds at most, and Disconnect within its bound.
-	// In the hook itself, Disconnect returns nil at once and completes after the
-	// hook; until then Connect returns [ErrNotConnected]. Where the client has
-	// closed for good, Connect works in the hook, too.
+	// ConnectionChanged fires when the connection to the server is made, lost, restored
+	// or closed: one call after the other, on its own goroutine. Connect waits for it
+	// for two seconds at most, and Disconnect up to its time limit. If the hook itself
+	// calls Disconnect, that returns nil at once and completes after the hook; until
+	// then Connect returns [ErrNotConnected]. When the client has closed for good, the
+	// hook may call Connect.
 	ConnectionChanged func(ctx context.Context, e ConnectionChanged)
 
-	// Err is for constructors of hooks that failed. Connect and Init return it, so
-	// that a service does not start without what it asked for.
+	// Err is the error of a function that could not make the hooks. Connect and Init
+	// return it, so that a service does not start without hooks that it asked for.
 	Err error
 }
