@@ -136,8 +136,9 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // [CancelDelivery] takes the message back by its id.
 //
 // The stream and the sequence in [Published] are those of where it waits, and its
-// DeliverAt is not zero. How many wait is the number of messages in ORDERS-later: the
-// metric micro_broker_stream_messages of metrics.NewServer, or nats stream info.
+// DeliverAt is not zero. The metric micro_broker_scheduled_total counts them. How many
+// wait is the number of messages in ORDERS-later: the metric
+// micro_broker_stream_messages of metrics.NewServer, or nats stream info.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when

@@ -19,6 +19,7 @@
 //	micro_broker_publish_duration_seconds{topic}             histogram  from the call of Publish until the outcome is known, failures included
 //	micro_broker_published_bytes_total{topic}                counter    bytes of the bodies of published messages
 //	micro_broker_duplicates_total{topic}                     counter    messages whose id the stream already had
+//	micro_broker_scheduled_total{topic}                      counter    messages published to be delivered later; appears with the first one
 //
 // Subscribing. The series of subscribe_errors_total exist from the first error:
 //

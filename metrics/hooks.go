@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"fmt"
+	"time"
 
 	jsbroker "go-micro-jetstream/broker"
 )
@@ -72,8 +73,11 @@ func (o *observer) published(ctx context.Context, e jsbroker.Published) {
 	}
 	p.published.Inc()
 	p.bytes.Add(float64(max(e.Size, 0)))
-	if e.Duplicate {
+	switch {
+	case e.Duplicate:
 		p.duplicates.Inc()
+	case e.DeliverAt.After(time.Now().Add(-e.Duration)): // else its time had passed, and it did not wait
+		p.vectors.scheduled.WithLabelValues(p.topic).Inc()
 	}
 }
 

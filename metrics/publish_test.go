@@ -54,6 +54,28 @@ func TestPublish(t *testing.T) {
 	})
 }
 
+// Only what waits from now on counts.
+func TestScheduled(t *testing.T) {
+	h, reg := newHooks(t)
+	ctx := context.Background()
+	now := time.Now()
+	for _, e := range []jsbroker.Published{
+		{DeliverAt: now.Add(time.Hour)},
+		{DeliverAt: now.Add(-time.Second), Duration: time.Minute}, // it was due while it was being published
+		{DeliverAt: now.Add(-time.Second)},
+		{DeliverAt: now.Add(time.Hour), Duplicate: true},
+		{DeliverAt: now.Add(time.Hour), Err: errBoom},
+		{},
+	} {
+		e.Topic = "orders.created"
+		h.Published(ctx, e)
+	}
+	want(t, reg, map[string]float64{
+		`micro_broker_published_total{topic="orders.created"}`: 5,
+		`micro_broker_scheduled_total{topic="orders.created"}`: 2,
+	})
+}
+
 func TestInvalidTopicsAreNoLabels(t *testing.T) {
 	h, reg := newHooks(t)
 	ctx := context.Background()

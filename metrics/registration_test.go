@@ -249,6 +249,7 @@ func driveEverything(h jsbroker.Hooks) {
 	ctx := subscribe(h, orders)
 	handle(h, ctx, jsbroker.Handled{Delivery: delivery(orders), Result: jsbroker.ResultAck})
 	h.Published(ctx, jsbroker.Published{Topic: "orders.created"})
+	h.Published(ctx, jsbroker.Published{Topic: "orders.created", DeliverAt: time.Now().Add(time.Hour)})
 	h.SubscribeFailed(ctx, jsbroker.SubscribeFailed{Topic: "users", Reason: "timeout", Err: errBoom})
 	h.ConnectionChanged(ctx, jsbroker.ConnectionChanged{BrokerID: "1", ClientName: "shop", State: jsbroker.StateConnected, AsyncWindow: func() (used, limit int) { return 1, 2 }})
 }

@@ -78,6 +78,7 @@ type publishVectors struct {
 	bytes      *prometheus.CounterVec
 	errors     *prometheus.CounterVec
 	duplicates *prometheus.CounterVec
+	scheduled  *prometheus.CounterVec
 	duration   histogramVec
 }
 
@@ -87,6 +88,7 @@ func newPublishVectors(vs *vectors, buckets []float64) publishVectors {
 		bytes:      vs.counter("published_bytes_total", "Bytes of the bodies of published messages, duplicates included.", "topic"),
 		errors:     vs.counter("publish_errors_total", "Publishes that failed, by reason.", "topic", "reason"),
 		duplicates: vs.counter("duplicates_total", "Messages published with an id that the stream already had: acknowledged, but not stored again.", "topic"),
+		scheduled:  vs.counter("scheduled_total", "Messages published to be delivered later, with DeliverAfter or DeliverAt: they wait from now on. Duplicates are not among them.", "topic"),
 		duration:   vs.histogram("publish_duration_seconds", "Duration in seconds from the call of Publish until the outcome is known, look-ups, retries and failures included.", buckets, "topic"),
 	}
 }

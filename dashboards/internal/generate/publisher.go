@@ -52,8 +52,9 @@ func publisherTable() row {
 func publisherPublishing() row {
 	return section("Publishing",
 		timeseries("Publish rate",
-			"Messages acknowledged by a stream, per second, duplicates included. The series of a topic begins with its first publish. If a line drops to zero, the service has stopped or all its publishes fail: see Errors by reason.",
-			"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}")),
+			"Messages acknowledged by a stream, per second, duplicates included, and how many of them are to be delivered later. The series of a topic begins with its first publish. If a line drops to zero, the service has stopped or all its publishes fail: see Errors by reason.",
+			"mps", query(sum("topic", rate("published_total", ofTopic)), "{{topic}}"),
+			query(sum("topic", rate("scheduled_total", ofTopic))+" > 0", "{{topic}}, later")),
 		timeseries("Publish duration",
 			"Time until the outcome of a publish is known, including look-ups, retries and failures. Dots are traces. p50 is one round trip and one disk write: if it doubles, look at the servers. A p99 of seconds means that calls waited for the connection.",
 			"s", quantiles("publish_duration_seconds", ofTopic, "")...),
