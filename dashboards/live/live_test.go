@@ -24,10 +24,14 @@ import (
 
 // state is what the tests read of the page's JSON.
 type state struct {
-	Connections   []struct{ State, Server string }
+	Connections []struct {
+		State, Server                     string
+		AsyncWindowUsed, AsyncWindowLimit int
+	}
 	Subscriptions []struct {
 		Topic, Queue, Stream string
 		Running, Concurrency int
+		InHand               int
 		Pending              uint64
 		Handled              map[string]uint64
 		Failures             uint64
@@ -116,7 +120,7 @@ func world(t *testing.T) (page *live.Page, release func()) {
 func TestThePageShowsWhatGoesOn(t *testing.T) {
 	page, release := world(t)
 	s := get(t, page, "")
-	if len(s.Connections) != 1 || s.Connections[0].State != "connected" || s.Connections[0].Server == "" {
+	if len(s.Connections) != 1 || s.Connections[0].State != "connected" || s.Connections[0].Server == "" || s.Connections[0].AsyncWindowLimit == 0 {
 		t.Errorf("connections %+v", s.Connections)
 	}
 	sub := s.Subscriptions[0]
@@ -291,8 +295,8 @@ func TestTheStateOfASubscription(t *testing.T) {
 	page := live.New()
 	h := page.Hooks()
 	sub := jsbroker.Subscription{Topic: "orders", Queue: "billing"}
-	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub})
-	if s := get(t, page, "").Subscriptions[0]; s.Active != nil || s.Held != 0 {
+	ctx := h.SubscriptionStart(context.Background(), jsbroker.SubscriptionStart{Subscription: sub, InHand: func() int { return 17 }})
+	if s := get(t, page, "").Subscriptions[0]; s.Active != nil || s.Held != 0 || s.InHand != 17 {
 		t.Errorf("at the start: %+v", s)
 	}
 	h.ActiveChanged(ctx, jsbroker.ActiveChanged{Subscription: sub})

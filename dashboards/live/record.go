@@ -96,9 +96,14 @@ type connection struct {
 	reconnects int
 	err        string
 	errAt      time.Time
+	async      func() (used, limit int) // the window of Async; nil: closed
 }
 
 func (c *connection) change(e jsbroker.ConnectionChanged) {
+	c.async = e.AsyncWindow
+	if e.State == jsbroker.StateClosed {
+		c.async = nil // it keeps the broker in memory
+	}
 	c.client, c.state, c.since = e.ClientName, e.State, time.Now()
 	if e.URL != "" {
 		c.url = e.URL

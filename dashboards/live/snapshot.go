@@ -38,6 +38,8 @@ type connectionJSON struct {
 	Reconnects  int        `json:"reconnects"`
 	LastError   string     `json:"lastError,omitempty"`
 	LastErrorAt *time.Time `json:"lastErrorAt,omitempty"`
+	AsyncUsed   int        `json:"asyncWindowUsed"`
+	AsyncLimit  int        `json:"asyncWindowLimit"`
 }
 
 type subscriptionJSON struct {
@@ -49,6 +51,7 @@ type subscriptionJSON struct {
 	Ended       *time.Time        `json:"ended,omitempty"`
 	Running     int               `json:"running"`
 	Concurrency int               `json:"concurrency"`
+	InHand      int               `json:"inHand"` // fetched and not being handled
 	Pending     uint64            `json:"pending"`
 	Active      *bool             `json:"active,omitempty"` // with SingleActive
 	Held        int               `json:"held,omitempty"`   // with OrderBy: messages behind stuck keys, while nothing more is fetched
@@ -115,8 +118,9 @@ func (p *Page) snapshot(query string) snapshot {
 	s := snapshot{Now: now, Started: p.started, Go: runtime.Version(), Build: build(), Query: query, Topics: p.topics.snapshot()}
 	p.mu.Lock()
 	p.dropRetries(now)
+	connections := make([]connection, 0, len(p.brokers))
 	for _, c := range p.brokers {
-		s.Connections = append(s.Connections, c.json())
+		connections = append(connections, *c)
 	}
 	for _, r := range p.retries {
 		s.Retries = append(s.Retries, r.json())
@@ -127,9 +131,13 @@ func (p *Page) snapshot(query string) snapshot {
 	subs := slices.Concat(p.subscriptions, p.ended)
 	p.mu.Unlock()
 
+	for i := range connections {
+		s.Connections = append(s.Connections, connections[i].json())
+	}
 	search := newSearch(query)
 	for _, sub := range subs {
 		state, running, recent := sub.snapshot(now)
+		state.InHand = sub.waiting()
 		s.Subscriptions = append(s.Subscriptions, state)
 		s.InFlight = append(s.InFlight, running...)
 		s.Found = append(s.Found, search.messages(running)...)
@@ -165,10 +173,14 @@ func build() string {
 }
 
 func (c *connection) json() connectionJSON {
-	return connectionJSON{
+	j := connectionJSON{
 		Broker: c.broker, Client: cut(c.client), State: string(c.state), Server: cut(c.url), Since: c.since,
 		Reconnects: c.reconnects, LastError: c.err, LastErrorAt: set(c.errAt),
 	}
+	if c.async != nil {
+		j.AsyncUsed, j.AsyncLimit = c.async()
+	}
+	return j
 }
 
 // snapshot also returns the messages that are being handled, and those that were

@@ -15,6 +15,7 @@ type subscription struct {
 	most  int // how many handlers may run at a time
 
 	mu         sync.Mutex
+	inHand     func() int // messages that are fetched and not being handled; nil: none any more
 	deliveries deliveries
 	results    results
 	failures   uint64
@@ -58,7 +59,7 @@ func (r *results) count(result jsbroker.Result) {
 }
 
 func newSubscription(e *jsbroker.SubscriptionStart, remembers int) *subscription {
-	s := &subscription{name: e.Subscription, since: time.Now(), most: e.Concurrency}
+	s := &subscription{name: e.Subscription, since: time.Now(), most: e.Concurrency, inHand: e.InHand}
 	s.deliveries.size = remembers + e.Concurrency
 	return s
 }
@@ -138,5 +139,20 @@ func (s *subscription) backedOff(e *jsbroker.Backoff) {
 }
 
 func (s *subscription) end() {
-	s.update(func(st *subscriptionState) { st.ended = time.Now() })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.ended = time.Now()
+	s.inHand = nil // it keeps the broker in memory
+}
+
+// waiting returns how many messages are fetched and not being handled. The broker says
+// so, without the lock.
+func (s *subscription) waiting() int {
+	s.mu.Lock()
+	inHand := s.inHand
+	s.mu.Unlock()
+	if inHand == nil {
+		return 0
+	}
+	return inHand()
 }
