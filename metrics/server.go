@@ -129,8 +129,13 @@ func ServerLimits(streams, consumers int) ServerOption {
 // permission, and is asked again after half an hour; micro_broker_server_up is 0 until
 // then. All else goes on.
 //
-// One process of a cluster is enough. With several, all report the same values: use
-// max, not sum. Errors: [jsbroker.ErrInvalidConfig], [jsbroker.ErrForeign].
+// One process of a cluster is enough, and best: it need not be a service, only a broker
+// that is connected. However many Prometheus servers scrape it, it asks once in an
+// interval. Each process that has a Server asks for itself, so ten replicas ask ten times
+// as often: have one of them do it, or give each a [ServerInterval] of up to a minute.
+// All report the same values: use max, not sum, and count(micro_broker_server_up) to see
+// how many ask. Two on one registry, for two clusters, need a label of their own: see
+// [prometheus.WrapRegistererWith]. Errors: [jsbroker.ErrInvalidConfig], [jsbroker.ErrForeign].
 func NewServer(b broker.Broker, opts ...ServerOption) (*Server, error) {
 	s := &Server{
 		broker:       b,

@@ -59,9 +59,13 @@ func serverNow() row {
 			"short", query(aggregate("max", "", metric("server_up", ofProcess)), "answers")).size(4, 4).
 			words(map[string]string{"0": "No", "1": "Yes"}, map[string]string{"0": "red", "1": "green"}).
 			thresholds(above(0, "red"), above(1, "green")),
+		stat("Processes that ask",
+			"How many processes ask the server. One for each cluster is enough: each asks for itself, so if there are many, register metrics.NewServer in one of them only, or raise ServerInterval.",
+			"short", query("count("+metric("server_up", ofProcess)+")", "processes")).size(3, 4).
+			thresholds(above(0, "green"), above(10, "orange")),
 		stat("Streams",
 			"Streams that were asked about. If one is missing, see ServerStreams and ServerLimits of the collector.",
-			"short", query("count("+most(perStream, "stream_messages", ofStream)+")", "streams")).size(4, 4),
+			"short", query("count("+most(perStream, "stream_messages", ofStream)+")", "streams")).size(3, 4),
 		stat("Fullest stream",
 			"The largest share of a limit of messages or bytes that a stream uses. At 1, publishes fail or the oldest messages are dropped: consume faster, or raise the limit.",
 			"percentunit", query(filled(""), "filled")).size(4, 4).thresholds(filledLevels()...).noData("no limits"),
@@ -70,11 +74,11 @@ func serverNow() row {
 			"short", query(sum("", most("stream, consumer, queue", "consumer_pending", ofConsumer)), "pending")).size(4, 4),
 		stat("Paused consumers",
 			"Consumers that an operator has paused. If it is not 0 and nobody knows why, resume them: nats consumer resume.",
-			"short", query(sum("", most(perServerConsumer, "consumer_paused", ofConsumer)), "paused")).size(4, 4).
+			"short", query(sum("", most(perServerConsumer, "consumer_paused", ofConsumer)), "paused")).size(3, 4).
 			thresholds(above(0, "green"), above(1, "orange")),
 		stat("Dead letters",
 			"Messages on the dead-letter topic, which wait for somebody to read them. If it is not 0, read them, mend the cause, and redrive or drop them.",
-			"short", query(sum("", most("stream, topic", "stream_dead_letters", ofStream)), "dead letters")).size(4, 4).
+			"short", query(sum("", most("stream, topic", "stream_dead_letters", ofStream)), "dead letters")).size(3, 4).
 			thresholds(above(0, "green"), above(1, "orange")),
 	)
 }
