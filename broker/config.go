@@ -37,9 +37,9 @@ func newConfig(o broker.Options) (*config, error) {
 	switch {
 	case c.domain != "" && c.apiPrefix != "":
 		return nil, fmt.Errorf("jetstream: %w: WithDomain(%q) stands for the API prefix $JS.%s.API, and WithAPIPrefix(%q) names another: leave one of them out", ErrInvalidConfig, c.domain, c.domain, c.apiPrefix)
-	case c.rules.OthersStreams && c.rules.StreamTemplate != nil:
+	case c.rules.NeverCreateStreams && c.rules.StreamTemplate != nil:
 		return nil, fmt.Errorf("jetstream: %w: WithStreamConfig is for streams that the broker creates, and WithExistingStreams has it create none: leave one of them out", ErrInvalidConfig)
-	case c.rules.OthersConsumers && c.rules.ConsumerTemplate != nil:
+	case c.rules.NeverCreateConsumers && c.rules.ConsumerTemplate != nil:
 		return nil, fmt.Errorf("jetstream: %w: WithConsumerConfig is for consumers that the broker creates, and WithExistingConsumers has it create none: leave one of them out", ErrInvalidConfig)
 	case c.rules.DeadLetter != "" && c.rules.ConsumerTemplate != nil && c.rules.ConsumerTemplate.HeadersOnly:
 		return nil, fmt.Errorf("jetstream: %w: WithDeadLetter keeps the bodies of messages, and with HeadersOnly in WithConsumerConfig there are none: leave one of them out", ErrInvalidConfig)

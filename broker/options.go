@@ -324,7 +324,7 @@ func WithConsumerConfig(cfg jetstream.ConsumerConfig) broker.Option {
 // the template for streams that the broker creates.
 func WithExistingStreams() broker.Option {
 	return option("WithExistingStreams", func(s *settings) error {
-		s.rules.OthersStreams = true
+		s.rules.NeverCreateStreams = true
 		return nil
 	})
 }
@@ -341,7 +341,7 @@ func WithExistingStreams() broker.Option {
 // for consumers that the broker creates.
 func WithExistingConsumers() broker.Option {
 	return option("WithExistingConsumers", func(s *settings) error {
-		s.rules.OthersConsumers = true
+		s.rules.NeverCreateConsumers = true
 		return nil
 	})
 }

@@ -24,8 +24,19 @@ type when struct {
 	at     time.Time
 	after  time.Duration // counts if delay is set
 	delay  bool
+	set    bool          // by DeliverAt or DeliverAfter
 	ttl    time.Duration // counts if ttlSet is set
 	ttlSet bool
+}
+
+// take takes over what a later option says.
+func (w *when) take(later when) {
+	if later.set {
+		w.at, w.after, w.delay, w.set = later.at, later.after, later.delay, true
+	}
+	if later.ttlSet {
+		w.ttl, w.ttlSet = later.ttl, true
+	}
 }
 
 // timing returns what that means for a message that is published now.
@@ -69,6 +80,8 @@ func ownOptions(o *broker.PublishOptions) *publishContext {
 //
 // Ids are unique in the whole stream: a message with the same id on another topic of
 // the stream is a duplicate, too. So put the topic into the id.
+//
+// An empty id has no effect: the message gets a random one, as without the option.
 func MessageID(id string) broker.PublishOption {
 	return func(o *broker.PublishOptions) { ownOptions(o).messageID = id }
 }
@@ -102,7 +115,7 @@ func Async(done func(error)) broker.PublishOption {
 func DeliverAfter(d time.Duration) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when
-		w.at, w.after, w.delay = time.Time{}, d, true
+		w.at, w.after, w.delay, w.set = time.Time{}, d, true, true
 	}
 }
 
@@ -112,7 +125,7 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // should agree. It survives restarts of clients and servers; what is due while a
 // server is down or has just started is some seconds later, and a server that is
 // killed while messages fall due may deliver some of these again. A time that has
-// passed means now. Use it for reminders, and for retries in hours. It works with
+// passed means now, and so does the zero time. Use it for reminders, and for retries in hours. It works with
 // [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
 //
 // The message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
@@ -142,7 +155,7 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when
-		w.at, w.after, w.delay = t, 0, false
+		w.at, w.after, w.delay, w.set = t, 0, false, true
 	}
 }
 
@@ -183,12 +196,7 @@ func publishOptionsOf(opts []broker.PublishOption) publishOptions {
 			if own.async != nil {
 				p.async = own.async
 			}
-			if own.when.delay || !own.when.at.IsZero() {
-				p.when.at, p.when.after, p.when.delay = own.when.at, own.when.after, own.when.delay
-			}
-			if own.when.ttlSet {
-				p.when.ttl, p.when.ttlSet = own.when.ttl, true
-			}
+			p.when.take(own.when)
 			p.ctx = own.Context //nolint:fatcontext // as many as there are options
 		case o.Context != nil:
 			p.ctx = o.Context

@@ -174,7 +174,7 @@ func (so *subscribeOptions) checkTemplate(brokers *streams.Rules) error {
 		return nil
 	case so.templateErr != nil:
 		return fmt.Errorf("%w: %w", ErrInvalidConfig, so.templateErr)
-	case brokers.OthersConsumers:
+	case brokers.NeverCreateConsumers:
 		return fmt.Errorf("%w: ConsumerConfig is for a consumer that the broker creates, and WithExistingConsumers has it create none: leave one of them out", ErrInvalidConfig)
 	case brokers.DeadLetter != "" && so.template.HeadersOnly:
 		return fmt.Errorf("%w: WithDeadLetter keeps the bodies of messages, and with HeadersOnly in ConsumerConfig there are none: leave one of them out", ErrInvalidConfig)

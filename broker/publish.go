@@ -48,8 +48,10 @@ import (
 // may be stored. After every other error it is not: [ErrNotConnected],
 // [ErrInvalidTopic], [ErrInvalidHeader], [ErrInvalidMessage],
 // [ErrMessageTooLarge], [ErrStreamFull], [ErrStreamMismatch],
-// [ErrStreamNotFound], [ErrJetStreamUnavailable], [ErrPermission],
-// [ErrUnsupported], and [ErrInvalidConfig] for an option out of range.
+// [ErrStreamNotFound], [ErrStreamLimit], [ErrStoredTwice],
+// [ErrJetStreamUnavailable], [ErrOffline], [ErrClusterUnavailable],
+// [ErrSubscriptionLimit], [ErrPermission], [ErrUnsupported], and
+// [ErrInvalidConfig] for an option out of range.
 func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broker.PublishOption) error {
 	return publishOn(b.session.Load(), b.cfg.Load(), topic, m, publishOptionsOf(opts))
 }

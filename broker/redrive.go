@@ -40,13 +40,14 @@ type RedriveOption func(*redrive)
 
 // redrive is one call of Redrive.
 type redrive struct {
-	session *session
-	cfg     *config
-	store   *deadletter.Store
-	filter  func(DeadLetter) bool
-	limit   int
-	limited bool
-	dryRun  bool
+	session  *session
+	cfg      *config
+	store    *deadletter.Store
+	filter   func(DeadLetter) bool
+	filtered bool
+	limit    int
+	limited  bool
+	dryRun   bool
 
 	taken  map[string]bool // ids of letters without their body whose original is redriven
 	failed int
@@ -58,11 +59,13 @@ const maxRedriveErrors = 10
 
 // RedriveFilter chooses the letters: those for which the function returns true. The
 // others stay. It is called in the order of the stream, on the goroutine of [Redrive].
+// A nil function makes Redrive fail with [ErrInvalidConfig].
 func RedriveFilter(want func(DeadLetter) bool) RedriveOption {
-	return func(r *redrive) { r.filter = want }
+	return func(r *redrive) { r.filter, r.filtered = want, true }
 }
 
-// RedriveLimit ends [Redrive] after n letters: at least 1. The default is no limit.
+// RedriveLimit ends [Redrive] after n letters: at least 1, or Redrive fails with
+// [ErrInvalidConfig]. The default is no limit.
 func RedriveLimit(n int) RedriveOption {
 	return func(r *redrive) { r.limit, r.limited = n, true }
 }
@@ -136,6 +139,8 @@ func newRedrive(b broker.Broker, topic string, opts []RedriveOption) (*redrive, 
 	switch {
 	case !ok || own == nil:
 		return nil, fmt.Errorf("%w: the broker is a %T, not one of NewBroker", ErrForeign, b)
+	case r.filtered && r.filter == nil:
+		return nil, fmt.Errorf("%w: RedriveFilter: the function is nil", ErrInvalidConfig)
 	case r.limited && r.limit < 1:
 		return nil, fmt.Errorf("%w: RedriveLimit(%d): want at least 1", ErrInvalidConfig, r.limit)
 	}

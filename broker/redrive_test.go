@@ -127,6 +127,8 @@ func TestRedriveOptions(t *testing.T) {
 	sh.wait(t, 4)
 	_, err := jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveLimit(0))
 	wantError(t, err, jsbroker.ErrInvalidConfig, "RedriveLimit(0)", "at least 1")
+	_, err = jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveFilter(nil))
+	wantError(t, err, jsbroker.ErrInvalidConfig, "RedriveFilter", "nil")
 	_, err = jsbroker.Redrive(ctx, sh.b, "a..b")
 	wantError(t, err, jsbroker.ErrInvalidTopic)
 	_, err = jsbroker.Redrive(ctx, sh.b, "nowhere")

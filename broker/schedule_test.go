@@ -288,6 +288,10 @@ func TestDeliverAtTheEdgesOfTime(t *testing.T) {
 			t.Errorf("got %+v, want %s", r, body)
 		}
 	}
+	publish(t, b, "orders", "the last one counts", jsbroker.DeliverAfter(time.Hour), jsbroker.DeliverAt(time.Time{}))
+	if r := receive(t, got); r.body != "the last one counts" {
+		t.Errorf("got %+v", r)
+	}
 	publish(t, b, "orders", "end")
 	if r := receive(t, got); r.body != "end" {
 		t.Errorf("%q is a second delivery", r.body)

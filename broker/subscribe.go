@@ -63,8 +63,10 @@ type subscription struct {
 // Errors: [ErrNotConnected], [ErrInvalidTopic], [ErrInvalidQueue],
 // [ErrInvalidHandler], [ErrInvalidConfig], [ErrWorkQueueConflict],
 // [ErrConsumerConflict], [ErrConsumerNotFound], [ErrStreamMismatch],
-// [ErrStreamNotFound], [ErrStoredTwice], [ErrSubscriptionLimit],
-// [ErrJetStreamUnavailable], [ErrPermission].
+// [ErrStreamNotFound], [ErrStreamLimit], [ErrConsumerLimit], [ErrStoredTwice],
+// [ErrSubscriptionLimit], [ErrJetStreamUnavailable], [ErrOffline],
+// [ErrClusterUnavailable], [ErrPermission], and [ErrUnsupported] for [SingleActive]
+// with an older server.
 func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts ...broker.SubscribeOption) (broker.Subscriber, error) {
 	request := subscribeOptionsOf(opts)
 	cfg := b.cfg.Load()
@@ -127,7 +129,7 @@ func checkSubscribe(ses *session, cfg *config, topic string, handler broker.Hand
 		return fmt.Errorf("the context of broker.SubscribeContext has ended: %w", request.Context.Err())
 	case ses == nil:
 		return fault.ErrNoConnection
-	case request.Queue == "" && cfg.rules.OthersConsumers:
+	case request.Queue == "" && cfg.rules.NeverCreateConsumers:
 		return fmt.Errorf("%w: a subscriber without a queue has a consumer of its own, and with WithExistingConsumers the broker creates none: name a queue", ErrInvalidConfig)
 	}
 	if err := request.checkOrder(cfg); err != nil {

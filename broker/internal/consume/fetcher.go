@@ -89,7 +89,7 @@ func (f *fetcher) try() (over bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		f.asked()
+		f.clearTransientTrouble()
 		f.s.lookAround()
 		m, err = f.await(changed, silence)
 		if m == nil {
@@ -114,9 +114,9 @@ func (s *Subscription) Trouble() error {
 	return nil
 }
 
-// asked ends a trouble that has passed by itself, once there is a request again: with
+// clearTransientTrouble ends a trouble that has passed by itself, once there is a request again: with
 // an empty stream the next sign of life may take long.
-func (f *fetcher) asked() {
+func (f *fetcher) clearTransientTrouble() {
 	if err := f.s.Trouble(); err != nil && (quietly(err) || errors.Is(err, fault.ErrConnectionLost)) {
 		f.trouble.Store(nil)
 	}

@@ -199,7 +199,7 @@ func (cs *Consumers) findDurable(ctx context.Context, b binding) (found *Consume
 		}
 	}
 	switch {
-	case b.rules.OthersConsumers && free != "":
+	case b.rules.NeverCreateConsumers && free != "":
 		return nil, nil, "", fmt.Errorf("%w, and with WithExistingConsumers the broker creates none: create the pull consumer %s on stream %s, with the filter %s and explicit acknowledgement",
 			fault.ErrConsumerNotFound, free, b.stream.Name, b.topic)
 	case taken != nil:

@@ -53,7 +53,7 @@ func TestConsumersOfOthers(t *testing.T) {
 	}
 	_, _, err := b.Bind(b.ctx, rules, "orders.b", "q")
 	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS was not made by this broker and has the filter orders.a")
-	_, _, err = b.Bind(b.ctx, &streams.Rules{OthersConsumers: true}, "orders.b", "other")
+	_, _, err = b.Bind(b.ctx, &streams.Rules{NeverCreateConsumers: true}, "orders.b", "other")
 	natstest.WantError(t, err, fault.ErrConsumerNotFound, "create the pull consumer other on stream THEIRS, with the filter orders.b")
 }
 

@@ -41,7 +41,7 @@ func (cs *Consumers) Mend(ctx context.Context, rules *streams.Rules, c *Consumer
 		}
 	case !gone(err):
 		return Mended{}, err
-	case rules.OthersConsumers:
+	case rules.NeverCreateConsumers:
 		return Mended{}, fmt.Errorf("consumer %s of stream %s is gone, and with WithExistingConsumers the broker creates none: create it again: %w", c.Name, c.Stream.Name, err)
 	case !c.Ours:
 		return Mended{}, fmt.Errorf("consumer %s of stream %s is gone and was not made by this broker: create it again: %w", c.Name, c.Stream.Name, err)
@@ -70,7 +70,7 @@ func (cs *Consumers) mendFound(ctx context.Context, b binding, former *Consumer,
 		if err != nil {
 			return Mended{}, err
 		}
-		if !filters(info.Config, s, b.topic) && former.Ours && !b.rules.OthersConsumers && b.queue != "" {
+		if !filters(info.Config, s, b.topic) && former.Ours && !b.rules.NeverCreateConsumers && b.queue != "" {
 			return Mended{}, nil
 		}
 		m.Consumer.Stream, m.Another = s, true

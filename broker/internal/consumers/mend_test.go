@@ -118,7 +118,7 @@ func TestMendWaitsForWhatOthersMade(t *testing.T) {
 	b := newBench(t)
 	b.makeStream(t, "THEIRS", "orders")
 	b.makeConsumer(t, "THEIRS", jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders"})
-	rules, existing := new(streams.Rules), &streams.Rules{OthersStreams: true, OthersConsumers: true}
+	rules, existing := new(streams.Rules), &streams.Rules{NeverCreateStreams: true, NeverCreateConsumers: true}
 	theirs, ours := b.bind(t, rules, "orders", "theirs"), b.bind(t, rules, "orders", "ours")
 	b.deleteConsumer(t, "THEIRS", "theirs")
 	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingConsumers": existing} {
@@ -129,7 +129,7 @@ func TestMendWaitsForWhatOthersMade(t *testing.T) {
 		}
 	}
 	b.deleteStream(t, "THEIRS")
-	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingStreams": {OthersStreams: true}} {
+	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingStreams": {NeverCreateStreams: true}} {
 		_, err := b.Mend(b.ctx, r, ours, "orders", "ours", nil)
 		natstest.WantError(t, err, fault.ErrStreamNotFound, "stream THEIRS is gone", text, "create it again")
 	}

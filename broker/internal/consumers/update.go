@@ -16,7 +16,7 @@ import (
 // take binds a subscription to a consumer that exists. At Subscribe a consumer of
 // this module follows the code. One of others is used as it is.
 func (cs *Consumers) take(ctx context.Context, b binding, c *Consumer, info *jetstream.ConsumerInfo) (*Consumer, *jetstream.ConsumerInfo, error) {
-	if b.subscribing && c.Ours && !b.rules.OthersConsumers {
+	if b.subscribing && c.Ours && !b.rules.NeverCreateConsumers {
 		info = cs.follow(ctx, b, info)
 		c = consumerOf(info, b)
 	} else {
@@ -25,7 +25,7 @@ func (cs *Consumers) take(ctx context.Context, b binding, c *Consumer, info *jet
 	if err := errors.Join(serves(info, b.rules), hasBodies(info, b.rules, b.topic)); err != nil {
 		return nil, nil, err
 	}
-	if info.Config.HeadersOnly && b.rules.OthersConsumers {
+	if info.Config.HeadersOnly && b.rules.NeverCreateConsumers {
 		cs.warn(b, c.Name, "delivers headers only: handlers get empty bodies, and with the ack the message is gone")
 	}
 	if !c.PausedUntil.IsZero() {
@@ -43,7 +43,7 @@ func hasBodies(info *jetstream.ConsumerInfo, rules *streams.Rules, topic string)
 		return nil
 	case rules.DeadLetter != "" && rules.DeadLetter != topic: // what fails on the topic of dead letters becomes none
 		return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, and WithDeadLetter keeps the bodies of messages: leave it out, or take another queue", fault.ErrConsumerConflict, info.Name, info.Stream)
-	case rules.OthersConsumers, rules.ConsumerTemplate != nil && rules.ConsumerTemplate.HeadersOnly:
+	case rules.NeverCreateConsumers, rules.ConsumerTemplate != nil && rules.ConsumerTemplate.HeadersOnly:
 		return nil
 	}
 	return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, so handlers would get empty bodies: take that off (nats consumer edit), take another queue, or ask for it with HeadersOnly in WithConsumerConfig", fault.ErrConsumerConflict, info.Name, info.Stream)

@@ -208,7 +208,7 @@ func TestConsumersThatDeliverHeadersOnly(t *testing.T) {
 	headersOnly := template(jetstream.ConsumerConfig{HeadersOnly: true})
 	b.bind(t, headersOnly, "orders", "q")
 	b.wantLines(t)
-	b.bind(t, &streams.Rules{OthersConsumers: true}, "orders", "q")
+	b.bind(t, &streams.Rules{NeverCreateConsumers: true}, "orders", "q")
 	b.wantLines(t, "consumer q of stream THEIRS delivers headers only: handlers get empty bodies")
 	// One of ours follows the code.
 	c := b.bind(t, headersOnly, "users", "q")

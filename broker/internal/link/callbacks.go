@@ -32,7 +32,7 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 		return // onClose follows
 	}
 	// A disconnect without an error is that of regain, and this is its reason.
-	if reason := c.inbox.listen(); err == nil {
+	if reason := c.inbox.reset(); err == nil {
 		err = reason
 	}
 	c.signal()

@@ -107,7 +107,7 @@ func (c *Conn) Over() bool {
 // replace is for a client that has closed although nobody wanted that: another one takes
 // its place.
 func (c *Conn) replace(nc *nats.Conn) {
-	_ = c.inbox.listen() // the reason is that of the close
+	_ = c.inbox.reset() // the reason is that of the close
 	err := cmp.Or(nc.LastError(), nats.ErrConnectionClosed)
 	more, ok := c.lines.Allow("replace")
 	if c.lossSaid = ok; ok {

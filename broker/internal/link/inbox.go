@@ -28,9 +28,9 @@ type inbox struct {
 // refuse notes that no answer can arrive until there is another connection.
 func (i *inbox) refuse(why error) { i.deaf.Store(&why) }
 
-// listen notes that the connection is lost: on the next one the server is asked again.
+// reset notes that the connection is lost: on the next one the server is asked again.
 // It returns why no answer could arrive, or nil if it could.
-func (i *inbox) listen() (was error) {
+func (i *inbox) reset() (was error) {
 	if err := i.deaf.Swap(nil); err != nil {
 		return *err
 	}

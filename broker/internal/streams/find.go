@@ -13,7 +13,7 @@ import (
 )
 
 // Stream returns the stream that captures the topic. If the server has none, it
-// creates one, unless OthersStreams leaves that to others. It does not replace a
+// creates one, unless NeverCreateStreams leaves that to others. It does not replace a
 // stream of others that is gone either, as its owner will make it again as it
 // was. Concurrent calls look a stream up once. The context bounds the wait; each
 // request is also bounded by link.APITimeout.
@@ -25,14 +25,14 @@ func (ss *Streams) Stream(ctx context.Context, rules *Rules, topic string) (*Str
 }
 
 // ForConsumer is Stream for a subscriber. It looks again at a stream that is known.
-// With OthersConsumers it creates none, as a new stream would not have the consumer
+// With NeverCreateConsumers it creates none, as a new stream would not have the consumer
 // that others are to make.
 func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) (s *Stream, err error) {
 	if err := ss.verify(ctx, topic); err != nil {
 		return nil, err
 	}
 	w := wish{consume: true, forbidden: forbidden(rules)}
-	if rules.OthersConsumers {
+	if rules.NeverCreateConsumers {
 		w.forbidden = "WithExistingConsumers"
 	}
 	if known := ss.Known(topic); known != nil && known.mapped {
@@ -59,7 +59,7 @@ func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) 
 func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topic string) (*Stream, error) {
 	s, err := ss.Info(ctx, former.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if rules.OthersStreams {
+		if rules.NeverCreateStreams {
 			return nil, fmt.Errorf("%w: stream %s is gone, and with WithExistingStreams the broker creates none: create it again", fault.ErrStreamNotFound, former.Name)
 		}
 		if !former.Ours {
@@ -93,7 +93,7 @@ type wish struct {
 }
 
 func forbidden(rules *Rules) string {
-	if rules.OthersStreams {
+	if rules.NeverCreateStreams {
 		return "WithExistingStreams"
 	}
 	return ""

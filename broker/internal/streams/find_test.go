@@ -81,9 +81,9 @@ func TestStreamsThatOverlapAreNamed(t *testing.T) {
 func TestStreamsAreLeftToOthers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	_, err := b.Stream(b.ctx, &streams.Rules{OthersStreams: true}, "orders.paid")
+	_, err := b.Stream(b.ctx, &streams.Rules{NeverCreateStreams: true}, "orders.paid")
 	natstest.WantError(t, err, fault.ErrStreamNotFound, "with WithExistingStreams the broker creates none", "ORDERS with the subjects orders and orders.>")
-	_, err = b.ForConsumer(b.ctx, &streams.Rules{OthersConsumers: true}, "orders.paid")
+	_, err = b.ForConsumer(b.ctx, &streams.Rules{NeverCreateConsumers: true}, "orders.paid")
 	natstest.WantError(t, err, fault.ErrStreamNotFound, "with WithExistingConsumers the broker creates none")
 }
 

@@ -67,7 +67,7 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *Rules, s *Stream) (*Strea
 		return nil, fmt.Errorf("%w: a time to live needs nats-server 2.%d, and that of stream %s is %s", fault.ErrUnsupported, minorTTL, s.Name, version)
 	}
 	if !sc.AllowMsgTTL {
-		if !s.Ours || rules.OthersStreams {
+		if !s.Ours || rules.NeverCreateStreams {
 			return nil, fmt.Errorf("%w: stream %s lacks allow_msg_ttl, and the broker does not change it: have its owner set the flag", fault.ErrUnsupported, s.Name)
 		}
 		sc.AllowMsgTTL = true
@@ -109,7 +109,7 @@ func (ss *Streams) Later(ctx context.Context, rules *Rules, s *Stream) (*Later, 
 		return nil, fmt.Errorf("%w: to deliver a message later needs nats-server 2.%d, and that of stream %s is %s", fault.ErrUnsupported, minorSchedules, s.Name, version)
 	}
 	l := &Later{MaxMsg: max(int(sc.MaxMsgSize), 0), checked: time.Now()}
-	may := s.Ours && !rules.OthersStreams
+	may := s.Ours && !rules.NeverCreateStreams
 	switch {
 	case sc.AllowMsgSchedules && wire.CoversAny(sc.Subjects, wire.LaterPattern(s.Name)) && sc.Retention != jetstream.InterestPolicy:
 		l.Stream, l.Direct = s, true

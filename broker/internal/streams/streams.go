@@ -26,13 +26,13 @@ func New(conn *link.Conn) *Streams {
 // Rules are what the options say about streams and consumers. They must not be
 // changed once they are in use.
 type Rules struct {
-	StreamTemplate   *jetstream.StreamConfig   // nil: WorkQueue retention, file storage
-	StreamName       func(topic string) string // nil: DefaultStreamName; must be safe for concurrent use
-	ConsumerTemplate *jetstream.ConsumerConfig // nil: an AckWait of consumers.DefaultAckWait, no limit of deliveries
-	OthersStreams    bool                      // no stream is created
-	OthersConsumers  bool                      // no consumer is created, and no stream for one
-	DeadLetter       string                    // topic of the dead letters; empty: there are none
-	SingleActive     bool                      // of all subscribers of a consumer one gets messages
+	StreamTemplate       *jetstream.StreamConfig   // nil: WorkQueue retention, file storage
+	StreamName           func(topic string) string // nil: DefaultStreamName; must be safe for concurrent use
+	ConsumerTemplate     *jetstream.ConsumerConfig // nil: an AckWait of consumers.DefaultAckWait, no limit of deliveries
+	NeverCreateStreams   bool                      // no stream is created
+	NeverCreateConsumers bool                      // no consumer is created, and no stream for one
+	DeadLetter           string                    // topic of the dead letters; empty: there are none
+	SingleActive         bool                      // of all subscribers of a consumer one gets messages
 }
 
 // Known returns the stream that captures the topic, or nil if none is known. It

@@ -34,7 +34,7 @@ func (ss *Streams) follow(ctx context.Context, rules *Rules, s *Stream, topic st
 	if err != nil {
 		return s // the template is for other topics
 	}
-	if s.Ours && !rules.OthersStreams && s.Name == want.Name {
+	if s.Ours && !rules.NeverCreateStreams && s.Name == want.Name {
 		s = ss.apply(ctx, rules, s, want, topic)
 	} else if differences := settings.Differences(want, s.config); len(differences) > 0 {
 		ss.warn(s, topic, fmt.Sprintf("exists and is used as it is: %s", asked.AreNot(differences)))
@@ -78,7 +78,7 @@ func (ss *Streams) followForConsumer(ctx context.Context, rules *Rules, s *Strea
 // made it and it captures the topic now that the template's subjects are added. It
 // returns nil otherwise. The caller holds ss.ensuring.
 func (ss *Streams) grown(ctx context.Context, rules *Rules, topic string) *Stream {
-	if rules.StreamTemplate == nil || len(rules.StreamTemplate.Subjects) == 0 || rules.OthersStreams {
+	if rules.StreamTemplate == nil || len(rules.StreamTemplate.Subjects) == 0 || rules.NeverCreateStreams {
 		return nil
 	}
 	want, err := rules.StreamConfig(topic)
