@@ -9,6 +9,8 @@ import (
 
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
+
+	"go-micro-jetstream/broker/internal/link"
 )
 
 // config is what the options amount to.
@@ -28,8 +30,8 @@ func newConfig(o broker.Options) (*config, error) {
 		c.clientName = defaultClientName()
 	}
 	var err error
-	if c.servers, err = serverURLs(o.Addrs, o.Secure); err != nil {
-		return nil, err
+	if c.servers, err = link.ServerURLs(o.Addrs, o.Secure); err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	for _, w := range c.wrong {
 		return nil, fmt.Errorf("jetstream: %w", w.err)

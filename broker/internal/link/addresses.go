@@ -1,4 +1,4 @@
-package broker
+package link
 
 import (
 	"fmt"
@@ -6,15 +6,17 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+
+	"go-micro-jetstream/broker/internal/fault"
 )
 
-// serverURLs normalises addresses: go-micro passes what users type, bare host:port most
+// ServerURLs normalises addresses: go-micro passes what users type, bare host:port most
 // of the time, and comma lists from the environment.
 //
 // A special character that is not percent-encoded cuts a password or token in two, and a
 // part of it looks like a host. So an error names the position of an address and not its
 // text, and what may be such a part is refused rather than looked up.
-func serverURLs(addrs []string, secure bool) ([]string, error) {
+func ServerURLs(addrs []string, secure bool) ([]string, error) {
 	var urls []string
 	credentials := map[string]bool{} // of the addresses so far
 	for a := range strings.SplitSeq(strings.Join(addrs, ","), ",") {
@@ -31,7 +33,7 @@ func serverURLs(addrs []string, secure bool) ([]string, error) {
 			wrong = "it has credentials and no scheme, and may be the rest of a password or token with a comma: put a scheme before it, such as nats://, or " + percentEncode
 		}
 		if wrong != "" {
-			return nil, fmt.Errorf("jetstream: %w: address %d of broker.Addrs: %s", ErrInvalidConfig, len(urls)+1, wrong)
+			return nil, fmt.Errorf("%w: address %d of broker.Addrs: %s", fault.ErrInvalidConfig, len(urls)+1, wrong)
 		}
 		credentials[userinfo] = true
 		urls = append(urls, scheme+"://"+rest)
