@@ -54,6 +54,9 @@ func (b *jetstreamBroker) health(ctx context.Context) error {
 	if err := s.conn.NATS().FlushWithContext(ctx); err != nil {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
+	if err := s.conn.Deaf(); err != nil {
+		return err
+	}
 	var errs []error
 	for _, sub := range s.subs.all() {
 		if err := sub.core.Trouble(); err != nil {

@@ -89,6 +89,9 @@ func TestReconnectWithoutRoomForTheInboxOfPublishes(t *testing.T) {
 		return errors.Is(err, jsbroker.ErrSubscriptionLimit)
 	})
 	wantError(t, err, jsbroker.ErrSubscriptionLimit, "answers of streams", "fewer than the 3", "max_subscriptions")
+	eventually(t, "a readiness probe hears of it", func() bool {
+		return errors.Is(jsbroker.Health(testContext(t), b), jsbroker.ErrSubscriptionLimit)
+	})
 	p.AdmitSubs()
 	eventually(t, "there is room again", func() bool { return b.Publish("a.x", message("after")) == nil })
 	natstest.Await(t, got, "message", func(body string) bool { return body == "after" })
