@@ -307,6 +307,22 @@ func TestTheCodeCompilesAndTheProgramsRun(t *testing.T) {
 	t.Run("what they leave behind", func(t *testing.T) { deadLettersAfterwards(t, url) })
 }
 
+func connected(t *testing.T, b broker.Broker) broker.Broker {
+	t.Helper()
+	if err := b.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Disconnect() })
+	return b
+}
+
+func quiet() broker.Option { return broker.Logger(natstest.Quiet()) }
+
+func newBroker(t *testing.T, url string, opts ...broker.Option) broker.Broker {
+	t.Helper()
+	return connected(t, jsbroker.NewBroker(append([]broker.Option{broker.Addrs(url), quiet()}, opts...)...))
+}
+
 // publishOrder does what another service would do.
 func publishOrder(t *testing.T, url, topic string) {
 	t.Helper()

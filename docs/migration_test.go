@@ -87,13 +87,17 @@ func subscribeFrom(b broker.Broker, seq uint64, bill func([]byte) error) (broker
 	}))
 }
 
-// TestTheMigrationsAreTested: the functions of these sections of the page are those above.
+// TestTheMigrationsAreTested: the Go code of each section of the page is in a test.
 func TestTheMigrationsAreTested(t *testing.T) {
 	page, err := os.ReadFile("migration.md")
 	must(t, err)
-	source, err := os.ReadFile("migration_test.go")
-	must(t, err)
-	for _, heading := range []string{"From go-micro's events/natsjs", "From watermill"} {
+	source := ""
+	for _, file := range []string{"migration_test.go", "natsbroker_test.go"} {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		source += string(text)
+	}
+	for _, heading := range []string{"From go-micro's NATS broker", "From go-micro's events/natsjs", "From watermill"} {
 		_, section, ok := strings.Cut(string(page), "\n## "+heading+"\n")
 		section, _, _ = strings.Cut(section, "\n## ")
 		code := goBlock.FindAllStringSubmatch(section, -1)
@@ -101,8 +105,8 @@ func TestTheMigrationsAreTested(t *testing.T) {
 			t.Errorf("%q has no Go code", heading)
 		}
 		for _, c := range code {
-			if !strings.Contains(string(source), c[1]) {
-				t.Errorf("%s: the test has not this code of the page:\n%s", heading, c[1])
+			if !strings.Contains(source, c[1]) {
+				t.Errorf("%s: no test has this code of the page:\n%s", heading, c[1])
 			}
 		}
 	}

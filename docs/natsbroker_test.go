@@ -1,11 +1,10 @@
-package module_test
+package docs_test
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,27 +21,16 @@ import (
 	"go-micro-jetstream/internal/natstest"
 )
 
-// What docs/migration.md says of go-micro's NATS broker.
+// What migration.md says of go-micro's NATS broker.
 
-func connected(t *testing.T, b broker.Broker) broker.Broker {
+func newBroker(t *testing.T, url string) broker.Broker {
 	t.Helper()
-	if err := b.Connect(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = b.Disconnect() })
-	return b
+	return connect(t, jsbroker.NewBroker(broker.Addrs(url)))
 }
-
-func quiet() broker.Option { return broker.Logger(natstest.Quiet()) }
 
 func oldBroker(t *testing.T, url string) broker.Broker {
 	t.Helper()
-	return connected(t, natsbroker.NewNatsBroker(broker.Addrs(url), quiet()))
-}
-
-func newBroker(t *testing.T, url string, opts ...broker.Option) broker.Broker {
-	t.Helper()
-	return connected(t, jsbroker.NewBroker(append([]broker.Option{broker.Addrs(url), quiet()}, opts...)...))
+	return connect(t, natsbroker.NewNatsBroker(broker.Addrs(url)))
 }
 
 // subscribed waits until there are so many subscriptions to a subject in the
@@ -83,8 +71,6 @@ func service(t *testing.T, b broker.Broker, queue string, handler any) {
 }
 
 // Order is what the services of the tests handle.
-type Order struct{ ID string }
-
 // An old publisher and a new subscriber on one subject: the stream takes the
 // JSON envelope for a message, without headers, and a go-micro handler never
 // gets it.
@@ -95,7 +81,7 @@ func TestOldPublisherNewSubscriber(t *testing.T) {
 	if _, err := letters.Subscribe("dead.orders", func(e broker.Event) error { got <- e.Message(); return nil }, broker.Queue("audit")); err != nil {
 		t.Fatal(err)
 	}
-	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), quiet(), jsbroker.WithDeadLetter("dead.orders"),
+	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), broker.Logger(natstest.Quiet()), jsbroker.WithDeadLetter("dead.orders"),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
 	t.Cleanup(func() { _ = b.Disconnect() })
 	service(t, b, "payments", func(context.Context, *Order) error {
@@ -134,7 +120,7 @@ func TestNewPublisherOldSubscriber(t *testing.T) {
 		"JSON":     func(context.Context, *Order) error { t.Error("the handler for JSON was called"); return nil },
 	} {
 		// The service disconnects it.
-		service(t, natsbroker.NewNatsBroker(broker.Addrs(s.ClientURL()), quiet()), queue, handler)
+		service(t, natsbroker.NewNatsBroker(broker.Addrs(s.ClientURL()), broker.Logger(natstest.Quiet())), queue, handler)
 	}
 	subscribed(t, s, "$G", "orders.*", 1)
 	subscribed(t, s, "$G", "orders.created", 2)
@@ -157,7 +143,7 @@ func TestNewPublisherOldSubscriber(t *testing.T) {
 	}
 }
 
-// bridge is that of docs/migration.md, which TestTheBridge compares.
+// bridge joins the queue on one side, and publishes what it gets to the other side.
 func bridge(from, to broker.Broker, topic, queue string) (broker.Subscriber, error) {
 	return from.Subscribe(topic, func(e broker.Event) error {
 		return to.Publish(e.Topic(), e.Message())
@@ -167,21 +153,14 @@ func bridge(from, to broker.Broker, topic, queue string) (broker.Subscriber, err
 // The migration of a topic in the order of docs/migration.md, and the way back. At each
 // step what old and new publishers send is handled once.
 func TestMigration(t *testing.T) {
-	var conf string
-	for _, b := range blocksOf(t, "text") {
-		if strings.HasPrefix(b.text, "accounts:") {
-			conf = b.text
-		}
+	page, err := os.ReadFile("migration.md")
+	must(t, err)
+	_, conf, ok := strings.Cut(string(page), "\n```text\naccounts:")
+	conf, _, _ = strings.Cut(conf, "\n```")
+	if !ok {
+		t.Fatal("the page has no accounts")
 	}
-	file := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	o, err := server.ProcessConfigFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := startServer(t, o)
+	s := configured(t, "accounts:"+conf)
 	url := func(user string) string { return strings.Replace(s.ClientURL(), "://", "://"+user+":secret@", 1) }
 	old, newer := oldBroker(t, url("old")), newBroker(t, url("new"))
 
@@ -195,7 +174,7 @@ func TestMigration(t *testing.T) {
 			return nil
 		}
 	}
-	must := func(sub broker.Subscriber, err error) broker.Subscriber {
+	started := func(sub broker.Subscriber, err error) broker.Subscriber {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -204,7 +183,7 @@ func TestMigration(t *testing.T) {
 	}
 	subscribe := func(b broker.Broker, by string) broker.Subscriber {
 		t.Helper()
-		return must(b.Subscribe("orders.created", handler(by), broker.Queue("payments")))
+		return started(b.Subscribe("orders.created", handler(by), broker.Queue("payments")))
 	}
 	publish := func(b broker.Broker, body string) {
 		t.Helper()
@@ -245,12 +224,12 @@ func TestMigration(t *testing.T) {
 	oldSub := subscribe(old, "old")
 	subscribed(t, s, "OLD", "orders.created", 1)
 	step("before", []broker.Broker{old}, "old")
-	back := must(bridge(newer, old, "orders.created", "payments"))
+	back := started(bridge(newer, old, "orders.created", "payments"))
 	step("a publisher has moved", []broker.Broker{old, newer}, "old")
 
 	newSub := subscribe(newer, "new")
 	stop(back)
-	forth := must(bridge(old, newer, "orders.created", "payments"))
+	forth := started(bridge(old, newer, "orders.created", "payments"))
 	subscribed(t, s, "OLD", "orders.created", 2)
 	step("both subscribers", []broker.Broker{old, newer}, "old", "new")
 	stop(oldSub)
@@ -267,7 +246,7 @@ func TestMigration(t *testing.T) {
 	}
 	oldSub = subscribe(old, "old")
 	subscribed(t, s, "OLD", "orders.created", 1)
-	back = must(bridge(newer, old, "orders.created", "payments"))
+	back = started(bridge(newer, old, "orders.created", "payments"))
 	for range 3 {
 		if who := natstest.Receive(t, handled); !strings.HasPrefix(who, "old handles waits ") {
 			t.Fatal(who)
@@ -278,21 +257,4 @@ func TestMigration(t *testing.T) {
 	if len(handled) > 0 {
 		t.Fatalf("also %s", <-handled)
 	}
-}
-
-// The function in docs/migration.md is the one that is tested here.
-func TestTheBridge(t *testing.T) {
-	source, err := os.ReadFile("migration_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range blocksOf(t, "go") {
-		if _, function, ok := strings.Cut(b.text, "\nfunc bridge("); ok {
-			if !strings.Contains(string(source), "\nfunc bridge("+function) {
-				t.Errorf("%s:%d: the test has another one", b.file, b.line)
-			}
-			return
-		}
-	}
-	t.Error("no page has a bridge")
 }
