@@ -159,7 +159,7 @@ func DeliverAt(t time.Time) broker.PublishOption {
 	}
 }
 
-// With TTL the server removes the message after d, unless somebody has finished with it
+// TTL makes the server remove the message after d, unless somebody has finished with it
 // by then. A d of at least one second is rounded up to whole seconds. With less,
 // Publish fails with [ErrInvalidConfig]. It counts from the delivery with [DeliverAt].
 // Use it for messages that are worthless when they are old, such as one-time codes. By
