@@ -798,7 +798,7 @@ func TestTheShelf(t *testing.T) {
 		if !strings.Contains(read(t, "README.md"), "("+page+")") {
 			t.Errorf("README.md has no link to %s", page)
 		}
-		if lines := strings.SplitN(read(t, page), "\n", 4); !strings.HasPrefix(lines[2], "For those who ") {
+		if lines := strings.SplitN(read(t, page), "\n", 4); !strings.HasPrefix(lines[2], "For ") {
 			t.Errorf("%s does not begin with whom it is for: %q", page, lines[2])
 		}
 	}

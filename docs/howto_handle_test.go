@@ -293,7 +293,7 @@ func inBatches(events <-chan broker.Event, n int, within time.Duration, save fun
 	}
 }
 
-// Stop a long handler in time
+// Stop gracefully in the middle of a long handler
 func TestStopInTime(t *testing.T) {
 	hook, handled := watch()
 	with := begin(t, jsbroker.WithHooks(hook))

@@ -22,19 +22,19 @@ import (
 
 // Run a server inside your program
 func TestServerInside(t *testing.T) {
-	server, err := natsserver.Start()
+	embedded, err := natsserver.Start()
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer server.Stop()
-	b := jsbroker.NewBroker(broker.Addrs(server.URL()))
+	defer embedded.Stop()
+	b := jsbroker.NewBroker(broker.Addrs(embedded.URL()))
 	connect(t, b)
 	must(t, b.Publish("orders.created", &broker.Message{}))
 	_ = func() (*natsserver.Server, error) { // compiled, and not run: port 4222 is one for all
-		server, err := natsserver.Start(func(o *natsd.Options) {
+		embedded, err := natsserver.Start(func(o *natsd.Options) {
 			o.Port, o.StoreDir = 4222, "nats-data"
 		})
-		return server, err
+		return embedded, err
 	}
 	// The same, with a port and a directory that are free.
 	dir := t.TempDir()
