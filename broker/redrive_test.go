@@ -272,7 +272,8 @@ func TestRedriveOfALetterWithoutItsOriginal(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	nc, js := natsConn(t, s)
-	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500})
+	// The window of duplicates is over when a message is given up again.
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500, Duplicates: 100 * time.Millisecond})
 	b := newBroker(t, s, counting(t, js, true), jsbroker.WithDeadLetter("graves"))
 	var mended atomic.Bool
 	got := make(chan *broker.Message, 10)
@@ -304,10 +305,6 @@ func TestRedriveOfALetterWithoutItsOriginal(t *testing.T) {
 
 	publish(t, b, "orders.created", string(make([]byte, 2000)))
 	letters(1)
-	// The window of duplicates is over when a message is given up again.
-	sc := graves.CachedInfo().Config
-	sc.Duplicates = 100 * time.Millisecond
-	natstest.UpdateStream(t, js, sc)
 	again := nats.NewMsg("graves")
 	again.Header = natstest.LastMessage(t, js, "GRAVES", "graves").Header
 	eventually(t, "the second letter is stored", func() bool {

@@ -339,11 +339,12 @@ func TestWhatWaitsSurvivesARestart(t *testing.T) {
 	due := make(map[string]time.Time, n)
 	var answers sync.WaitGroup
 	start := time.Now()
+	ctx := testContext(t) // a busy machine needs more than the 5 seconds of a publish by itself
 	for i := range n {
 		answers.Add(1)
 		body := strconv.Itoa(i)
 		due[body] = start.Add(2*time.Second + time.Duration(i%100)*60*time.Millisecond)
-		noErr(t, b.Publish(fmt.Sprintf("orders.%d", i%7), message(body), jsbroker.DeliverAt(due[body]), jsbroker.Async(func(err error) {
+		noErr(t, b.Publish(fmt.Sprintf("orders.%d", i%7), message(body), jsbroker.DeliverAt(due[body]), broker.PublishContext(ctx), jsbroker.Async(func(err error) {
 			defer answers.Done()
 			if err != nil {
 				t.Error(err)
