@@ -40,6 +40,10 @@ import (
 // programURL is the server in the programs of the pages.
 const programURL = "nats://localhost:4222"
 
+// programAddress is where the programs of the pages serve their metrics. In the test each
+// takes a port of its own.
+const programAddress = "127.0.0.1:2112"
+
 // preamble precedes the code blocks that are not programs. They may use what it
 // imports and declares.
 const preamble = `package snippet
@@ -258,7 +262,7 @@ func build(t *testing.T, url string) (dir string, code []block) {
 			t.Fatalf("%s:%d: %v", b.file, b.line, err)
 		}
 		pkg := fmt.Sprintf("block%d", i)
-		add(pkg, strings.ReplaceAll(src, programURL, url))
+		add(pkg, strings.NewReplacer(programURL, url, programAddress, "127.0.0.1:0").Replace(src))
 		if !b.isProgram() {
 			all += fmt.Sprintf("import _ %q\n", "go-micro-jetstream/docs-blocks/"+pkg)
 		}
