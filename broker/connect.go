@@ -59,6 +59,9 @@ func (b *jetstreamBroker) dial(cfg *config) error {
 	if errors.Is(err, nats.ErrNoServers) {
 		err = fmt.Errorf("%w: is a nats-server running there? Start one with: nats-server -js", err)
 	}
+	if errors.Is(err, nats.ErrAuthorization) {
+		err = fmt.Errorf("%w: check the credentials: nats://user:password@host, or nats.UserCredentials in WithNATSOptions", err)
+	}
 	if err != nil {
 		return fmt.Errorf("jetstream: connect to %s: %w", wire.Redacted(cfg.servers), err)
 	}

@@ -3,9 +3,11 @@ package broker
 import (
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/codec"
 
 	"go-micro-jetstream/broker/internal/consume"
 	"go-micro-jetstream/broker/internal/wire"
@@ -113,5 +115,19 @@ func (s *subscription) logFailure(e *event, next string) {
 		s.logSome(slog.LevelError, e.d, "%v%s\n%s", p, next, p.Stack)
 		return
 	}
-	s.logSome(slog.LevelError, e.d, "handler failed: %v%s", e.outcome.err, next)
+	s.logSome(slog.LevelError, e.d, "handler failed: %v%s%s", e.outcome.err, undecodable(e), next)
+}
+
+// undecodable says what go-micro's server leaves out of its error: without a
+// Content-Type it decodes a body as protobuf.
+func undecodable(e *event) string {
+	if !strings.Contains(e.outcome.err.Error(), codec.ErrInvalidMessage.Error()) {
+		return ""
+	}
+	for key := range e.d.Msg.Header { // go-micro adds one to the handler's header
+		if strings.EqualFold(key, "Content-Type") {
+			return ""
+		}
+	}
+	return " (the message has no Content-Type header, so go-micro expects protobuf)"
 }

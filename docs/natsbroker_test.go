@@ -81,7 +81,8 @@ func TestOldPublisherNewSubscriber(t *testing.T) {
 	if _, err := letters.Subscribe("dead.orders", func(e broker.Event) error { got <- e.Message(); return nil }, broker.Queue("audit")); err != nil {
 		t.Fatal(err)
 	}
-	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), broker.Logger(natstest.Quiet()), jsbroker.WithDeadLetter("dead.orders"),
+	log := natstest.NewLog()
+	b := jsbroker.NewBroker(broker.Addrs(s.ClientURL()), broker.Logger(log), jsbroker.WithDeadLetter("dead.orders"),
 		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}))
 	t.Cleanup(func() { _ = b.Disconnect() })
 	service(t, b, "payments", func(context.Context, *Order) error {
@@ -101,6 +102,9 @@ func TestOldPublisherNewSubscriber(t *testing.T) {
 	}
 	if letter.Header["Content-Type"] != "" {
 		t.Error("the envelope has got a Content-Type")
+	}
+	if len(log.With("no Content-Type header")) == 0 {
+		t.Errorf("the log does not say why the handler failed: %v", log.With("handler failed"))
 	}
 }
 

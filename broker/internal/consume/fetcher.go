@@ -194,7 +194,7 @@ func (f *fetcher) healthy() {
 	if f.lastSaid == "" { // nobody has heard of them
 		level = slog.LevelDebug
 	}
-	f.log(level, fmt.Sprintf("fetching again after %d failures", f.failures))
+	f.log(level, fmt.Sprintf("fetching again; failed fetches before: %d", f.failures))
 	f.failures, f.lastSaid = 0, ""
 	f.trouble.Store(nil)
 	f.s.cfg.Observer.Recovered()

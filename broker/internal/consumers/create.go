@@ -46,11 +46,11 @@ func (cs *Consumers) create(ctx context.Context, b binding, cc jetstream.Consume
 
 // workQueueConflict explains why a WorkQueue stream refuses a consumer.
 func (cs *Consumers) workQueueConflict(ctx context.Context, b binding, cause error) error {
-	asked, wayOut := "a subscriber without a queue", "name a queue (broker.Queue), as only replicas that share one queue and topic share its messages"
+	asked, wayOut := "a subscriber without a queue", "name a queue (broker.Queue), so that replicas share one queue and topic"
 	if b.queue != "" {
 		asked, wayOut = "queue "+b.queue, "share one queue and topic"
 	}
-	return fmt.Errorf("%w: stream %s is a WorkQueue, where each subject has one consumer, and %s overlaps %s, so %s cannot consume it: %s, or use a stream with Interest or Limits retention for fan-out: %w",
+	return fmt.Errorf("%w: in stream %s, %s overlaps %s, so %s cannot consume it: %s, or a stream with Interest or Limits retention: %w",
 		fault.ErrWorkQueueConflict, b.stream.Name, cs.inTheWay(ctx, b.stream, b.topic), b.topic, asked, wayOut, cause)
 }
 

@@ -34,6 +34,9 @@ type Store struct {
 // from which nothing can be removed.
 func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic string) (*Store, error) {
 	st, err := ss.Existing(ctx, topic)
+	if errors.Is(err, fault.ErrStreamNotFound) {
+		err = fmt.Errorf("%w: there has been no dead letter yet, or the topic is misspelt", err)
+	}
 	if err != nil {
 		return nil, err
 	}

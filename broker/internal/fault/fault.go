@@ -78,7 +78,7 @@ var (
 
 var (
 	// ErrNoConnection is the error of a broker without a connection.
-	ErrNoConnection = fmt.Errorf("%w: call Connect first", ErrNotConnected)
+	ErrNoConnection = fmt.Errorf("%w: Connect has not been called, or Disconnect has", ErrNotConnected)
 	// ErrShuttingDown is the error of a call that comes after Disconnect has begun.
 	ErrShuttingDown = fmt.Errorf("%w: the broker is shutting down", ErrNotConnected)
 	// ErrConnectionLost marks an operation that found the connection down.

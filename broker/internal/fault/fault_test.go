@@ -55,7 +55,7 @@ func TestErrorsWrapTheirCause(t *testing.T) {
 		{fault.Outage(context.Canceled), "not connected: connection to the server is down and did not come back in time: context canceled",
 			[]error{fault.ErrNotConnected, fault.ErrConnectionLost, context.Canceled}},
 		{fault.Permission(nats.ErrPermissionViolation), "permission denied: nats: permissions violation", []error{fault.ErrPermission, nats.ErrPermissionViolation}},
-		{fault.ErrNoConnection, "not connected: call Connect first", []error{fault.ErrNotConnected}},
+		{fault.ErrNoConnection, "not connected: Connect has not been called, or Disconnect has", []error{fault.ErrNotConnected}},
 		{fault.ErrShuttingDown, "not connected: the broker is shutting down", []error{fault.ErrNotConnected}},
 	} {
 		if tt.err.Error() != tt.text {

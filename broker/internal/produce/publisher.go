@@ -101,7 +101,7 @@ func (p *Publisher) accept(ctx context.Context, size int) error {
 	}
 	var err error
 	if limit, ok := p.conn.Accepts(size); !ok {
-		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d", fault.ErrMessageTooLarge, size, limit)
+		err = fmt.Errorf("%w: %d bytes with headers, the server accepts %d: store the body elsewhere, or raise max_payload", fault.ErrMessageTooLarge, size, limit)
 	} else if ctx.Err() != nil {
 		err = notSentError(ctx.Err())
 	}

@@ -33,7 +33,7 @@ func refusal(err *jetstream.APIError, st *streams.Stream) result {
 func refusalError(err *jetstream.APIError, st *streams.Stream) error {
 	switch {
 	case err.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
-		return fmt.Errorf("%w: it exceeds the MaxMsgSize of stream %s: %w", fault.ErrMessageTooLarge, st.Name, err)
+		return fmt.Errorf("%w: it exceeds the MaxMsgSize of stream %s: store the body elsewhere, or raise that: %w", fault.ErrMessageTooLarge, st.Name, err)
 	case err.ErrorCode == fault.CodeHeaderTooLarge:
 		return fmt.Errorf("%w: the server accepts 64 KiB of headers: %w", fault.ErrMessageTooLarge, err)
 	case err.ErrorCode == fault.CodeStoreFailed && strings.Contains(err.Description, "too large"):

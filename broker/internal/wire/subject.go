@@ -65,7 +65,7 @@ func faultOfTopic(topic string, wildcards bool) string {
 func faultOfToken(token string, wildcards, first, last bool) string {
 	for _, r := range token {
 		if r <= ' ' || r >= 0x7f && (unicode.IsSpace(r) || unicode.IsControl(r)) {
-			return "it contains white space or a control character"
+			return "it contains white space or a control character: use dots between tokens, and letters, digits, - and _ within them"
 		}
 	}
 	switch {

@@ -84,7 +84,7 @@ func TestChecksOfAPublishDoNotAllocate(t *testing.T) {
 func TestTopicErrorsSayWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	const (
-		blank    = "it contains white space or a control character"
+		blank    = "it contains white space or a control character: use dots between tokens, and letters, digits, - and _ within them"
 		empty    = "it has an empty token: no dot may lead, trail or follow another"
 		own      = "a wildcard must be a token of its own"
 		reserved = "names beginning with $ or _INBOX belong to NATS itself"
