@@ -35,19 +35,19 @@ func TestIncidents(t *testing.T) {
 	}{
 		{"a healthy service whose server restarts", playHealthy, 10, "", nil},
 		{"retries fill MaxAckPending", playRetries, 5, "retries have used up MaxAckPending", []string{alert("MicroBrokerRetriesFillQueue", ofOrders, ofBilling)}},
-		{"all handlers hang", playAllHang, 15, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
+		{"all handlers hang", playAllHang, 10, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
 		{"a consumer is paused", playPause, 5, "is paused until 1970-01-01 08:", []string{alert("MicroBrokerPaused", ofOrders, ofBilling, inOrders)}},
 		{"the last subscriber has ended", playNoSubscriber, 10, "10 messages of orders wait for queue billing", []string{alert("MicroBrokerNoSubscriber", ofOrders, ofBilling, inOrders)}},
 		{"a stream is at 85 percent", playFullStream, 5, "85% of its limit", []string{alert("MicroBrokerStreamFilling", inOrders)}},
 		{"dead letters, at once", playDeadLetters, 5, "on replica-0", []string{alert("MicroBrokerDeadLetters", ofOrders, ofBilling)}},
 		{"dead letters, after an hour", playDeadLetters, 65, "2 dead letters lie on dead.orders", []string{alert("MicroBrokerDeadLettersUnread", `topic="dead.orders"`, `stream="DEAD"`)}},
 		{"one of several handlers hangs", playHang, 10, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
-		{"one replica of three fails everything", playReplica, 14, "replica-1 of shop fails", []string{
+		{"one replica of three fails everything", playReplica, 10, "replica-1 of shop fails", []string{
 			alert("MicroBrokerReplicaFails", ofOrders, ofBilling),
 			// Which is true as well: so much fails that the objective is missed.
 			alert("MicroBrokerHandlerErrors", ofOrders, ofBilling), alert("MicroBrokerErrorBudgetBurnsFast", ofOrders, ofBilling),
 		}},
-		{"a topic cannot be published", playPublishErrors, 10, "message_too_large on replica-0", []string{alert("MicroBrokerPublishErrors", `topic="parcels"`)}},
+		{"a topic cannot be published", playPublishErrors, 6, "message_too_large on replica-0", []string{alert("MicroBrokerPublishErrors", `topic="parcels"`)}},
 		{"a message fails for ever", playPoison, 15, "set MaxDeliver", []string{alert("MicroBrokerRetriedForever", ofOrders, ofBilling)}},
 		{"a message panics", playPanic, 1, "on replica-0, where the log", []string{alert("MicroBrokerHandlerPanics", ofOrders, ofBilling)}},
 		{"the connection flaps", playFlapping, 10, "on replica-0 loses its connection", []string{alert("MicroBrokerConnectionFlapping")}},
