@@ -14,6 +14,7 @@ import (
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // stuck hangs in one place of the user's code, once it is armed.
@@ -152,6 +153,11 @@ func TestDisconnectNamesWhatHangs(t *testing.T) {
 			}
 			if place != "SubscriptionEnd" {
 				receive(t, s.entered)
+			}
+			if len(bodies) > 1 { // what waits is here before the end
+				eventually(t, "both are delivered", func() bool {
+					return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == 2
+				})
 			}
 			name, _, _ := strings.Cut(place, ",")
 			var err error
