@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -43,10 +44,15 @@ func JetStream(ctx context.Context, b broker.Broker, api string, request func(ct
 		return fmt.Errorf("jetstream: %s: %w", api, fault.ErrNoConnection)
 	}
 	err := s.conn.Do(ctx, api, func(ctx context.Context) error { return request(ctx, s.conn.JetStream()) })
-	if err != nil {
-		return fmt.Errorf("jetstream: %s: %w", api, err)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		err = fmt.Errorf("%w: the consumer of a queue exists from its first Subscribe on (nats consumer ls lists consumers)", err)
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		err = fmt.Errorf("%w: the stream of a topic exists from its first Publish or Subscribe on (nats stream ls lists streams)", err)
 	}
-	return nil
+	return fmt.Errorf("jetstream: %s: %w", api, err)
 }
 
 // DeadLetterTopic returns the topic of [WithDeadLetter], "" without one and for brokers

@@ -32,6 +32,16 @@ func TestJetStream(t *testing.T) {
 		_, err := js.AccountInfo(ctx)
 		return err
 	}))
+	// What is not there yet has a way out.
+	wantError(t, jsbroker.JetStream(testContext(t), b, "STREAM.INFO.ORDERS", func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.Stream(ctx, "ORDERS")
+		return err
+	}), jetstream.ErrStreamNotFound, "first Publish or Subscribe", "nats stream ls")
+	noErr(t, b.Publish("orders.created", &broker.Message{}))
+	wantError(t, jsbroker.JetStream(testContext(t), b, "CONSUMER.INFO.ORDERS.payments", func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.Consumer(ctx, "ORDERS", "payments")
+		return err
+	}), jetstream.ErrConsumerNotFound, "first Subscribe", "nats consumer ls")
 }
 
 func TestDeadLetterTopic(t *testing.T) {
