@@ -99,7 +99,9 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 //
 // A consumer that the broker made gets the policy at Subscribe, and loses it at the first
 // Subscribe whose code no longer asks for it. Replicas that still run code without the
-// option get messages as well until they end. A consumer of others must have the policy
+// option get messages as well until they end. Those that still run code with it, once
+// the policy is gone, get none: they give back at once what they have not started, and
+// their fetches fail with [ErrConsumerConflict]. A consumer of others must have the policy
 // pinned_client; the broker does not change it, and its PinnedTTL decides how long a
 // takeover takes. Subscribe returns [ErrInvalidConfig] without a queue, [ErrUnsupported]
 // with an older server, and [ErrConsumerConflict] for a consumer that serves all its

@@ -482,3 +482,64 @@ func TestSingleActiveTakesOverAFullConsumer(t *testing.T) {
 		}
 	}
 }
+
+// A rolling deploy, or a rollback, whose code no longer asks for SingleActive. The
+// replica that still does leaves everything to the new one, and pauses as it says.
+func TestSingleActiveTakenOutLeavesNothingBehind(t *testing.T) {
+	for name, wasActive := range map[string]bool{"active": true, "standing by": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			type failure struct {
+				jsbroker.Backoff
+				at time.Time
+			}
+			failures := make(chan failure, 100)
+			onFailure := func(_ context.Context, b jsbroker.Backoff) { failures <- failure{b, time.Now()} }
+			started, release := make(chan string, 10), make(chan struct{})
+			former := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Backoff: onFailure}))
+			subscribe(t, former, "orders", func(e broker.Event) error {
+				started <- string(e.Message().Body)
+				<-release
+				return nil
+			}, broker.Queue("q"), jsbroker.SingleActive())
+			t.Cleanup(func() { close(release) })
+			if wasActive {
+				publish(t, former, "orders", "first")
+				receive(t, started)
+				publish(t, former, "orders", "in hand")
+				eventually(t, "a message waits in hand", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumAckPending == 2 })
+			}
+			h, got := collector()
+			next := newBroker(t, s)
+			subscribe(t, next, "orders", h, broker.Queue("q"))
+			want := map[string]bool{}
+			for i := range 20 {
+				publish(t, next, "orders", fmt.Sprint(i))
+				want[fmt.Sprint(i)] = true
+			}
+			if wasActive {
+				want["in hand"] = true
+			}
+			changed := time.Now()
+			for len(want) > 0 {
+				delete(want, receive(t, got))
+			}
+			if took := time.Since(changed); took > 15*time.Second { // AckWait is 30 s
+				t.Errorf("the new replica has everything after %v", took)
+			}
+			if len(started) > 0 {
+				t.Errorf("the former replica has started %s", <-started)
+			}
+			if !wasActive { // its worker fetches
+				third := natstest.Await(t, failures, "the third failure", func(f failure) bool { return f.Attempt == 3 })
+				fourth := receive(t, failures)
+				if waited := fourth.at.Sub(third.at); waited < third.Delay/2 {
+					t.Errorf("the next try comes after %v, and %v was announced", waited, third.Delay)
+				}
+				wantError(t, jsbroker.Health(testContext(t), former), jsbroker.ErrConsumerConflict)
+			}
+		})
+	}
+}

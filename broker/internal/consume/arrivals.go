@@ -16,6 +16,7 @@ type arrivals struct {
 	bytes    int
 	last     *Delivery   // the last of the messages
 	strays   []*Delivery // messages that were not subscribed to
+	unpinned []*Delivery // messages of a consumer that serves all its subscribers now
 	foreign  *nats.Msg   // the last message that no consumer has delivered
 	turned   bool        // the subscription has become active, or is no longer
 	dropped  int         // messages that were dropped for that
@@ -39,6 +40,9 @@ func (s *Subscription) report(a arrivals) {
 	}
 	if a.turned {
 		s.turned(a.dropped)
+	}
+	if len(a.unpinned) > 0 {
+		s.withdraw(a.unpinned)
 	}
 	if a.messages > 0 {
 		s.cfg.Observer.Fetched(a.messages, a.bytes, a.last.Meta.Pending)

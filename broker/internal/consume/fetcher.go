@@ -76,6 +76,14 @@ func (f *fetcher) fetch() bool {
 	}
 }
 
+// refuse has the fetch under way fail, or the next one.
+func (f *fetcher) refuse(err error) {
+	select {
+	case f.refused <- err:
+	default: // one is enough
+	}
+}
+
 // try waits for messages once. It is over when messages wait to be handled, which
 // another worker may start.
 func (f *fetcher) try() (over bool, err error) {
@@ -258,10 +266,16 @@ func (f *fetcher) recovered() bool {
 		}
 		if err != nil {
 			f.fail(err)
-			f.setback.lookUp = !errors.Is(err, fault.ErrPermission) && !errors.Is(err, fault.ErrSubscriptionLimit)
+			f.setback.lookUp = lost(err)
 		}
 	}
 	return true
+}
+
+// lost reports whether the consumer could not be found. Otherwise that the server answers
+// means nothing.
+func lost(err error) bool {
+	return !errors.Is(err, fault.ErrPermission) && !errors.Is(err, fault.ErrSubscriptionLimit) && !errors.Is(err, fault.ErrConsumerConflict)
 }
 
 // pauseOrCollect is the pause after a failed fetch. It returns false when the
@@ -318,6 +332,8 @@ func (f *fetcher) mend(cause error) error {
 	m, err := f.s.cfg.Consumers.Mend(ctx, f.s.cfg.Rules, former, f.s.cfg.Topic, f.s.cfg.Queue, f.s.hand.resumeAt)
 	if m.Consumer != nil {
 		f.s.hand.mended(m)
+	} else if f.s.hand.pin != nil && errors.Is(err, fault.ErrConsumerConflict) {
+		f.s.withdraw(nil)
 	}
 	if err == nil {
 		err = f.listenAgain(cause)

@@ -35,6 +35,7 @@ type inHand struct {
 	room     []*Delivery // the array behind waiting, to be used again
 	running  []*Delivery // by slot; nil when the worker has nothing in hand
 	fetching bool        // a worker waits for messages
+	asked    bool        // a request was sent; see forfeit
 	left     left
 	pace     pace
 	fresh    time.Time // when a message last came for the first time
@@ -357,6 +358,8 @@ func (h *inHand) send(r pull.Request) error {
 	err := h.pull.Send(r)
 	if err != nil {
 		h.abandon()
+	} else if h.pin != nil {
+		h.noteAsked()
 	}
 	return err
 }
@@ -461,7 +464,7 @@ func (h *inHand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *ar
 	d := newDelivery(h.s, m, now)
 	switch {
 	case h.pin != nil && m.Header.Get(wire.PinHeader) == "":
-		a.strays = append(a.strays, d)
+		a.unpinned = append(a.unpinned, d)
 		a.err = fmt.Errorf("%w: consumer %s of stream %s has been changed and serves all its subscribers", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name)
 		return
 	case !wire.Covers(h.s.cfg.Topic, m.Subject):
@@ -711,6 +714,27 @@ func (h *inHand) unpinned(pin string) (turned bool, dropped int) {
 	defer h.mu.Unlock()
 	h.pull.Unpin(pin)
 	return h.notePin(time.Now())
+}
+
+// forfeit gives up the pin and the requests under way, as the consumer has no pins any
+// more. It takes out what is not started. Asked reports whether a request was sent
+// since the last time.
+func (h *inHand) forfeit() (ds []*Delivery, turned, asked bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	asked, h.asked = h.asked, false
+	h.pull.Unpin(h.pull.Pin())
+	h.pull.Abandon()
+	ds = h.drop()
+	turned, _ = h.notePin(time.Now())
+	return ds, turned, asked
+}
+
+// noteAsked notes that a request has been sent.
+func (h *inHand) noteAsked() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked = true
 }
 
 // renewal returns the request that renews the pin, if there is one.

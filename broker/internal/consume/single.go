@@ -87,7 +87,7 @@ func (s *Subscription) beginSingle() error {
 	if !s.cfg.single() {
 		return nil
 	}
-	answer, err := s.hand.pull.ListenRenewals(s.lostPin, s.keptPin)
+	answer, err := s.hand.pull.ListenRenewals(s.lostPin, s.keptPin, func() { s.lookAtPending(true) })
 	if err != nil {
 		return err
 	}
@@ -138,6 +138,11 @@ func (s *Subscription) lookAtPending(active bool) {
 	if err != nil {
 		return // the next look, or a fetch, tells
 	}
+	if err := consumers.Serves(info, s.cfg.Rules); err != nil {
+		s.withdraw(nil)
+		s.fetcher.refuse(err)
+		return
+	}
 	var claims []uint64
 	released, gaveUp := false, 0
 	switch {
@@ -154,6 +159,42 @@ func (s *Subscription) lookAtPending(active bool) {
 	if released && gaveUp > 0 {
 		s.log.Warn(fmt.Sprintf("%d messages that the former active subscription had in hand have not come: they are handled when they do, after later ones", gaveUp))
 	}
+}
+
+// withdraw leaves everything to the other subscribers, as the consumer serves all of them
+// now. What is in hand and not started is given back at once, and with it what has come
+// without a pin. Before that the server drops the requests under way, or it would deliver
+// the same here again.
+func (s *Subscription) withdraw(unpinned []*Delivery) {
+	ds, turned, asked := s.hand.forfeit()
+	if turned {
+		s.turned(0)
+	}
+	if asked && !s.Stopped() && s.cfg.Conn.Up() {
+		_ = s.hand.pull.Cancel(s.askForConsumer)
+		unpinned = append(unpinned, s.hand.takeUnpinned()...)
+	}
+	for _, d := range unpinned {
+		_ = s.cfg.Conn.NATS().Publish(d.Msg.Reply, wire.NakBody)
+	}
+	s.giveAllBack(ds)
+}
+
+// askForConsumer asks the server for the consumer, for the sake of what that does there.
+func (s *Subscription) askForConsumer() {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	_, _ = s.cfg.Consumers.Info(ctx, s.Consumer())
+}
+
+// takeUnpinned takes in what has come, and returns what came without a pin.
+func (h *inHand) takeUnpinned() (ds []*Delivery) {
+	h.mu.Lock()
+	a := h.takeIn(h.arrived())
+	h.mu.Unlock()
+	ds, a.unpinned = a.unpinned, nil
+	h.s.report(a)
+	return ds
 }
 
 // full reports whether the server delivers nothing new until something is settled.

@@ -291,9 +291,7 @@ func (s *Subscription) clearRequests() {
 	if s.cfg.Key == nil || !s.cfg.Conn.Up() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-	defer cancel()
-	_, _ = s.cfg.Consumers.Info(ctx, s.Consumer()) // without an answer nothing is lost but the order
+	s.askForConsumer() // without an answer nothing is lost but the order
 }
 
 // awaitFetcher waits until the worker that fetches has taken in what it has in its hand,
@@ -377,7 +375,11 @@ func (s *Subscription) InHand() int { return s.hand.unhandledNow() }
 // after that gets these messages before others.
 func (s *Subscription) giveBack() {
 	s.hand.takeRest()
-	ds := s.hand.unstarted()
+	s.giveAllBack(s.hand.unstarted())
+}
+
+// giveAllBack is giveBack for what was taken out.
+func (s *Subscription) giveAllBack(ds []*Delivery) {
 	for i, d := range ds {
 		d.giveBack(i == len(ds)-1)
 		if s.Consumer().IsLast(d.served()) {
@@ -412,10 +414,7 @@ func (s *Subscription) Refuse(violation error) {
 	if subject != s.cfg.Conn.API(s.Consumer().Next()) && !strings.Contains(violation.Error(), s.hand.pull.Inbox()) {
 		return
 	}
-	select {
-	case s.fetcher.refused <- fault.Permission(violation):
-	default: // one is enough
-	}
+	s.fetcher.refuse(fault.Permission(violation))
 }
 
 // Pause waits for d, or until the connection is back after a loss. It returns false if

@@ -44,6 +44,10 @@ func usable(info *jetstream.ConsumerInfo) error {
 	return nil
 }
 
+// Serves returns ErrConsumerConflict if the consumer no longer chooses among its
+// subscribers as the code asks.
+func Serves(info *jetstream.ConsumerInfo, rules *streams.Rules) error { return serves(info, rules) }
+
 // serves reports why a consumer does not choose among its subscribers as the code asks.
 func serves(info *jetstream.ConsumerInfo, rules *streams.Rules) error {
 	grouped := len(info.Config.PriorityGroups) > 0

@@ -79,12 +79,27 @@ func (l *Listener) on(c *client) error {
 // Again subscribes once more, in place of a subscription that the server may have
 // refused. Nothing may be on its way to that.
 func (l *Listener) Again() error {
+	return l.again(func(sub *nats.Subscription) { _ = sub.Unsubscribe() })
+}
+
+// AgainAfter subscribes once more. Before that it takes in what is on the way, and has
+// a function called while nobody listens.
+func (l *Listener) AgainAfter(unheard func()) error {
+	return l.again(func(sub *nats.Subscription) {
+		_ = sub.Drain()
+		_ = l.conn.NATS().FlushTimeout(CloseTimeout)
+		unheard()
+	})
+}
+
+// again ends the subscription with this function, and makes another one.
+func (l *Listener) again(end func(*nats.Subscription)) error {
 	cur := l.current.Load()
 	<-cur.done
 	if l.closed.Load() || cur.err != nil {
 		return cur.err
 	}
-	_ = cur.sub.Unsubscribe()
+	end(cur.sub)
 	before := l.conn.SubscriptionsRefused()
 	next := &listening{client: cur.client, done: make(chan struct{})}
 	if !l.current.CompareAndSwap(cur, next) {

@@ -35,8 +35,8 @@ func (p *Pull) Renewal(cs *consumers.Consumer) (Request, bool) {
 }
 
 // ListenRenewals has lost called with a pin that the server knows no more, and kept with
-// one that it has renewed.
-func (p *Pull) ListenRenewals(lost, kept func(pin string)) (*link.Listener, error) {
+// one that it has renewed. Refused is called when the consumer has no pins any more.
+func (p *Pull) ListenRenewals(lost, kept func(pin string), refused func()) (*link.Listener, error) {
 	return p.conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
 		return nc.Subscribe(p.inbox+renewals+"*", func(m *nats.Msg) {
 			pin := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
@@ -45,6 +45,8 @@ func (p *Pull) ListenRenewals(lost, kept func(pin string)) (*link.Listener, erro
 				lost(pin)
 			case status == "404" || status == "408" || status == "409": // there is no message, or none so small
 				kept(pin)
+			case status == "400":
+				refused()
 			}
 		})
 	})

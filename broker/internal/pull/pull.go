@@ -35,7 +35,7 @@ type Limits struct {
 // turn, and they stay in order only if they come in one inbox.
 //
 // It has no lock. The caller guards all methods with one lock, except [Pull.Messages],
-// [Pull.Inbox], [Pull.Send] and [Pull.Close], which need none.
+// [Pull.Inbox], [Pull.Send], [Pull.Cancel] and [Pull.Close], which need none.
 type Pull struct {
 	mailbox
 	conn *link.Conn
@@ -396,6 +396,12 @@ func (p *Pull) Abandon() {
 // Again subscribes to the inbox once more, because the server may have refused it after a
 // reconnect. The requests under way must be given up.
 func (p *Pull) Again() error { return p.listener.Again() }
+
+// Cancel has the server drop the requests under way, which must be given up. What they
+// have delivered is in the channel then. The server drops a request that nobody listens
+// to when it is asked for the consumer (infoWithSnapAndReply in server/consumer.go), so
+// ask must do that.
+func (p *Pull) Cancel(ask func()) error { return p.listener.AgainAfter(ask) }
 
 // Close ends the inbox. When it returns, everything that the client's server has sent
 // is in the channel, provided that the connection is up. It waits at most
