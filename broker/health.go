@@ -21,6 +21,12 @@ const healthTimeout = 2 * time.Second
 //
 //	health.Register("broker", func(ctx context.Context) error { return jsbroker.Health(ctx, b) })
 //
+// It is also an error if code of yours holds up fetching and has not returned for 10
+// seconds: a hook that fetching waits for, such as Fetched, or the key function of
+// [OrderBy]. The error names it, and the log has a warning. A handler is never an error,
+// however long it runs, nor is a hook that is called while a message is handled, such as
+// HandleStart or Handled.
+//
 // It makes one round trip to the server, and gives up when the context ends, or after 2
 // seconds. It does not notice a Subscribe that failed: use [Hooks.SubscribeFailed] for
 // that. For brokers of other kinds it returns [ErrForeign].
@@ -59,6 +65,9 @@ func (b *jetstreamBroker) health(ctx context.Context) error {
 	}
 	var errs []error
 	for _, sub := range s.subs.all() {
+		if h, held := sub.core.HeldUp(); held {
+			errs = append(errs, fmt.Errorf("the subscription to %q with queue %q fetches nothing more: %s", sub.topic, sub.queue, sub.heldUpBy(h)))
+		}
 		if err := sub.core.Trouble(); err != nil {
 			errs = append(errs, fmt.Errorf("the subscription to %q with queue %q does not fetch: %w", sub.topic, sub.queue, err))
 		}

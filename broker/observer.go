@@ -47,6 +47,24 @@ func (o observer) Crowded(c consume.Crowd) {
 	emit(s.hooks.held, s.base, Held{Subscription: s.identity(), Messages: c.Messages, Keys: c.Keys, Full: c.Full})
 }
 
+// HeldUp says in the log that code of the user holds up fetching, or has done so.
+func (o observer) HeldUp(h consume.HeldUp, over bool) {
+	if over {
+		o.s.log.Info(fmt.Sprintf("fetching goes on: what it waited for has returned after %v", h.For.Round(time.Millisecond)))
+		return
+	}
+	o.s.log.Warn("nothing more is fetched: " + o.s.heldUpBy(h))
+}
+
+// heldUpBy names the code of the user that holds up fetching.
+func (s *subscription) heldUpBy(h consume.HeldUp) string {
+	by := "the key function of OrderBy"
+	if !h.Key {
+		by = "the hook " + s.hooks.inside.fetching()
+	}
+	return fmt.Sprintf("%s has not returned for %v", by, h.For.Round(time.Second))
+}
+
 // Turned tells hooks which replica is active.
 func (o observer) Turned(active bool) {
 	s := o.s

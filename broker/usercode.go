@@ -15,18 +15,18 @@ const (
 	inSubscriptionStart
 	inSubscriptionEnd
 	inSubscribeFailed
-	inFetched
+	inFetched // from here on fetching waits for them
 	inHeld
 	inActiveChanged
 	inFetchError
 	inBackoff
 	inConsumerState
+	inSkipped // until here
 	inHandleStart
 	inPanicked
 	inSettled
 	inDeadLettered
 	inExhausted
-	inSkipped
 	inHandled
 	inConnectionChanged
 	inErrorHandler
@@ -35,8 +35,8 @@ const (
 
 var placeNames = [placesOfUser]string{
 	"PublishStart", "Published", "SubscriptionStart", "SubscriptionEnd", "SubscribeFailed",
-	"Fetched", "Held", "ActiveChanged", "FetchError", "Backoff", "ConsumerState", "HandleStart", "Panicked", "Settled",
-	"DeadLettered", "Exhausted", "Skipped", "Handled", "ConnectionChanged", "broker.ErrorHandler",
+	"Fetched", "Held", "ActiveChanged", "FetchError", "Backoff", "ConsumerState", "Skipped", "HandleStart", "Panicked", "Settled",
+	"DeadLettered", "Exhausted", "Handled", "ConnectionChanged", "broker.ErrorHandler",
 }
 
 // insideUser counts the calls of user code that have not returned. It is safe for
@@ -45,10 +45,15 @@ type insideUser [placesOfUser]atomic.Int64
 
 // names returns where code of the user runs now, or nothing. ConnectionChanged has a
 // goroutine of its own, and is told of separately.
-func (i *insideUser) names() string {
+func (i *insideUser) names() string { return i.among(0, placesOfUser-1) }
+
+// fetching is names for hooks that fetching waits for.
+func (i *insideUser) fetching() string { return i.among(inFetched, inSkipped) }
+
+func (i *insideUser) among(first, last codeOfUser) string {
 	var names []string
-	for place := range i {
-		if codeOfUser(place) != inConnectionChanged && i[place].Load() > 0 {
+	for place := first; place <= last; place++ {
+		if place != inConnectionChanged && i[place].Load() > 0 {
 			names = append(names, placeNames[place])
 		}
 	}

@@ -68,7 +68,7 @@ func (f *fetcher) lookAtBacklog() {
 		return // the next fetch tells
 	}
 	f.s.adopt(cs, info)
-	state := f.s.learned(info)
+	state := f.learned(info)
 	still := b.full && b.delivered == info.Delivered.Stream
 	b.full, b.delivered = state.full(), info.Delivered.Stream
 	now := none

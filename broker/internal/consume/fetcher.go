@@ -25,6 +25,7 @@ type fetcher struct {
 	token   chan struct{}         // full while a worker fetches
 	refused chan error            // what the server refused the subscription
 	trouble atomic.Pointer[error] // see Trouble
+	told    *call                 // what the observer does while fetching waits for it
 
 	// Only the worker that holds the token uses these.
 	silent   *time.Timer // how long nothing may come
@@ -47,7 +48,7 @@ type setback struct {
 }
 
 func newFetcher(s *Subscription) *fetcher {
-	f := &fetcher{s: s, token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
+	f := &fetcher{s: s, told: newCall(s, false), token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
 	f.silent.Stop()
 	f.again.Stop()
 	return f
@@ -98,7 +99,7 @@ func (f *fetcher) try() (over bool, err error) {
 			return false, err
 		}
 		f.clearTransientTrouble()
-		f.s.lookAround()
+		f.lookAround()
 		m, err = f.await(changed, silence)
 		if m == nil {
 			return false, err
@@ -107,11 +108,34 @@ func (f *fetcher) try() (over bool, err error) {
 	if m == nil {
 		return true, nil
 	}
-	a := f.s.hand.collect(m)
+	a := f.collect(m)
 	if a.err == nil && a.alive {
 		f.healthy()
 	}
 	return false, a.err
+}
+
+// What follows tells the observer, and can be held up by it.
+
+func (f *fetcher) collect(m *nats.Msg) arrivals {
+	f.told.begin()
+	defer f.told.end()
+	return f.s.hand.collect(m)
+}
+
+func (f *fetcher) lookAround() {
+	if f.s.cfg.Key == nil {
+		return
+	}
+	f.told.begin()
+	defer f.told.end()
+	f.s.lookAround()
+}
+
+func (f *fetcher) learned(info *jetstream.ConsumerInfo) State {
+	f.told.begin()
+	defer f.told.end()
+	return f.s.learned(info)
 }
 
 // Trouble returns why the subscription does not fetch, or nil if it does.
@@ -189,6 +213,8 @@ func (f *fetcher) lookAtFloor() {
 		return
 	}
 	f.looked = time.Now()
+	f.told.begin()
+	defer f.told.end()
 	f.s.refresh()
 }
 
@@ -205,6 +231,8 @@ func (f *fetcher) healthy() {
 	f.log(level, fmt.Sprintf("fetching again; failed fetches before: %d", f.failures))
 	f.failures, f.lastSaid = 0, ""
 	f.trouble.Store(nil)
+	f.told.begin()
+	defer f.told.end()
 	f.s.cfg.Observer.Recovered()
 }
 
@@ -221,6 +249,8 @@ func (f *fetcher) fail(err error) {
 		changed: f.s.cfg.Conn.Changed(),
 		down:    errors.Is(err, fault.ErrConnectionLost), // and may be back already
 	}
+	f.told.begin()
+	defer f.told.end()
 	f.s.cfg.Observer.FetchFailed(err, int(f.failures), delay)
 }
 
@@ -298,7 +328,7 @@ func (f *fetcher) pauseOrCollect() bool {
 			}
 			return goOn
 		}
-		if f.s.hand.collect(m).messages > 0 { // an error would be of no request that counts
+		if f.collect(m).messages > 0 { // an error would be of no request that counts
 			return false
 		}
 	}
@@ -342,7 +372,7 @@ func (f *fetcher) mend(cause error) error {
 	case err != nil:
 		return err
 	case m.Info != nil:
-		f.s.learned(m.Info)
+		f.learned(m.Info)
 	case m.Remade:
 		renamed := ""
 		if m.Consumer.Name != former.Name {

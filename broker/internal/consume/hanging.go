@@ -104,9 +104,9 @@ func (h *inHand) oldest() (since time.Time, waits bool) {
 }
 
 // keyHangs reports whether the user's function for keys runs for so long that nothing
-// more should be fetched.
+// more is fetched. How quick handlers are says nothing about it.
 func (h *inHand) keyHangs() bool {
-	return !h.order.asked.IsZero() && time.Since(h.order.asked) > h.pace.patience()
+	return !h.order.asked.IsZero() && time.Since(h.order.asked) >= h.pace.floor
 }
 
 // giveStrandedBack naks what waits behind handlers that hang. They keep their own

@@ -293,7 +293,11 @@ func (s *Subscription) sort() bool {
 		return false
 	}
 	keys := make([]uint64, 0, keyBatch)
-	defer func() { s.hand.sorted(keys) }() // also if the user's function ends the goroutine
+	s.keyed.begin()
+	defer func() { // also if the user's function ends the goroutine
+		s.hand.sorted(keys)
+		s.keyed.end()
+	}()
 	for began := time.Now(); len(keys) < len(batch); {
 		d := batch[len(keys)]
 		keys = append(keys, ownKey(d)) // if it does not return

@@ -35,7 +35,7 @@ type Config struct {
 	Concurrency     int    // workers, at least 1; with more than one there is no order, except that of Key
 	Limits          pull.Limits
 	MaxAckExtension time.Duration   // how long after its arrival a message's ack deadline is extended
-	HangsAfter      time.Duration   // how long no handler may be started, at least, until what waits is given back; 0: [hangsAfter]
+	HangsAfter      time.Duration   // how long no handler may be started, at least, until what waits is given back, and how long Key or the observer may hold up fetching until that is told; 0: [hangsAfter]
 	Parent          context.Context // its values are those of [Subscription.Context], its end is not
 
 	// Handle handles a delivery and settles it. The slot is the number of the worker,
@@ -68,6 +68,9 @@ type Observer interface {
 	// Crowded tells that fetching has come to a stand because of stuck keys, or goes on.
 	// The log has a line about it.
 	Crowded(c Crowd)
+	// HeldUp tells once that Key, or another method of the observer, keeps the
+	// subscription from fetching for longer than HangsAfter, or that this is over.
+	HeldUp(h HeldUp, over bool)
 	// Skipped tells that a fetched message is not handled. The log has a line about it.
 	Skipped(d *Delivery, why SkipReason)
 	// Turned tells that the subscription has become the one that the consumer serves, or
@@ -107,6 +110,7 @@ type Subscription struct {
 	hand    *inHand
 	crowded atomic.Bool // see Crowd
 	fetcher *fetcher
+	keyed   *call // Config.Key
 	limit   limitWatch
 }
 
@@ -139,7 +143,7 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 	}
 	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(cfg.Parent))
 	s.life, s.end = context.WithCancel(context.Background())
-	s.fetcher = newFetcher(s)
+	s.fetcher, s.keyed = newFetcher(s), newCall(s, true)
 	s.workers.Store(int64(cfg.Concurrency))
 	s.ids[0].Store(goroutine.ID())
 	return s, info, nil

@@ -114,8 +114,14 @@ type observer struct {
 	settled  chan settled
 	spent    chan error
 	crowded  chan consume.Crowd
+	heldUp   chan heldUp
 	ended    chan struct{}
 	onSettle func(settled) // nil: nothing
+}
+
+type heldUp struct {
+	consume.HeldUp
+	over bool
 }
 
 type settled struct {
@@ -137,6 +143,7 @@ func newObserver() *observer {
 		handled: make(chan string, room), fetched: make(chan int, room), failed: make(chan error, room),
 		back: make(chan struct{}, room), learned: make(chan consume.State, room), skipped: make(chan skipped, room),
 		settled: make(chan settled, room), spent: make(chan error, room), crowded: make(chan consume.Crowd, room), ended: make(chan struct{}, room),
+		heldUp: make(chan heldUp, room),
 	}
 }
 
@@ -151,6 +158,7 @@ func (o *observer) FetchFailed(err error, _ int, _ time.Duration) { o.failed <- 
 func (o *observer) Recovered()                                    { o.back <- struct{}{} }
 func (o *observer) Learned(s consume.State)                       { o.learned <- s }
 func (o *observer) Turned(bool)                                   {}
+func (o *observer) HeldUp(h consume.HeldUp, over bool)            { o.heldUp <- heldUp{h, over} }
 func (o *observer) Crowded(c consume.Crowd)                       { o.crowded <- c }
 func (o *observer) Skipped(d *consume.Delivery, why consume.SkipReason) {
 	o.skipped <- skipped{d, why}

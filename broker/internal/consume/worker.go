@@ -66,10 +66,7 @@ func (s *Subscription) next(slot int) *Delivery {
 		d, refused, also := s.hand.take(slot)
 		switch {
 		case refused != nil:
-			s.skip(d, refused)
-			for _, d := range also {
-				s.skip(d, refused)
-			}
+			s.skipAll(append([]*Delivery{d}, also...), refused)
 			continue
 		case d != nil:
 			if s.crowded.Load() {
@@ -89,6 +86,17 @@ func (s *Subscription) next(slot int) *Delivery {
 		if !s.fetcher.fetch() {
 			return nil
 		}
+	}
+}
+
+// skipAll is skip for a worker. A hook that holds up the only one holds up fetching.
+func (s *Subscription) skipAll(ds []*Delivery, why *refusal) {
+	if s.cfg.Concurrency == 1 {
+		s.fetcher.told.begin()
+		defer s.fetcher.told.end()
+	}
+	for _, d := range ds {
+		s.skip(d, why)
 	}
 }
 
