@@ -101,10 +101,10 @@ func (s *subscription) sendDeadLetter(ctx context.Context, e *event, id string, 
 	topic := s.cfg.rules.DeadLetter
 	if hooks {
 		return publishOn(s.session, s.cfg, topic, &broker.Message{Header: made.Header, Body: made.Body},
-			publishOptions{ctx: ctx, messageID: id, original: e.d.Msg.Header})
+			publishOptions{ctx: ctx, messageID: id, original: e.d.Msg.Header, kept: true})
 	}
 	_, err := s.session.publisher.Publish(ctx, produce.Message{Topic: topic, Header: made.Header, Body: made.Body,
-		ID: id, Original: e.d.Msg.Header, Rules: &s.cfg.rules})
+		ID: id, Original: e.d.Msg.Header, Kept: true, Rules: &s.cfg.rules})
 	return err
 }
 

@@ -444,3 +444,35 @@ func TestConsumersMadeAgainDoNotDoubleDeadLetters(t *testing.T) {
 		})
 	}
 }
+
+// A stream with Interest retention acknowledges what no consumer wants, and drops it.
+func TestDeadLetterThatItsStreamWouldNotKeep(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t)
+	_, js := natsConn(t, srv)
+	log := natstest.NewLog()
+	tried, onTry := hookChan[jsbroker.DeadLettered]()
+	b := newBroker(t, srv, jsbroker.WithDeadLetter("graves"), broker.Logger(log), jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onTry}),
+		jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.InterestPolicy}))
+	subscribe(t, b, "orders", func(broker.Event) error {
+		return jsbroker.Discard(jsbroker.RetryAfter(100*time.Millisecond, errors.New("broken")))
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "precious")
+	wantError(t, receive(t, tried).Err, jsbroker.ErrInvalidConfig, "stream GRAVES", "Interest", "graves", "subscribe")
+	if left := streamInfo(t, js, "ORDERS").State.Msgs; left != 1 {
+		t.Errorf("%d messages left, want the original", left)
+	}
+	if lines := log.With("dead letter stored"); len(lines) > 0 {
+		t.Errorf("said %v", lines)
+	}
+	if lines := log.With("the message is kept"); len(lines) == 0 {
+		t.Errorf("not said:\n%s", log.Text())
+	}
+
+	h, got := collector()
+	subscribe(t, b, "graves", h, broker.Queue("d"))
+	if body := receive(t, got); body != "precious" {
+		t.Errorf("got %q", body)
+	}
+	eventually(t, "the original is gone", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+}

@@ -366,6 +366,12 @@ func WithExistingConsumers() broker.Option {
 // message stays as well, with an error in the log and an Exhausted event, and is tried
 // again after 24 hours. So give the topic's stream no MaxMsgSize.
 //
+// A stream with Interest retention acknowledges what it has no consumer for, and drops
+// it. While the topic's stream is like that, the message is kept as well, with an error
+// in the log: subscribe to the dead-letter topic once, or let its stream have another
+// retention. To see that, the broker asks for the stream's consumers
+// ($JS.API.CONSUMER.LIST) before each dead letter.
+//
 // A message that has become a dead letter 5 times, because something leads from
 // the topic back to the subscription, is kept; see [ErrDeadLetterLoop].
 //

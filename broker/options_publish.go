@@ -16,6 +16,7 @@ type publishOptions struct {
 	messageID string
 	async     func(error)
 	original  nats.Header // of a dead letter; see addValues
+	kept      bool        // a stream that would keep nothing of it is an error
 	when      when
 }
 

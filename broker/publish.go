@@ -59,7 +59,7 @@ func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broke
 // publishOn is Publish on a given session, which is nil when there is none.
 func publishOn(s *session, cfg *config, topic string, m *broker.Message, po publishOptions) error {
 	call := publishCall{ctx: po.ctx}
-	call.message = produce.Message{Topic: topic, ID: po.messageID, Original: po.original, Timing: po.when.timing()}
+	call.message = produce.Message{Topic: topic, ID: po.messageID, Original: po.original, Kept: po.kept, Timing: po.when.timing()}
 	if po.messageID == "" {
 		call.message.ID, call.message.OwnID = randomID(), true
 	}

@@ -98,19 +98,22 @@ func RedriveDryRun() RedriveOption {
 // subscribers of the dead-letter topic. What they have in hand, they handle all the
 // same. A stream with WorkQueue retention has only letters that nobody has acked. One
 // with Limits retention also has those that subscribers have handled: they are redriven,
-// too. One with Interest retention keeps none without a consumer. If there are
-// consumers, a line in the log says so.
+// too. If there are consumers, a line in the log says so.
 //
 // A letter that cannot be published, because its topic or header is invalid, its stream
-// is missing or full, or a part of it is missing, stays, and Redrive goes on. The error
+// is missing or full, or a part of it is missing, stays, and Redrive goes on. So does one
+// for a stream with Interest retention that has no consumer of the topic, because that
+// stream would acknowledge it and keep nothing ([ErrInvalidConfig]). The error
 // then names the first 10 and the number of all. Redrive stops where it cannot go on:
 // the context has ended, the connection or an outcome is lost, or a letter cannot be
-// removed. Each letter takes three requests, one after the other.
+// removed. Each letter takes three requests, one after the other, and two more for a topic in a stream with Interest
+// retention.
 //
 // The user needs permission to publish to the topics, to
 // $JS.API.STREAM.NAMES, and with the name of the dead letters' stream to
 // $JS.API.STREAM.INFO, $JS.API.STREAM.MSG.GET and $JS.API.STREAM.MSG.DELETE. For letters
-// that were cut it needs the last three for the streams of the originals, too.
+// that were cut it needs the last three for the streams of the originals, too, and for
+// topics in streams with Interest retention $JS.API.CONSUMER.LIST of these.
 //
 // Errors: [ErrNotConnected], [ErrForeign], [ErrInvalidTopic], [ErrInvalidConfig],
 // [ErrStreamNotFound], [ErrStreamMismatch], [ErrPermission], [ErrDeadLetterCut], and those of Publish.
@@ -209,7 +212,7 @@ func (r *redrive) one(ctx context.Context, m *deadletter.Stored) (done bool, err
 	if err == nil {
 		err = publishOn(r.session, r.cfg, l.Topic,
 			&broker.Message{Header: deadletter.Again(source.Header, redriven+1), Body: source.Body},
-			publishOptions{ctx: ctx, messageID: fmt.Sprintf("redrive:%s:%d:%d", deadletter.Encode(m.Stream), m.Sequence, m.StoredAt.UnixNano()), original: source.Header})
+			publishOptions{ctx: ctx, messageID: fmt.Sprintf("redrive:%s:%d:%d", deadletter.Encode(m.Stream), m.Sequence, m.StoredAt.UnixNano()), original: source.Header, kept: true})
 	}
 	if err != nil {
 		err = fmt.Errorf("letter %d of stream %s: %w", m.Sequence, m.Stream, err)

@@ -387,3 +387,37 @@ func TestRedriveBesideAnotherCall(t *testing.T) {
 		t.Errorf("%d more", more)
 	}
 }
+
+// A stream with Interest retention acknowledges what no consumer wants, and drops it.
+func TestRedriveLeavesWhatAStreamWouldNotKeep(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t)
+	_, js := natsConn(t, srv)
+	ctx := testContext(t)
+	b := newBroker(t, srv, jsbroker.WithDeadLetter("graves"), jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.InterestPolicy}))
+	subscribe(t, newBroker(t, srv), "graves", ignore, broker.Queue("other")).Unsubscribe() // a WorkQueue stream
+	noErr(t, js.DeleteConsumer(ctx, "GRAVES", "other"))
+	sub := subscribe(t, b, "orders.created", func(broker.Event) error { return jsbroker.Discard(errors.New("not yet")) }, broker.Queue("q"))
+	publish(t, b, "orders.created", "precious")
+	eventually(t, "there is a letter", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 1 })
+	noErr(t, sub.Unsubscribe())
+	noErr(t, js.DeleteConsumer(ctx, "ORDERS", "q"))
+	subscribe(t, b, "orders.paid", ignore, broker.Queue("q")) // which does not want it
+
+	n, err := jsbroker.Redrive(ctx, b, "graves")
+	wantError(t, err, jsbroker.ErrInvalidConfig, "letter 1 of stream GRAVES", "stream ORDERS", "Interest", "orders.created", "subscribe")
+	if n != 0 || streamInfo(t, js, "GRAVES").State.Msgs != 1 {
+		t.Fatalf("%d redriven, %d letters left", n, streamInfo(t, js, "GRAVES").State.Msgs)
+	}
+
+	h, got := collector()
+	subscribe(t, b, "orders.created", h, broker.Queue("back"))
+	n, err = jsbroker.Redrive(ctx, b, "graves") // at once, within the duplicates window
+	noErr(t, err)
+	if body := receive(t, got); n != 1 || body != "precious" {
+		t.Errorf("%d redriven, got %q", n, body)
+	}
+	if left := streamInfo(t, js, "GRAVES").State.Msgs; left != 0 {
+		t.Errorf("%d letters left", left)
+	}
+}

@@ -39,6 +39,7 @@ type publication struct {
 	topic     string      // msg.Subject, unless the message waits
 	id        string
 	ownID     bool
+	kept      bool // it must not get into a stream that keeps nothing
 	timing    Timing
 	deadline  time.Time
 
@@ -77,7 +78,7 @@ func (p *publication) init(ctx context.Context, publisher *Publisher, m *Message
 	}
 	publisher.sayLeftOut(m.Topic, p.header.LeftOut())
 	wire.AddValues(p.header.Map(), m.Original)
-	p.publisher, p.rules, p.ownID = publisher, m.Rules, m.OwnID
+	p.publisher, p.rules, p.ownID, p.kept = publisher, m.Rules, m.OwnID, m.Kept
 	p.topic, p.id, p.headerSize, p.timing = m.Topic, m.ID, size, m.Timing
 	p.forgo()
 	p.msg = nats.Msg{Subject: m.Topic, Header: p.header.Map(), Data: m.Body}
@@ -103,6 +104,11 @@ func (p *publication) run(ctx context.Context) (wire.PubAck, error) {
 		}
 		if p.unknown && !p.repeatable(st, time.Now()) { // the stream is another one now, or has another window
 			return wire.PubAck{}, p.failure(p.last)
+		}
+		if p.kept && !p.unknown {
+			if err := p.publisher.streams.CheckKept(ctx, st, p.topic); err != nil {
+				return wire.PubAck{}, err
+			}
 		}
 		r := p.try(ctx, st)
 		if r.outcome == stored {

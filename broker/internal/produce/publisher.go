@@ -36,6 +36,7 @@ type Message struct {
 	OwnID    bool        // nobody else has the id: a duplicate is one of the publisher's own tries
 	Original nats.Header // what Header was copied from, for keys with several values; may be nil
 	Timing   Timing
+	Kept     bool           // not for a stream that would keep nothing of it: see streams.CheckKept
 	Rules    *streams.Rules // for a stream that is to be created
 }
 
