@@ -24,6 +24,7 @@ type jetstreamBroker struct {
 	opts   broker.Options
 	cfgErr error                  // what NewBroker could not return
 	cfg    atomic.Pointer[config] // nil if cfgErr is set; written under mu
+	dialed *config                // of the Connect under way
 
 	lifecycle
 	running finder
@@ -57,7 +58,7 @@ func applied(o broker.Options, opts []broker.Option) broker.Options {
 }
 
 // Init applies further options. What belongs to the connection cannot change
-// while there is one: other addresses, TLS settings, domain, client name, logger or
+// while there is one, or during Connect: other addresses, TLS settings, domain, client name, logger or
 // [WithAsyncWindow] than those in use are an [ErrInvalidConfig], and so are any
 // [WithNATSOptions] or [WithHooks], because these add to what is there. Init
 // then changes nothing. Other options apply to what is published and subscribed
@@ -70,9 +71,13 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	if err != nil {
 		return err
 	}
+	inUse := b.dialed
 	if s := b.session.Load(); s != nil {
-		if what := s.cfg.connectionDiffers(cfg); what != "" {
-			return fmt.Errorf("jetstream: init: %w: %s cannot change while connected: call Disconnect first", ErrInvalidConfig, what)
+		inUse = s.cfg
+	}
+	if inUse != nil {
+		if what := inUse.connectionDiffers(cfg); what != "" {
+			return fmt.Errorf("jetstream: init: %w: %s cannot change while connected, or during Connect: call Disconnect first", ErrInvalidConfig, what)
 		}
 	}
 	b.opts, b.cfgErr = o, nil
@@ -80,11 +85,26 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	return nil
 }
 
-// config returns the options to connect with, or what NewBroker could not return.
-func (b *jetstreamBroker) config() (*config, error) {
+// invalid returns what NewBroker could not return.
+func (b *jetstreamBroker) invalid() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.cfg.Load(), b.cfgErr
+	return b.cfgErr
+}
+
+// beginUse returns the options to dial with. Until endUse, Init compares with them.
+func (b *jetstreamBroker) beginUse() *config {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dialed = b.cfg.Load()
+	return b.dialed
+}
+
+// endUse is called when there is a session, or the dial has failed.
+func (b *jetstreamBroker) endUse() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dialed = nil
 }
 
 // Options returns the options in use.

@@ -26,14 +26,13 @@ import (
 // hooks.
 func (b *jetstreamBroker) Connect() error {
 	for {
-		cfg, err := b.config()
-		if err != nil {
+		if err := b.invalid(); err != nil {
 			return err
 		}
 		dial, s, dialing, closing := b.beginDial()
 		switch {
 		case dial:
-			return b.dial(cfg)
+			return b.dial()
 		case dialing != nil:
 			<-dialing
 		case closing != nil:
@@ -54,7 +53,9 @@ func (b *jetstreamBroker) Connect() error {
 }
 
 // dial opens a session. Other calls of Connect and Disconnect wait for it.
-func (b *jetstreamBroker) dial(cfg *config) error {
+func (b *jetstreamBroker) dial() error {
+	cfg := b.beginUse()
+	defer b.endUse()
 	s, err := b.open(cfg)
 	if errors.Is(err, nats.ErrNoServers) {
 		err = fmt.Errorf("%w: is a nats-server running there? Start one with: nats-server -js", err)

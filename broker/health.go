@@ -42,7 +42,7 @@ func Health(ctx context.Context, b broker.Broker) error {
 }
 
 func (b *jetstreamBroker) health(ctx context.Context) error {
-	if _, err := b.config(); err != nil {
+	if err := b.invalid(); err != nil {
 		return err
 	}
 	s := b.session.Load()

@@ -230,6 +230,30 @@ func TestDisconnectBesideAConnectThatHangs(t *testing.T) {
 	noErr(t, b.Disconnect())
 }
 
+// During a Connect as after it, Init does not accept what would have no effect.
+func TestInitDuringConnect(t *testing.T) {
+	t.Parallel()
+	s, other := startServer(t), startServer(t)
+	entered, release := make(chan struct{}, 100), make(chan struct{})
+	b := unconnected(s, jsbroker.WithNATSOptions(nats.Timeout(patience), nats.SetCustomDialer(dialer(func() {
+		entered <- struct{}{}
+		<-release
+	}))))
+	connected := make(chan error, 1)
+	go func() { connected <- b.Connect() }()
+	receive(t, entered)
+	wantError(t, b.Init(broker.Addrs(other.ClientURL())), jsbroker.ErrInvalidConfig, "broker.Addrs", "during Connect")
+	noErr(t, b.Init(jsbroker.WithConcurrency(2)))
+	close(release)
+	noErr(t, receive(t, connected))
+	if b.Address() != s.ClientURL() {
+		t.Errorf("connected to %s", b.Address())
+	}
+	noErr(t, b.Init())
+	noErr(t, b.Disconnect())
+	noErr(t, b.Init(broker.Addrs(other.ClientURL())))
+}
+
 // Code of the user that hangs in Connect is an error after nats.Timeout.
 func TestConnectBesideCodeThatHangs(t *testing.T) {
 	t.Parallel()

@@ -56,9 +56,16 @@ type Option func(*Event)
 // The default is 1.
 func Deliveries(n uint64) Option { return func(e *Event) { e.deliveries = n } }
 
-// Context sets what jsbroker.EventContext returns. The default is
+// Context sets what jsbroker.EventContext returns. The default, and what nil means, is
 // context.Background().
-func Context(ctx context.Context) Option { return func(e *Event) { e.ctx = ctx } }
+func Context(ctx context.Context) Option {
+	return func(e *Event) {
+		e.ctx = ctx
+		if ctx == nil {
+			e.ctx = context.Background()
+		}
+	}
+}
 
 // NewEvent returns an event of a message, which nobody has settled yet. As in the
 // broker, the message has a header. A nil message is an empty one.
