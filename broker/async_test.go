@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/internal/natstest"
@@ -338,6 +339,37 @@ func TestAsyncReportsOneAfterTheOtherWhateverDoneDoes(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// The window has room for one, so whatever is not released shows at once.
+func TestAPanicOfDoneIsContained(t *testing.T) {
+	t.Parallel()
+	log := natstest.NewLog()
+	b := newBroker(t, startServer(t), broker.Logger(log), jsbroker.WithAsyncWindow(1))
+	const n = 9
+	called := make(chan int, n)
+	for i := range n {
+		noErr(t, b.Publish("orders", message("x"), broker.PublishContext(testContext(t)), jsbroker.Async(func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			called <- i
+			switch i % 3 {
+			case 0:
+				panic("no")
+			case 1:
+				runtime.Goexit()
+			}
+		})))
+	}
+	for i := range n {
+		if got := receive(t, called); got != i {
+			t.Fatalf("done of message %d was called, want %d", got, i)
+		}
+	}
+	publishAsync(t, b, "orders", "there is room again")
+	wantLine(t, log, logger.ErrorLevel, "done of Async panicked: no", map[string]any{"topic": "orders"})
+	noErr(t, b.Disconnect())
 }
 
 func TestAsyncEndsAtEachDeadlineWithoutAnAnswer(t *testing.T) {

@@ -127,3 +127,15 @@ func recoverHook(d *dispatcher, place codeOfUser) {
 		d.log.Error(fmt.Sprintf("a hook panicked: %v\n%s%s", r, debug.Stack(), more), "event", event)
 	}
 }
+
+// recoverDone ends the call of a done function of Async. As with hooks, its panic goes no
+// further and is logged.
+func (d *dispatcher) recoverDone(topic string) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	if more, ok := d.lines.Allow("done of Async"); ok {
+		d.log.Error(fmt.Sprintf("done of Async panicked: %v\n%s%s", r, debug.Stack(), more), "topic", topic)
+	}
+}

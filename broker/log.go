@@ -4,20 +4,26 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
 	"go-micro.dev/v5/logger"
+
+	"go-micro-jetstream/broker/internal/logging"
 )
 
 // newLog returns a logger that writes to go-micro's. Attributes become fields.
-func newLog(to logger.Logger) *slog.Logger { return slog.New(&logHandler{to: to}) }
+func newLog(to logger.Logger) *slog.Logger {
+	return slog.New(&logHandler{to: to, lost: new(logging.Limiter)})
+}
 
 // logHandler is a [slog.Handler] on go-micro's logger. It writes text that
 // begins with "jetstream: ", and knows no groups.
 type logHandler struct {
 	to    logger.Logger
 	attrs []slog.Attr
+	lost  *logging.Limiter // of what is said about panics of the logger
 }
 
 var _ slog.Handler = (*logHandler)(nil)
@@ -40,8 +46,22 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 		add(a)
 	}
 	r.Attrs(add)
-	h.to.Fields(fields).Log(microLevel(r.Level), bounded("jetstream: "+r.Message, maxLine))
+	h.write(fields, microLevel(r.Level), bounded("jetstream: "+r.Message, maxLine))
 	return nil
+}
+
+// write calls the user's logger. Many lines are written on goroutines that nobody guards,
+// such as those of the client, so a panic of the logger would end the process. The line
+// goes to the standard error instead, at most once a second.
+func (h *logHandler) write(fields map[string]any, level logger.Level, line string) {
+	defer func() {
+		if p := recover(); p != nil {
+			if more, ok := h.lost.Allow("panic"); ok {
+				fmt.Fprintf(os.Stderr, "jetstream: the logger panicked: %v; its line was: %s%s\n", p, line, more)
+			}
+		}
+	}()
+	h.to.Fields(fields).Log(level, line)
 }
 
 const (
@@ -62,7 +82,7 @@ func bounded(s string, limit int) string {
 
 // WithAttrs returns a handler that adds these to each line.
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &logHandler{to: h.to, attrs: append(slices.Clip(h.attrs), attrs...)}
+	return &logHandler{to: h.to, attrs: append(slices.Clip(h.attrs), attrs...), lost: h.lost}
 }
 
 // WithGroup returns the handler itself: go-micro's fields are flat.

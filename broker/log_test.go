@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -319,6 +320,43 @@ func TestLineAboutAHookThatPanicsSaysWhichEvent(t *testing.T) {
 	}))
 	publish(t, b, "orders", "x")
 	wantLine(t, log, logger.ErrorLevel, "a hook panicked: no", map[string]any{"event": "Published"})
+}
+
+// panickingLogger is a logger whose every line panics.
+type panickingLogger struct {
+	logger.Logger
+	lines *atomic.Int64
+}
+
+func (l panickingLogger) Fields(map[string]any) logger.Logger { return l }
+func (l panickingLogger) Log(logger.Level, ...any)            { l.lines.Add(1); panic("logger") }
+func (l panickingLogger) Logf(logger.Level, string, ...any)   { l.lines.Add(1); panic("logger") }
+
+// Many lines are written on goroutines of the client.
+func TestAPanicOfTheLoggerIsContained(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := natstest.StartProxy(t, s)
+	states, onChange := hookChan[jsbroker.ConnectionChanged]()
+	var lines atomic.Int64
+	b := newBroker(t, s, broker.Addrs(p.URL()), broker.Logger(panickingLogger{natstest.Quiet(), &lines}),
+		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}))
+	before := lines.Load()
+	p.Cut()
+	for receive(t, states).State != jsbroker.StateReconnected {
+		continue
+	}
+	h, got := collector()
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		_ = h(e)
+		return jsbroker.Discard(errors.New("no"))
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "x")
+	receive(t, got)
+	noErr(t, b.Disconnect())
+	if n := lines.Load() - before; n < 2 {
+		t.Errorf("%d lines, want one about the connection and one about the handler", n)
+	}
 }
 
 // lockedBuffer is a buffer that is written and read at a time.

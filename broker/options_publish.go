@@ -95,7 +95,8 @@ func MessageID(id string) broker.PublishOption {
 // done is not called. With a nil done, Publish waits for the answer as usual. The done
 // functions of a connection are called one after the other, so start a goroutine for
 // work that takes long. Disconnect waits for the answers and for done, up to its time
-// limit.
+// limit. A panic of done is recovered and logged as an error, at most once a second. The
+// functions after it are called as usual.
 //
 // The deadline of broker.PublishContext counts until the outcome is known. Its
 // cancellation counts only until Publish has returned.

@@ -153,10 +153,11 @@ func (call *publishCall) async(p *produce.Publisher, done func(error)) (err erro
 
 // Stored ends the call: the outcome is known.
 func (a *asyncCall) Stored(stored wire.PubAck, err error) {
-	done := a.done
+	done, hooks, topic := a.done, a.hooks, a.message.Topic
 	err = a.end(stored, err)
 	*a = asyncCall{}
 	asyncCalls.Put(a)
+	defer hooks.recoverDone(topic)
 	done(err)
 }
 
