@@ -47,10 +47,21 @@ func (e *snoozeError) Error() string { return "snoozed for " + e.delay.String() 
 // handler error is counted, and the span of the handler has no error. Hooks see
 // [Handled] with Snoozed set, the result nak, and no Err.
 //
-// A snooze never makes a dead letter. Where the broker counts the deliveries, for
-// [WithDeadLetter], it leaves this one out: each subscription remembers the
-// latest 1024 messages that it has snoozed. It does not know what other replicas
-// have snoozed, nor what was snoozed before a restart; those deliveries count.
+// A message that was only snoozed does not become a dead letter. Where the broker
+// counts the deliveries, for [WithDeadLetter], it leaves snoozes out. It does not
+// know which deliveries other replicas have snoozed, nor which were snoozed before a
+// restart. So the first snooze is noted in the metadata of the queue's consumer. From
+// then on each process counts only the failures that it has seen itself, of the
+// latest 16384 messages or so. A message that always fails may thus have MaxDeliver
+// tries in each process. And no message is given up for its deliveries alone, not
+// even one that crashes each process that handles it.
+//
+// The broker makes no note on consumers that somebody else has made, or with
+// [WithExistingConsumers]: put go-micro-jetstream-snoozes: "true" into their metadata.
+// If the server refuses the note, that is logged. Without a note, a message that
+// others have snoozed may become a dead letter at its first failure. After a refused
+// note, it may also become one after 10 deliveries more than MaxDeliver.
+//
 // Where the server counts, this one counts, too: with a MaxDeliver and without
 // WithDeadLetter. After the last one that MaxDeliver permits, the message is not
 // delivered again, and [Hooks.Exhausted] says so.

@@ -2,7 +2,9 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,6 +151,76 @@ func TestSnoozesDoNotUseUpDeliveries(t *testing.T) {
 	receive(t, letters)
 	if len(failed) > 0 {
 		t.Errorf("failed also on delivery %d", <-failed)
+	}
+}
+
+// The server counts the deliveries to all replicas, and each replica knows only what it
+// has snoozed itself.
+func TestSnoozesOfTwoReplicasMakeNoDeadLetter(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3})}
+	var snoozes [2]atomic.Int32
+	ended := make(chan string, 10)
+	for i := range snoozes {
+		subscribe(t, newBroker(t, s, options...), "orders", func(broker.Event) error {
+			if snoozes[0].Load() >= 20 && snoozes[1].Load() >= 20 {
+				ended <- "handled"
+				return nil
+			}
+			snoozes[i].Add(1)
+			return jsbroker.Snooze(time.Millisecond)
+		}, broker.Queue("q"))
+	}
+	b := newBroker(t, s, options...)
+	subscribe(t, b, "graves", func(e broker.Event) error {
+		ended <- e.Message().Header["Micro-Dead-Letter-Reason"]
+		return nil
+	}, broker.Queue("q"))
+	publish(t, b, "orders", "1")
+	if end := receive(t, ended); end != "handled" {
+		t.Errorf("a dead letter after %d and %d snoozes: %s", snoozes[0].Load(), snoozes[1].Load(), end)
+	}
+}
+
+// The process that comes after a restart knows of the snoozes, too, but not how many
+// there were.
+func TestFailuresAfterSnoozesAndARestartHaveAllTheirTries(t *testing.T) {
+	t.Parallel()
+	options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 3})}
+	for _, before := range []int{2, 30} { // fewer than MaxDeliver, and more than are spared
+		t.Run(fmt.Sprint(before, " snoozes"), func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			b := newBroker(t, s, options...)
+			snoozed := make(chan struct{}, 1000)
+			sub := subscribe(t, b, "orders", func(broker.Event) error {
+				snoozed <- struct{}{}
+				return jsbroker.Snooze(0)
+			}, broker.Queue("q"))
+			publish(t, b, "orders", "1")
+			for range before {
+				receive(t, snoozed)
+			}
+			noErr(t, sub.Unsubscribe())
+			noErr(t, b.Disconnect())
+
+			b = newBroker(t, s, options...)
+			tries := make(chan struct{}, 100)
+			letters := make(chan string, 10)
+			subscribe(t, b, "graves", func(e broker.Event) error {
+				letters <- e.Message().Header["Micro-Dead-Letter-Reason"]
+				return nil
+			}, broker.Queue("undertaker"))
+			subscribe(t, b, "orders", func(broker.Event) error {
+				tries <- struct{}{}
+				return jsbroker.RetryAfter(0, errors.New("fails"))
+			}, broker.Queue("q"))
+			reason := receive(t, letters)
+			if n := len(tries); n != 3 || reason != "fails" {
+				t.Errorf("a dead letter after %d tries: %s", n, reason)
+			}
+		})
 	}
 }
 

@@ -384,7 +384,10 @@ func WithExistingConsumers() broker.Option {
 // given it a limit on the server, which then counts. The server would only stop
 // delivering, and a message whose last delivery was cut short by a restart would be
 // stuck. Such a message is handled again. After 10 deliveries more than MaxDeliver
-// it becomes a dead letter without another try. When the option is left out later,
+// it becomes a dead letter without another try, as it may be what crashes the
+// process. That does not happen on a consumer whose handlers have ever returned
+// [Snooze], nor on consumers that this module did not make or may not change: the
+// number of deliveries says too little there. When the option is left out later,
 // the next Subscribe gives the limit to the server.
 //
 // It is off by default: discarded messages are terminated, and exhausted ones

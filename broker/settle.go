@@ -8,7 +8,6 @@ import (
 
 	"go-micro-jetstream/broker/internal/backoff"
 	"go-micro-jetstream/broker/internal/consume"
-	"go-micro-jetstream/broker/internal/consumers"
 )
 
 // settle turns what a handler returned into an acknowledgement: nil acks, an
@@ -140,10 +139,4 @@ var errUsedUp = errors.New("delivered again and again without being settled: han
 
 // usedUp reports whether the message has had so many deliveries that its handler
 // had better not be tried again: it may be what kills the process.
-func (s *subscription) usedUp(d *consume.Delivery) bool {
-	if d.Meta.NumDelivered <= consumers.SpareDeliveries { // as most have: spares the lock
-		return false
-	}
-	cs := s.core.Consumer()
-	return cs.Limit > 0 && !cs.ByServer && d.Meta.NumDelivered > cs.Limit+consumers.SpareDeliveries+d.Snoozes() && s.deadLetters(d)
-}
+func (s *subscription) usedUp(d *consume.Delivery) bool { return s.deadLetters(d) && d.UsedUp() }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/wire"
@@ -39,7 +40,10 @@ type Delivery struct {
 	settled atomic.Uint64 // 0: it is not; otherwise see settlement
 	skipped atomic.Uint64 // the number of the latest delivery that was skipped for this one; 0: none was
 
-	snoozes uint64 // how many deliveries before this one were snoozed; set when it is started
+	// Both are set when it is started. If the message is not known here, nobody knows
+	// whether its deliveries before this one have failed.
+	uncounted uint64 // how many deliveries up to this one do not count
+	known     bool
 
 	// These are guarded by the lock of inHand, as are changes of skipped.
 	extended time.Duration // how long after its arrival the server was last told to wait
@@ -260,18 +264,40 @@ func (d *Delivery) Exhausted() (exhausted, byServer bool) {
 	cs := d.sub.Consumer()
 	n := d.Deliveries()
 	if !cs.ByServer {
-		n -= min(d.snoozes, n)
+		n -= min(d.discount(cs), n)
 	}
 	return cs.Limit > 0 && n >= cs.Limit, cs.ByServer
 }
 
-// Snoozes returns how many deliveries of the message before this one were snoozed, as
-// far as the subscription remembers.
-func (d *Delivery) Snoozes() uint64 { return d.snoozes }
+// discount returns how many deliveries before this one do not count, where this module
+// counts: those that were snoozed. If handlers snooze, and the subscription does not
+// know the message, it is all of them.
+func (d *Delivery) discount(cs *consumers.Consumer) uint64 {
+	if !d.known && cs.Snoozes {
+		return d.Deliveries() - 1
+	}
+	return d.uncounted
+}
+
+// UsedUp reports whether the message has had so many deliveries beyond the limit that
+// this module counts, without any handler ever having snoozed, that something about it
+// may end processes. The server has just confirmed that. Without an answer, or where
+// nobody could have noted a snooze, it is false.
+func (d *Delivery) UsedUp() bool {
+	used := func() bool {
+		cs := d.sub.Consumer()
+		return cs.Limit > 0 && !cs.ByServer && d.Meta.NumDelivered > cs.Limit+consumers.SpareDeliveries &&
+			!cs.Snoozes && (cs.Notes || cs.Ephemeral)
+	}
+	return d.Meta.NumDelivered > consumers.SpareDeliveries && // as few have: spares the rest
+		used() && d.sub.limit.learnNow(d.sub) && used()
+}
 
 // Snooze is Settle with Nak for a delivery that is not to count where this module
-// counts.
+// counts. For the first one it tells the server of that, and waits up to
+// [link.LookUpTimeout] for the answer.
 func (d *Delivery) Snooze(delay time.Duration) (Result, time.Duration, error) {
+	d.sub.limit.noteSnoozes(d.sub)
 	d.sub.hand.snooze(d)
 	return d.Settle(Nak, delay)
 }

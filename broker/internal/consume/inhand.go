@@ -104,7 +104,7 @@ func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool
 	d.Began = time.Since(d.Received)
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
-		d.snoozes = h.ledger.Started(d.Meta)
+		d.uncounted, d.known = h.ledger.Started(d.Meta)
 		h.pace.begun = d.Received.Add(d.Began)
 	} else {
 		also = h.refused(d, refused)
@@ -240,7 +240,7 @@ func (h *inHand) settled(d *Delivery, r Result, delay time.Duration) {
 func (h *inHand) snooze(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ledger.Snooze(d.Meta, d.snoozes)
+	h.ledger.Discount(d.Meta, d.discount(h.consumer.Load())+1)
 }
 
 // fail is [Delivery.Fail].
@@ -248,6 +248,9 @@ func (h *inHand) fail(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d.failed = true
+	if cs := h.consumer.Load(); cs.Limit > 0 && !cs.ByServer {
+		h.ledger.Discount(d.Meta, d.discount(cs))
+	}
 }
 
 // handling returns how many deliveries are being handled.

@@ -2,6 +2,7 @@ package consume
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -64,13 +65,29 @@ const (
 type limitWatch struct {
 	mu   sync.Mutex // held while the server is asked, so that others wait for the answer
 	next time.Time  // when it is asked again
+	note time.Time  // when it is told again of snoozes, after it has refused that
 }
 
 func (l *limitWatch) learn(s *Subscription) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if time.Now().Before(l.next) || !s.cfg.Conn.Up() {
-		return
+	if !time.Now().Before(l.next) {
+		l.ask(s)
+	}
+}
+
+// learnNow is learn whatever the age of what is known. It reports whether the server has
+// answered.
+func (l *limitWatch) learnNow(s *Subscription) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ask(s)
+}
+
+// ask asks the server. The caller holds the lock.
+func (l *limitWatch) ask(s *Subscription) bool {
+	if !s.cfg.Conn.Up() {
+		return false
 	}
 	ctx, cancel := context.WithTimeout(s.base, link.LookUpTimeout)
 	defer cancel()
@@ -78,8 +95,38 @@ func (l *limitWatch) learn(s *Subscription) {
 	info, err := s.cfg.Consumers.Info(ctx, cs)
 	if err != nil {
 		l.next = time.Now().Add(limitPause)
-		return
+		return false
 	}
 	l.next = time.Now().Add(limitAge)
+	s.adopt(cs, info)
+	return true
+}
+
+// noteSnoozes makes known that a handler snoozes: here at once, and to others by the
+// consumer. It does so where this module counts.
+func (l *limitWatch) noteSnoozes(s *Subscription) {
+	if cs := s.Consumer(); cs.Limit == 0 || cs.ByServer || cs.Snoozes && cs.Noted() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	cs := s.Consumer()
+	for ; !cs.Snoozes; cs = s.Consumer() {
+		s.hand.replace(cs, cs.Snoozing())
+	}
+	if cs.Noted() || time.Now().Before(l.note) || !s.cfg.Conn.Up() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.base, link.LookUpTimeout)
+	defer cancel()
+	info, err := s.cfg.Consumers.NoteSnoozes(ctx, cs)
+	switch {
+	case s.base.Err() != nil:
+		return
+	case err != nil:
+		l.note = time.Now().Add(limitPause)
+		s.log.Warn(fmt.Sprintf("consumer %s of stream %s cannot be told that its handlers snooze, so other replicas take their snoozes for deliveries that failed: %v", cs.Name, cs.Stream.Name, err))
+		return
+	}
 	s.adopt(cs, info)
 }

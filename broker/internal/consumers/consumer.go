@@ -30,6 +30,12 @@ type Consumer struct {
 	Limit    uint64
 	ByServer bool
 	asked    uint64 // the limit that the code asks for and this module counts; 0: none
+
+	// Snoozes is whether handlers have snoozed messages. Then the number of deliveries
+	// does not say how many have failed. All subscribers know it from the consumer's
+	// metadata, if Notes says that this module may write there.
+	Snoozes bool
+	Notes   bool
 }
 
 func consumerOf(info *jetstream.ConsumerInfo, b binding) *Consumer {
@@ -41,6 +47,7 @@ func consumerOf(info *jetstream.ConsumerInfo, b binding) *Consumer {
 		Ours:      ours,
 		Created:   info.Created,
 		asked:     askedLimit(b.rules, b.topic),
+		Notes:     ours && info.Config.Durable != "" && !b.rules.NeverCreateConsumers,
 	}
 	return c.Told(info)
 }
@@ -53,6 +60,7 @@ func (c *Consumer) Told(info *jetstream.ConsumerInfo) *Consumer {
 	if info.Paused && info.Config.PauseUntil != nil {
 		told.PausedUntil = *info.Config.PauseUntil
 	}
+	told.Snoozes = c.Snoozes || noted(info.Config)
 	told.ByServer = info.Config.MaxDeliver > 0
 	switch {
 	case told.ByServer:

@@ -43,6 +43,9 @@ const (
 // becomes a dead letter.
 const limitKey = streams.OwnerKey + "-max-deliver"
 
+// snoozesKey says, in a consumer's metadata, that handlers have snoozed messages of it.
+const snoozesKey = streams.OwnerKey + "-snoozes"
+
 // CheckConsumerTemplate reports why consumers cannot be created from a template.
 // The error names the field, not the option.
 func CheckConsumerTemplate(cfg jetstream.ConsumerConfig) error {

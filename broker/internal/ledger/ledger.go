@@ -14,6 +14,11 @@ import (
 // again, or have had their last delivery.
 const remembered = 1024
 
+// discounted is of how many messages a subscription remembers which deliveries count. It
+// is more than the 10,000 that a consumer of this module may have unsettled: of those that
+// are forgotten all failures are forgotten.
+const discounted = 1 << 14
+
 // recent are the messages that something has happened to last.
 type recent struct {
 	ring []wire.Identity
@@ -46,14 +51,14 @@ const (
 // one goroutine at a time may use it.
 type Ledger struct {
 	acked, terminated memory
-	spent             recent              // had all their deliveries here, of which the server knows some
-	last              uint64              // the highest stream sequence that a handler got, or the one before the first
-	copies            uint64              // first deliveries below this stream sequence may be second ones, too
-	owed              map[uint64]struct{} // stream sequences; see Owe
-	owedFrom          uint64              // the lowest that owed had no room for; 0: none
-	snoozed           map[wire.Identity]uint64
-	epoch             uint32 // see Epoch
-	reached           uint64 // the highest sequence of the consumer that has come
+	spent             recent                   // had all their deliveries here, of which the server knows some
+	last              uint64                   // the highest stream sequence that a handler got, or the one before the first
+	copies            uint64                   // first deliveries below this stream sequence may be second ones, too
+	owed              map[uint64]struct{}      // stream sequences; see Owe
+	owedFrom          uint64                   // the lowest that owed had no room for; 0: none
+	uncounted         map[wire.Identity]uint64 // see Discount
+	epoch             uint32                   // see Epoch
+	reached           uint64                   // the highest sequence of the consumer that has come
 }
 
 // New returns the ledger of a consumer that begins behind this stream sequence.
@@ -70,11 +75,12 @@ func (l *Ledger) Came(m wire.Metadata) { l.reached = max(l.reached, m.ConsumerSe
 // Other replicas may have them.
 func (l *Ledger) Misses(delivered uint64) bool { return l.reached < delivered }
 
-// Started notes that a handler gets a delivery. It returns how many deliveries of the
-// message before this one were snoozed.
-func (l *Ledger) Started(m wire.Metadata) (snoozes uint64) {
+// Started notes that a handler gets a delivery. It returns what was last noted with
+// Discount for the message, if that is known.
+func (l *Ledger) Started(m wire.Metadata) (uncounted uint64, known bool) {
 	l.last = max(l.last, m.StreamSequence)
-	return l.snoozed[m.Identity()]
+	uncounted, known = l.uncounted[m.Identity()]
+	return uncounted, known
 }
 
 // Ack notes that a message was acked.
@@ -91,24 +97,23 @@ func (l *Ledger) Term(cs *consumers.Consumer, m wire.Metadata) {
 
 // close ends what was noted while a message was not settled.
 func (l *Ledger) close(m wire.Metadata) {
-	delete(l.snoozed, m.Identity())
+	delete(l.uncounted, m.Identity())
 	delete(l.owed, m.StreamSequence)
 }
 
-// Snooze notes that a delivery, before which so many were snoozed, is not to count. Of the
-// messages that are snoozed, as many are remembered as others. Another replica does not
-// know.
-func (l *Ledger) Snooze(m wire.Metadata, snoozes uint64) {
-	if l.snoozed == nil {
-		l.snoozed = map[wire.Identity]uint64{}
+// Discount notes for a message that comes again how many of its deliveries so far are not
+// to count, as they were snoozed. Another replica does not know.
+func (l *Ledger) Discount(m wire.Metadata, deliveries uint64) {
+	if l.uncounted == nil {
+		l.uncounted = map[wire.Identity]uint64{}
 	}
-	for id := range l.snoozed {
-		if len(l.snoozed) < remembered {
+	if _, known := l.uncounted[m.Identity()]; !known && len(l.uncounted) >= discounted {
+		for id := range l.uncounted { // any
+			delete(l.uncounted, id)
 			break
 		}
-		delete(l.snoozed, id)
 	}
-	l.snoozed[m.Identity()] = snoozes + 1
+	l.uncounted[m.Identity()] = deliveries
 }
 
 // Owe notes that a message is to be delivered again after so many deliveries: its handler
@@ -193,7 +198,7 @@ func (l *Ledger) ExpectCopies(cs *consumers.Consumer, inHand uint64) {
 func (l *Ledger) StartAnew() {
 	l.last, l.copies, l.owedFrom = 0, 0, 0
 	l.acked, l.terminated = memory{}, memory{}
-	clear(l.snoozed)
+	clear(l.uncounted)
 	clear(l.owed)
 	l.epoch++
 }
