@@ -99,7 +99,13 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 //
 // A consumer that the broker made gets the policy at Subscribe, and loses it at the first
 // Subscribe whose code no longer asks for it. Replicas that still run code without the
-// option get messages as well until they end. Those that still run code with it, once
+// option get messages as well until they end. What they have in hand stays theirs until
+// AckWait has passed, and whoever becomes active waits for it. Nobody can tell that from
+// what a replica with the option has left. So on a consumer that was changed, a takeover
+// always waits like that: for a retry until its delay is over, and after a death for
+// AckWait. The consumer's metadata go-micro-jetstream-was-shared says so. Remove that
+// once all replicas have the option, or take a new queue, and takeovers are quick. An
+// operator who changes a consumer by hand must stop its subscribers first. Those that still run code with it, once
 // the policy is gone, get none: they give back at once what they have not started, and
 // their fetches fail with [ErrConsumerConflict]. A consumer of others must have the policy
 // pinned_client; the broker does not change it, and its PinnedTTL decides how long a

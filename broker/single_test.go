@@ -543,3 +543,65 @@ func TestSingleActiveTakenOutLeavesNothingBehind(t *testing.T) {
 		})
 	}
 }
+
+// A rolling deploy whose code asks for SingleActive. What the old replica works on stays
+// there, though AckWait is long: the new one waits for it.
+func TestSingleActiveAddedLeavesAloneWhatRuns(t *testing.T) {
+	for name, more := range map[string]int{"nothing new comes": 0, "more comes": 5} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			nc, js := natsConn(t, s)
+			cfg := jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 5 * time.Minute})
+			began, release := make(chan string, 100), make(chan struct{})
+			end := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(end)
+			old := newBroker(t, s, cfg)
+			subscribe(t, old, "orders", func(e broker.Event) error {
+				began <- string(e.Message().Body)
+				<-release
+				return nil
+			}, broker.Queue("q"))
+			publish(t, old, "orders", "slow")
+			receive(t, began)
+			startReplicaWith(t, s, []broker.Option{cfg}, func(e broker.Event) error {
+				began <- string(e.Message().Body)
+				return nil
+			})
+			looks := natstest.CountRequests(t, nc, "$JS.API.CONSUMER.INFO.ORDERS.q")
+			acks := natstest.CountRequests(t, nc, "$JS.ACK.>")
+			for i := range more {
+				publish(t, old, "orders", fmt.Sprint(i))
+			}
+			seen := 0
+			eventually(t, "the new replica has looked what is unsettled", func() bool {
+				seen += looks.Seen(t)
+				return seen >= 3
+			})
+			if len(began) > 0 {
+				t.Errorf("%s has begun while the old replica works", <-began)
+			}
+			for _, m := range acks.Messages(t) {
+				if bytes.HasPrefix(m.Data, []byte("-NAK")) {
+					t.Errorf("the nak %s", m.Subject)
+				}
+			}
+			end()
+			want := map[string]bool{}
+			for i := range more {
+				want[fmt.Sprint(i)] = true
+			}
+			for range more {
+				if body := receive(t, began); !want[body] {
+					t.Errorf("%s begins again", body)
+				} else {
+					delete(want, body)
+				}
+			}
+			eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			if len(began) > 0 {
+				t.Errorf("%s begins again", <-began)
+			}
+		})
+	}
+}

@@ -151,6 +151,9 @@ func (s *Subscription) lookAtPending(active bool) {
 	case !cs.Pinned(info) && info.NumAckPending > 0 && (info.NumPending == 0 || full(cs, info)):
 		claims = s.hand.unsettled(info)
 	}
+	if consumers.WasShared(info) {
+		claims = nil // a handler of a subscriber without a pin may be at it
+	}
 	for _, sequence := range claims {
 		if s.cfg.Conn.NATS().Publish(s.hand.pin.AckSubject(info, sequence), wire.NakBody) != nil {
 			break

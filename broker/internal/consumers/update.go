@@ -58,6 +58,7 @@ func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.Cons
 	last := asked.Parse(have.Metadata[streams.AskedKey])
 	plan := settingsOn(b.stream).Compare(last, want, have)
 	plan.Config.Metadata = maps.Clone(have.Metadata)
+	markPins(plan.Config, have)
 	describeLimit(&plan, want, have)
 	if len(plan.Kept) > 0 {
 		cs.warn(b, info.Name, fmt.Sprintf("%s and is used as it is: %s", last.Changed(), asked.AreNot(plan.Kept)))
@@ -82,6 +83,29 @@ func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.Cons
 		return info
 	}
 	return now
+}
+
+// sharedKey is in the metadata of a consumer that has served all its subscribers, and
+// now serves one at a time. Some subscribers may run code that does not ask for that.
+const sharedKey = streams.OwnerKey + "-was-shared"
+
+// markPins marks a consumer that is to serve one subscriber at a time from now on. While
+// nobody has the pin, the server delivers to requests without a group as well
+// (nextWaiting in server/consumer.go), and nobody can tell whose message it was.
+func markPins(cc, have jetstream.ConsumerConfig) {
+	switch pinned := cc.PriorityPolicy == jetstream.PriorityPolicyPinned; {
+	case !pinned:
+		delete(cc.Metadata, sharedKey)
+	case have.PriorityPolicy != jetstream.PriorityPolicyPinned:
+		cc.Metadata[sharedKey] = "true"
+	}
+}
+
+// WasShared reports whether subscribers that do not know of the pin may have messages
+// of a consumer in hand.
+func WasShared(info *jetstream.ConsumerInfo) bool {
+	_, shared := info.Config.Metadata[sharedKey]
+	return shared
 }
 
 // warnOfLimit warns of a limit of deliveries that the server counts and that some
