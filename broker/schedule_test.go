@@ -462,3 +462,39 @@ func TestDeliverAfterOnACluster(t *testing.T) {
 		delete(due, r.body)
 	}
 }
+
+// A message whose time has passed is neither lost beside another one of its id, nor in
+// the way of that.
+func TestATimeThatHasPassedAndAnIDThatIsInUse(t *testing.T) {
+	t.Parallel()
+	ended, onEnd := hookChan[jsbroker.Published]()
+	b := newBroker(t, startServer(t), jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd}))
+	h, got := collector()
+	subscribe(t, b, "orders.>", h, broker.Queue("q"))
+	passed := jsbroker.DeliverAfter(-time.Second)
+	for _, m := range []struct {
+		topic, body, id string
+		opts            []broker.PublishOption
+		duplicate       bool
+	}{
+		{"orders.a", "now", "a", nil, false},
+		{"orders.a", "passed", "a", []broker.PublishOption{passed}, false},
+		{"orders.a", "passed again", "a", []broker.PublishOption{passed}, true},
+		{"orders.b", "passed, of another topic", "a", []broker.PublishOption{jsbroker.DeliverAt(time.Unix(0, 0))}, true},
+		{"orders.b", "passed first", "b", []broker.PublishOption{passed}, false},
+		{"orders.b", "then now", "b", nil, false},
+		{"orders.b", "now again", "b", nil, true},
+		{"orders.b", "end", "c", []broker.PublishOption{passed}, false},
+	} {
+		publish(t, b, m.topic, m.body, append(m.opts, jsbroker.MessageID(m.id))...)
+		if e := receive(t, ended); e.Duplicate != m.duplicate {
+			t.Errorf("%s: %+v", m.body, e)
+		}
+		if m.duplicate {
+			continue
+		}
+		if body := receive(t, got); body != m.body {
+			t.Fatalf("got %q, want %q", body, m.body)
+		}
+	}
+}

@@ -29,6 +29,10 @@ type Timing struct {
 // counts in nanoseconds from now.
 const maxTTL = 100 * 365 * 24 * time.Hour
 
+// longPassed is for a time that has passed: the server does not know all times, and any
+// that has passed for this long is now, also by its clock.
+const longPassed = time.Hour
+
 // check reports what cannot be had of any server.
 func (t *Timing) check() error {
 	if t.TTLSet && t.TTL < time.Second {
@@ -83,12 +87,18 @@ func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*strea
 	if later.Direct {
 		target = p.topic
 	}
-	if passed && p.sent.IsZero() {
+	if passed && p.sent.IsZero() && later.Direct {
 		return p.unscheduled(later.Stream, target), nil
+	}
+	// In a companion what is due is a schedule as well. As it is, the message would take
+	// its id along, and the topic's stream would drop it silently beside another of that id.
+	due := p.timing.Due
+	if now := time.Now(); due.Before(now.Add(-longPassed)) {
+		due = now.Add(-longPassed)
 	}
 	p.untimed()
 	p.msg.Subject = wire.LaterSubject(st.Name, p.topic, p.id)
-	wire.SetSchedule(p.msg.Header, p.timing.Due, target, p.id, !p.ownID, p.timing.TTL)
+	wire.SetSchedule(p.msg.Header, due, target, p.id, !p.ownID, p.timing.TTL)
 	return later.Stream, nil
 }
 
