@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -497,4 +498,30 @@ func TestATimeThatHasPassedAndAnIDThatIsInUse(t *testing.T) {
 			t.Fatalf("got %q, want %q", body, m.body)
 		}
 	}
+}
+
+// The name of the stream is not known then, so nobody can tell what waits.
+func TestCancelDeliveryWhenTheStreamCannotBeNamed(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t)
+	_, js := natsConn(t, srv)
+	publish(t, newBroker(t, srv), "orders", "x", jsbroker.DeliverAfter(time.Hour), jsbroker.MessageID("a"))
+	noErr(t, js.DeleteStream(testContext(t), "ORDERS"))
+	b := newBroker(t, srv, jsbroker.WithStreamName(func(string) string { panic("no name") }))
+	err := jsbroker.CancelDelivery(testContext(t), b, "orders", "a")
+	wantError(t, err, jsbroker.ErrInvalidConfig, "WithStreamName", "no name")
+	if errors.Is(err, jsbroker.ErrNotScheduled) {
+		t.Errorf("says that nothing waits: %v", err)
+	}
+}
+
+func TestNoRoomForWhatIsDeliveredLater(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t)
+	acc, err := srv.LookupAccount("$G")
+	noErr(t, err)
+	noErr(t, acc.UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": {MaxMemory: -1, MaxStore: -1, MaxStreams: 1, MaxConsumers: -1}}))
+	b := newBroker(t, srv)
+	publish(t, b, "orders", "x")
+	wantError(t, b.Publish("orders", message("x"), jsbroker.DeliverAfter(time.Hour)), jsbroker.ErrStreamLimit, "ORDERS-later", "1 of 1", "max_streams")
 }

@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -306,7 +307,7 @@ func (ss *Streams) makeCompanion(ctx context.Context, s *Stream, sc jetstream.St
 	lc.Metadata[AskedKey] = companionSettings.RecordOf(lc).String()
 	info, err := ss.request(ctx, lc)
 	if err != nil {
-		return lc, fmt.Errorf("create stream %s: %w", lc.Name, err)
+		return lc, cmp.Or(ss.limitError(ctx, lc, err), fmt.Errorf("create stream %s: %w", lc.Name, err))
 	}
 	ss.conn.Log().Info(fmt.Sprintf("created stream %s, where messages of stream %s wait that are delivered later", lc.Name, s.Name), "stream", lc.Name)
 	return info.Config, nil
@@ -398,7 +399,10 @@ func (ss *Streams) waitsFor(ctx context.Context, rules *Rules, topic string) (st
 		return "", err
 	}
 	sc, err := rules.StreamConfig(topic)
-	if err != nil { // there can be no such stream
+	switch {
+	case errors.Is(err, fault.ErrInvalidConfig): // the name is not known, as its function failed
+		return "", err
+	case err != nil: // there can be no such stream
 		return "", fault.ErrNotScheduled
 	}
 	return sc.Name, nil
