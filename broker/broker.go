@@ -24,7 +24,7 @@ type jetstreamBroker struct {
 	opts   broker.Options
 	cfgErr error                  // what NewBroker could not return
 	cfg    atomic.Pointer[config] // nil if cfgErr is set; written under mu
-	dialed *config                // of the Connect under way
+	inDial *config                // of the Connect under way
 
 	lifecycle
 	running finder
@@ -71,7 +71,7 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 	if err != nil {
 		return err
 	}
-	inUse := b.dialed
+	inUse := b.inDial
 	if s := b.session.Load(); s != nil {
 		inUse = s.cfg
 	}
@@ -96,15 +96,15 @@ func (b *jetstreamBroker) invalid() error {
 func (b *jetstreamBroker) beginUse() *config {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dialed = b.cfg.Load()
-	return b.dialed
+	b.inDial = b.cfg.Load()
+	return b.inDial
 }
 
 // endUse is called when there is a session, or the dial has failed.
 func (b *jetstreamBroker) endUse() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dialed = nil
+	b.inDial = nil
 }
 
 // Options returns the options in use.

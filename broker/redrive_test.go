@@ -395,7 +395,7 @@ func TestRedriveLeavesWhatAStreamWouldNotKeep(t *testing.T) {
 	_, js := natsConn(t, srv)
 	ctx := testContext(t)
 	b := newBroker(t, srv, jsbroker.WithDeadLetter("graves"), jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.InterestPolicy}))
-	subscribe(t, newBroker(t, srv), "graves", ignore, broker.Queue("other")).Unsubscribe() // a WorkQueue stream
+	noErr(t, subscribe(t, newBroker(t, srv), "graves", ignore, broker.Queue("other")).Unsubscribe()) // a WorkQueue stream
 	noErr(t, js.DeleteConsumer(ctx, "GRAVES", "other"))
 	sub := subscribe(t, b, "orders.created", func(broker.Event) error { return jsbroker.Discard(errors.New("not yet")) }, broker.Queue("q"))
 	publish(t, b, "orders.created", "precious")

@@ -184,7 +184,7 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 	}
 	at := sourceIn(sc)
 	sourced := at >= 0
-	ready := !missing && lc.AllowMsgSchedules && lc.AllowMsgTTL && wire.CoversAny(lc.Subjects, wire.LaterPattern(s.Name)) && wire.CoversAny(lc.Subjects, wire.DuePattern(s.Name))
+	ready := !missing && isCompanionOf(s.Name, lc)
 	if !may && (!ready || !sourced) {
 		return nil, fmt.Errorf("%w: stream %s lacks allow_msg_schedules with the subject %s, and the broker does not change it: "+
 			"have its owner add both (not with Interest retention), or make a stream %s with them and %s, which %s sources with the transform %s to >",
@@ -213,6 +213,12 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 		return companion, err
 	}
 	return ss.followStream(ctx, sc, companion), nil
+}
+
+// isCompanionOf reports whether a stream has all that the companion of this one needs.
+func isCompanionOf(stream string, lc jetstream.StreamConfig) bool {
+	return lc.AllowMsgSchedules && lc.AllowMsgTTL &&
+		wire.CoversAny(lc.Subjects, wire.LaterPattern(stream)) && wire.CoversAny(lc.Subjects, wire.DuePattern(stream))
 }
 
 // readyCompanion makes the companion of a stream, or adds to one that is there, lc, what
