@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"strings"
@@ -121,7 +122,8 @@ func (s *subscription) logFailure(e *event, next string) {
 // undecodable says what go-micro's server leaves out of its error: without a
 // Content-Type it decodes a body as protobuf.
 func undecodable(e *event) string {
-	if !strings.Contains(e.outcome.err.Error(), codec.ErrInvalidMessage.Error()) {
+	text := fmt.Sprint(e.outcome.err) // unlike Error itself, it does not panic
+	if !strings.Contains(text, codec.ErrInvalidMessage.Error()) {
 		return ""
 	}
 	for key := range e.d.Msg.Header { // go-micro adds one to the handler's header

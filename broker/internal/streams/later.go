@@ -195,24 +195,37 @@ func (ss *Streams) companion(ctx context.Context, s *Stream, sc jetstream.Stream
 			return nil, err
 		}
 	}
-	if may && (!sourced || sc.Sources[at].Consumer != nil) {
-		// Who may not make it can use one that is there.
-		if err := ss.makeSourceConsumer(ctx, s.Name); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
+	if may {
+		if err := ss.sourceCompanion(ctx, &sc, at); err != nil {
 			return nil, err
 		}
-	}
-	if !sourced {
-		sc.Sources = append(slices.Clip(sc.Sources), sourceOf(s.Name))
-		if _, err := ss.raise(ctx, sc); err != nil {
-			return nil, err
-		}
-		ss.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", s.Name, name), "stream", s.Name)
 	}
 	companion, err := ss.Info(ctx, name)
 	if err != nil || !may {
 		return companion, err
 	}
 	return ss.followStream(ctx, sc, companion), nil
+}
+
+// sourceCompanion has a stream source its companion, with a consumer that is there. The
+// index is that of the source, -1 if it has none yet.
+func (ss *Streams) sourceCompanion(ctx context.Context, sc *jetstream.StreamConfig, at int) error {
+	sourced := at >= 0
+	if !sourced || sc.Sources[at].Consumer != nil {
+		// Who may not make it can use one that is there.
+		if err := ss.makeSourceConsumer(ctx, sc.Name); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
+			return err
+		}
+	}
+	if sourced {
+		return nil
+	}
+	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
+	if _, err := ss.raise(ctx, *sc); err != nil {
+		return err
+	}
+	ss.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", sc.Name, wire.LaterStream(sc.Name)), "stream", sc.Name)
+	return nil
 }
 
 // isCompanionOf reports whether a stream has all that the companion of this one needs.
