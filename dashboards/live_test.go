@@ -213,7 +213,7 @@ func (s *shop) round(t *testing.T) {
 	publish(s.plain, parcelsTopic, "fail")
 	publish(s.plain, auditTopic, "succeed")
 	publish(s.main, "vault", "waits")
-	if err := s.plain.Publish(auditTopic, &broker.Message{Body: []byte("later")}, jsbroker.DeliverAfter(time.Hour)); err != nil {
+	if err := s.main.Publish(ordersTopic, &broker.Message{Body: []byte("later")}, jsbroker.DeliverAfter(time.Hour)); err != nil {
 		t.Fatalf("publish: %v", err)
 	}
 	if err := s.main.Publish(ordersTopic, &broker.Message{Body: make([]byte, 1<<17)}); !errors.Is(err, jsbroker.ErrMessageTooLarge) {

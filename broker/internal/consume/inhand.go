@@ -733,6 +733,16 @@ func (h *inHand) forfeit() (ds []*Delivery, turned, asked bool) {
 	return ds, turned, asked
 }
 
+// takeUnpinned takes in what has come, and returns what came without a pin.
+func (h *inHand) takeUnpinned() (ds []*Delivery) {
+	h.mu.Lock()
+	a := h.takeIn(h.arrived())
+	h.mu.Unlock()
+	ds, a.unpinned = a.unpinned, nil
+	h.s.report(a)
+	return ds
+}
+
 // noteAsked notes that a request has been sent.
 func (h *inHand) noteAsked() {
 	h.mu.Lock()

@@ -190,16 +190,6 @@ func (s *Subscription) askForConsumer() {
 	_, _ = s.cfg.Consumers.Info(ctx, s.Consumer())
 }
 
-// takeUnpinned takes in what has come, and returns what came without a pin.
-func (h *inHand) takeUnpinned() (ds []*Delivery) {
-	h.mu.Lock()
-	a := h.takeIn(h.arrived())
-	h.mu.Unlock()
-	ds, a.unpinned = a.unpinned, nil
-	h.s.report(a)
-	return ds
-}
-
 // full reports whether the server delivers nothing new until something is settled.
 func full(cs *consumers.Consumer, info *jetstream.ConsumerInfo) bool {
 	return cs.Config.MaxAckPending > 0 && info.NumAckPending >= cs.Config.MaxAckPending

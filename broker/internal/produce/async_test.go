@@ -119,7 +119,7 @@ func TestCloseTellsOfPublishesWithoutAnAnswer(t *testing.T) {
 	receive(t, empty)
 }
 
-// The user's function for stream names may panic. The publish leaves then.
+// The user's function for stream names may panic. The publish leaves then, with an error.
 func TestPanicBeforeTheFirstTry(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, startServer(t), 1)
@@ -128,15 +128,9 @@ func TestPanicBeforeTheFirstTry(t *testing.T) {
 	rules.StreamName = func(string) string { panic("no") }
 	m.Rules = &rules
 	for range 2 { // there is room for one
-		func() {
-			defer func() { _ = recover() }()
-			t.Error(b.PublishAsync(b.ctx, m, make(told)))
-		}()
-		func() {
-			defer func() { _ = recover() }()
-			_, err := b.Publish(b.ctx, m)
-			t.Error(err)
-		}()
+		wantError(t, b.PublishAsync(b.ctx, m, make(told)), fault.ErrInvalidConfig)
+		_, err := b.Publish(b.ctx, m)
+		wantError(t, err, fault.ErrInvalidConfig)
 	}
 	if n := b.Inside(); n != 0 {
 		t.Errorf("%d inside", n)
