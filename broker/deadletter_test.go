@@ -462,11 +462,9 @@ func TestDeadLetterThatItsStreamWouldNotKeep(t *testing.T) {
 	if left := streamInfo(t, js, "ORDERS").State.Msgs; left != 1 {
 		t.Errorf("%d messages left, want the original", left)
 	}
+	eventually(t, "a line says so", func() bool { return len(log.With("the message is kept")) > 0 })
 	if lines := log.With("dead letter stored"); len(lines) > 0 {
 		t.Errorf("said %v", lines)
-	}
-	if lines := log.With("the message is kept"); len(lines) == 0 {
-		t.Errorf("not said:\n%s", log.Text())
 	}
 
 	h, got := collector()

@@ -378,7 +378,12 @@ func TestDomainGoesOnAfterItsLink(t *testing.T) {
 			publish(t, b, "orders.created", "before")
 			receive(t, got)
 			_, js := natsConn(t, hub.Server)
+			before := natstest.Link(t, hub)
 			outage(t, p, failed)
+			eventually(t, "there is another link", func() bool { // what went into the former one comes after its ack wait
+				link := natstest.Link(t, hub)
+				return link != 0 && link != before
+			})
 			natstest.Linked(t, leaf)
 			back := time.Now()
 			for _, topic := range []string{"orders.created", "invoices.made"} {

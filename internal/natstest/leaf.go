@@ -42,6 +42,20 @@ func StartLeaf(t testing.TB, hub *Restartable, address string, change ...func(*s
 	return leaf
 }
 
+// Link returns the number of the link between a hub and its only leaf node, 0 if there is
+// none. Each link has another number.
+func Link(t testing.TB, hub *Restartable) uint64 {
+	t.Helper()
+	z, err := hub.Leafz(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(z.Leafs) != 1 {
+		return 0
+	}
+	return z.Leafs[0].ID
+}
+
 // Linked waits until the leaf node is linked to its hub, and knows what is asked for
 // there.
 func Linked(t testing.TB, leaf *Restartable) {
