@@ -1,26 +1,20 @@
 package broker_test
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
-	"go-micro-jetstream/internal/natstest"
 )
 
 // The benchmarks measure raw nats.go and this broker in turns within one run,
@@ -37,43 +31,14 @@ type bench struct {
 	js  jetstream.JetStream
 }
 
-const (
-	serverVariable = "JSBROKER_BENCH_SERVER_DIR"
-	portVariable   = "JSBROKER_BENCH_SERVER_PORT"
-	syncVariable   = "JSBROKER_BENCH_SYNC_ALWAYS"
-)
-
-// runAsServer turns this process into a server if a benchmark has started it as
-// one: it prints its URL and ends with its input.
-func runAsServer() bool {
-	dir := os.Getenv(serverVariable)
-	if dir == "" {
-		return false
-	}
-	port, err := strconv.Atoi(cmp.Or(os.Getenv(portVariable), "-1"))
-	if err != nil {
-		panic(err)
-	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, SyncAlways: os.Getenv(syncVariable) != ""})
-	if err != nil {
-		panic(err)
-	}
-	s.Start()
-	s.ReadyForConnections(patience)
-	fmt.Println(s.ClientURL())
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	natstest.Stop(s)
-	return true
-}
-
 func newBench(b *testing.B) *bench {
 	b.Helper()
-	p := startProcess(b, serverVariable+"="+b.TempDir())
+	p := startServerProcess(b, b.TempDir())
 	b.Cleanup(func() { // or it could not remove its directory
 		_ = p.input.Close()
 		_ = p.cmd.Wait()
 	})
-	w := &bench{url: p.await(b, "nats://")}
+	w := &bench{url: p.ClientURL()}
 	var err error
 	if w.nc, err = nats.Connect(w.url); err != nil {
 		b.Fatal(err)

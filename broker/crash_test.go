@@ -195,10 +195,10 @@ func TestSubscriberKilledInItsLastDelivery(t *testing.T) {
 func TestKilledServerHasWhatItAcked(t *testing.T) {
 	t.Parallel()
 	dir, l := t.TempDir(), newLedger()
-	connect := func() (*process, broker.Broker) {
+	connect := func() (*serverProcess, broker.Broker) {
 		t.Helper()
-		p := startProcess(t, serverVariable+"="+dir)
-		b := jsbroker.NewBroker(broker.Addrs(p.await(t, "nats://")), quiet(), l.watch())
+		p := startServerProcess(t, dir)
+		b := jsbroker.NewBroker(broker.Addrs(p.ClientURL()), quiet(), l.watch())
 		if err := b.Connect(); err != nil {
 			t.Fatal(err)
 		}

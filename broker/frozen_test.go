@@ -11,19 +11,13 @@ import (
 	jsbroker "go-micro-jetstream/broker"
 )
 
-// frozen is a server whose process is stopped: the kernel still accepts connections, and
-// takes what is written.
-type frozen string
-
-func (f frozen) ClientURL() string { return string(f) }
-
-// freezes stops a server, waits until the client has noticed, and lets it go on. What was
-// written meanwhile arrives then. It returns how long it took to notice.
+// freezes stops the process of a server: the kernel still accepts connections, and takes
+// what is written. It waits until the client has noticed, and lets the server go on. What
+// was written meanwhile arrives then. It returns how long it took to notice.
 func freezes(t *testing.T, opts ...broker.Option) time.Duration {
 	t.Helper()
-	p := startProcess(t, serverVariable+"="+t.TempDir())
+	p := startServerProcess(t, t.TempDir())
 	t.Cleanup(p.kill) // or it could not remove its directory
-	url := p.await(t, "nats://")
 	signal := func(s syscall.Signal) {
 		t.Helper()
 		if err := p.cmd.Process.Signal(s); err != nil {
@@ -31,7 +25,7 @@ func freezes(t *testing.T, opts ...broker.Option) time.Duration {
 		}
 	}
 	states, onState := hookChan[jsbroker.ConnectionChanged]()
-	b, err := connectTo(t, append([]broker.Option{broker.Addrs(url), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState})}, opts...)...)
+	b, err := connectTo(t, append([]broker.Option{broker.Addrs(p.ClientURL()), jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onState})}, opts...)...)
 	noErr(t, err)
 	o := newOutcomes(t)
 	subscribe(t, b, "orders", o.handler, broker.Queue("q"))
@@ -45,7 +39,7 @@ func freezes(t *testing.T, opts ...broker.Option) time.Duration {
 	awaitState(t, states, jsbroker.StateReconnected)
 	stop()
 	o.publish(b, 20)
-	o.settle(t, frozen(url))
+	o.settle(t, p)
 	t.Logf("noticed after %v", took)
 	return took
 }

@@ -17,7 +17,7 @@ import (
 
 // goesOn has a subscription fail several times during an outage, and checks that it goes
 // on soon after the end of that.
-func goesOn(t *testing.T, s *server.Server, begin, end func(), opts ...broker.Option) {
+func goesOn(t *testing.T, s interface{ ClientURL() string }, begin, end func(), opts ...broker.Option) {
 	t.Helper()
 	failed, onFail := hookChan[jsbroker.Backoff]()
 	b := newBroker(t, s, append(opts, jsbroker.WithHooks(jsbroker.Hooks{Backoff: onFail}))...)
@@ -44,16 +44,9 @@ func TestFetchingGoesOnWhenJetStreamIsBack(t *testing.T) {
 		t.Skip("waits for four failures, each of which takes some seconds")
 	}
 	t.Parallel()
-	s := startServer(t)
-	goesOn(t, s, func() {
-		if err := s.DisableJetStream(); err != nil {
-			t.Error(err)
-		}
-	}, func() {
-		if err := s.EnableJetStream(&server.JetStreamConfig{StoreDir: s.StoreDir()}); err != nil {
-			t.Error(err)
-		}
-	})
+	p := startServerProcess(t, t.TempDir(), unwatched(t))
+	t.Cleanup(p.kill) // or it could not remove its directory
+	goesOn(t, p, func() { p.do(t, jetStreamOff) }, func() { p.do(t, jetStreamOn) })
 }
 
 // The stream has one replica, and the client is connected to another node.

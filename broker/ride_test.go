@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 
@@ -26,16 +25,6 @@ func TestSubscribeRidesThrough(t *testing.T) {
 			r.Stop()
 			return func() { r.Start(t) }
 		},
-		"JetStream that is off": func(t *testing.T, r *natstest.Restartable, _ *natstest.Proxy) func() {
-			if err := r.DisableJetStream(); err != nil {
-				t.Error(err)
-			}
-			return func() {
-				if err := r.EnableJetStream(&server.JetStreamConfig{StoreDir: r.Options.StoreDir}); err != nil {
-					t.Error(err)
-				}
-			}
-		},
 		"an answer that is lost with its connection": func(_ *testing.T, _ *natstest.Restartable, p *natstest.Proxy) func() {
 			p.StallAfter("CONSUMER.CREATE")
 			return func() { p.Cut(); p.Resume() }
@@ -51,25 +40,48 @@ func TestSubscribeRidesThrough(t *testing.T) {
 				r := natstest.StartRestartable(t)
 				p := natstest.StartProxy(t, r.Server)
 				b := newBroker(t, r.Server, broker.Addrs(p.URL()), quickReconnects())
-				publish(t, b, "orders.created", "before")
-				handler, got := collector()
-				end := outage(t, r, p)
-				ended := make(chan struct{})
-				go func() {
-					defer close(ended)
-					time.Sleep(2 * time.Second) // longer than a look-up waits
-					end()
-				}()
-				opts := []broker.SubscribeOption{}
-				if queue != "" {
-					opts = append(opts, broker.Queue(queue))
-				}
-				subscribe(t, b, "orders.created", handler, opts...)
-				<-ended
-				receive(t, got)
+				ridesThrough(t, b, queue, func() (end func()) { return outage(t, r, p) })
 			})
 		}
 	}
+}
+
+func TestSubscribeRidesThroughJetStreamThatIsOff(t *testing.T) {
+	t.Parallel()
+	for _, queue := range []string{"workers", ""} {
+		t.Run("queue "+queue, func(t *testing.T) {
+			t.Parallel()
+			p := startServerProcess(t, t.TempDir(), unwatched(t))
+			t.Cleanup(p.kill) // or it could not remove its directory
+			b := newBroker(t, p, quickReconnects())
+			ridesThrough(t, b, queue, func() (end func()) {
+				p.do(t, jetStreamOff)
+				return func() { p.do(t, jetStreamOn) }
+			})
+		})
+	}
+}
+
+// ridesThrough subscribes during an outage that ends after a while, and gets what was
+// published before.
+func ridesThrough(t *testing.T, b broker.Broker, queue string, outage func() (end func())) {
+	t.Helper()
+	publish(t, b, "orders.created", "before")
+	handler, got := collector()
+	end := outage()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		time.Sleep(2 * time.Second) // longer than a look-up waits
+		end()
+	}()
+	opts := []broker.SubscribeOption{}
+	if queue != "" {
+		opts = append(opts, broker.Queue(queue))
+	}
+	subscribe(t, b, "orders.created", handler, opts...)
+	<-ended
+	receive(t, got)
 }
 
 func TestSubscribeNamesTheLostConnection(t *testing.T) {

@@ -82,9 +82,9 @@ func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
 	if testing.Short() {
 		n = 500
 	}
-	environment := []string{serverVariable + "=" + t.TempDir()}
-	p := startProcess(t, environment...)
-	url := p.await(t, "nats://")
+	dir := t.TempDir()
+	p := startServerProcess(t, dir)
+	url := p.ClientURL()
 	b := jsbroker.NewBroker(broker.Addrs(url), quiet())
 	noErr(t, b.Connect())
 	t.Cleanup(func() { _ = b.Disconnect() })
@@ -93,8 +93,7 @@ func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
 	from := time.Now().Add(6 * time.Second) // none is due when the server is killed, on a busy machine either
 	w := postpone(t, b, n, from)
 	p.kill()
-	p = startProcess(t, append(environment, portVariable+"="+url[strings.LastIndex(url, ":")+1:])...)
-	p.await(t, "nats://")
+	startServerProcess(t, dir, portVariable+"="+url[strings.LastIndex(url, ":")+1:])
 	_, js := natstest.Connect(t, url)
 	w.settle(t, b, js, got)
 }

@@ -61,7 +61,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 }
 
 // newBroker returns a connected broker that is disconnected with the test.
-func newBroker(t testing.TB, s *server.Server, opts ...broker.Option) broker.Broker {
+func newBroker(t testing.TB, s interface{ ClientURL() string }, opts ...broker.Option) broker.Broker {
 	t.Helper()
 	b := jsbroker.NewBroker(append([]broker.Option{broker.Addrs(s.ClientURL()), quiet()}, opts...)...)
 	if err := b.Connect(); err != nil {

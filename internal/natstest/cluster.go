@@ -2,7 +2,6 @@ package natstest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"sync"
 	"testing"
@@ -19,17 +18,17 @@ type Cluster struct {
 func StartCluster(t testing.TB) *Cluster {
 	t.Helper()
 	const size = 3
-	ports := freePorts(t, 2*size)
-	clientPorts, routePorts := ports[:size], ports[size:]
+	var routePorts []int
 	var routes []*url.URL
-	for _, port := range routePorts {
+	for range size {
+		port := Port(t)
+		routePorts = append(routePorts, port)
 		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
 	}
 	c := &Cluster{}
 	for i := range size {
 		c.Nodes = append(c.Nodes, &Restartable{Options: options(t, func(o *server.Options) {
 			o.ServerName = fmt.Sprintf("node%d", i)
-			o.Port = clientPorts[i]
 			o.Cluster = server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: routePorts[i]}
 			o.Routes = routes
 		})})
@@ -53,20 +52,6 @@ func (c *Cluster) startNodes(t testing.TB) {
 			t.Fatalf("node %d: %v", i, err)
 		}
 	}
-}
-
-// freePorts returns ports that were free a moment ago.
-func freePorts(t testing.TB, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }
 
 // Ready waits until all nodes run, know each other and are up to date, and one

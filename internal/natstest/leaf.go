@@ -17,7 +17,7 @@ func StartHub(t testing.TB, change ...func(*server.Options)) *Restartable {
 	return StartRestartable(t, append([]func(*server.Options){func(o *server.Options) {
 		o.ServerName = "hub"
 		o.JetStreamDomain = "hub"
-		o.LeafNode = server.LeafNodeOpts{Host: "127.0.0.1", Port: freePorts(t, 1)[0], NoAdvertise: true}
+		o.LeafNode = server.LeafNodeOpts{Host: "127.0.0.1", Port: Port(t), NoAdvertise: true}
 	}}, change...)...)
 }
 

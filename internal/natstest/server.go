@@ -1,7 +1,6 @@
 package natstest
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,7 +56,7 @@ func Stop(s *server.Server) {
 func options(t testing.TB, change ...func(*server.Options)) *server.Options {
 	t.Helper()
 	o := &server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT,
+		Host: "127.0.0.1", Port: Port(t),
 		JetStream: true, StoreDir: t.TempDir(),
 		NoLog: true, NoSigs: true,
 	}
@@ -113,7 +112,6 @@ func StartRestartable(t testing.TB, change ...func(*server.Options)) *Restartabl
 	t.Helper()
 	r := &Restartable{Options: options(t, change...)}
 	r.Start(t)
-	r.Options.Port = r.Addr().(*net.TCPAddr).Port
 	return r
 }
 

@@ -157,7 +157,7 @@ func TestSingleActiveOnOldServers(t *testing.T) {
 // connected to.
 func TestSingleActiveOnALeafOfAnOldHub(t *testing.T) {
 	t.Parallel()
-	links := freePort(t)
+	links := natstest.Port(t)
 	hub := startConfigured(t, v210, fmt.Sprintf("server_name: hub\njetstream { domain: hub, store_dir: %q }\nleafnodes { listen: \"127.0.0.1:%d\" }", t.TempDir(), links))
 	leaf := natstest.StartLeaf(t, nil, fmt.Sprintf("127.0.0.1:%d", links))
 	b := connect(t, hub, broker.Addrs(leaf.ClientURL()), jsbroker.WithDomain("hub"))

@@ -2,7 +2,6 @@ package oldserver_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,25 +99,12 @@ func startConfigured(t *testing.T, version, config string) *server {
 
 func startWith(t *testing.T, version string, args ...string) *server {
 	t.Helper()
-	port := freePort(t)
+	port := natstest.Port(t)
 	s := &server{url: fmt.Sprintf("nats://127.0.0.1:%d", port)}
 	s.args = append([]string{build(t, version), "-a", "127.0.0.1", "-p", fmt.Sprint(port)}, args...)
 	t.Cleanup(func() { s.kill(t) })
 	s.start(t)
 	return s
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // start starts the program, and waits until it answers.
