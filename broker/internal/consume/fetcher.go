@@ -13,6 +13,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/backoff"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/hanging"
 )
 
 // mendTimeout bounds an attempt to put a consumer right.
@@ -25,7 +26,7 @@ type fetcher struct {
 	token   chan struct{}         // full while a worker fetches
 	refused chan error            // what the server refused the subscription
 	trouble atomic.Pointer[error] // see Trouble
-	told    *call                 // what the observer does while fetching waits for it
+	told    *hanging.Call         // what the observer does while fetching waits for it
 
 	// Only the worker that holds the token uses these.
 	silent   *time.Timer // how long nothing may come
@@ -48,7 +49,7 @@ type setback struct {
 }
 
 func newFetcher(s *Subscription) *fetcher {
-	f := &fetcher{s: s, told: newCall(s, false), token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
+	f := &fetcher{s: s, told: s.newCall(false), token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
 	f.silent.Stop()
 	f.again.Stop()
 	return f
@@ -118,8 +119,8 @@ func (f *fetcher) try() (over bool, err error) {
 // What follows tells the observer, and can be held up by it.
 
 func (f *fetcher) collect(m *nats.Msg) arrivals {
-	f.told.begin()
-	defer f.told.end()
+	f.told.Begin()
+	defer f.told.End()
 	return f.s.hand.collect(m)
 }
 
@@ -127,14 +128,14 @@ func (f *fetcher) lookAround() {
 	if f.s.cfg.Key == nil {
 		return
 	}
-	f.told.begin()
-	defer f.told.end()
+	f.told.Begin()
+	defer f.told.End()
 	f.s.lookAround()
 }
 
 func (f *fetcher) learned(info *jetstream.ConsumerInfo) State {
-	f.told.begin()
-	defer f.told.end()
+	f.told.Begin()
+	defer f.told.End()
 	return f.s.learned(info)
 }
 
@@ -213,8 +214,8 @@ func (f *fetcher) lookAtFloor() {
 		return
 	}
 	f.looked = time.Now()
-	f.told.begin()
-	defer f.told.end()
+	f.told.Begin()
+	defer f.told.End()
 	f.s.refresh()
 }
 
@@ -231,8 +232,8 @@ func (f *fetcher) healthy() {
 	f.log(level, fmt.Sprintf("fetching again; failed fetches before: %d", f.failures))
 	f.failures, f.lastSaid = 0, ""
 	f.trouble.Store(nil)
-	f.told.begin()
-	defer f.told.end()
+	f.told.Begin()
+	defer f.told.End()
 	f.s.cfg.Observer.Recovered()
 }
 
@@ -249,8 +250,8 @@ func (f *fetcher) fail(err error) {
 		changed: f.s.cfg.Conn.Changed(),
 		down:    errors.Is(err, fault.ErrConnectionLost), // and may be back already
 	}
-	f.told.begin()
-	defer f.told.end()
+	f.told.Begin()
+	defer f.told.End()
 	f.s.cfg.Observer.FetchFailed(err, int(f.failures), delay)
 }
 

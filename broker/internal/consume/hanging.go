@@ -7,52 +7,9 @@ import (
 	"go-micro-jetstream/broker/internal/consumers"
 )
 
-const (
-	// hangsAfter is the shortest time without a start after which what waits is given
-	// back. Slower handlers have longer: see unusual.
-	hangsAfter = 10 * time.Second
-	// unusual is how many times longer than usual a handler runs that counts as
-	// hanging.
-	unusual = 20
-	// unknownFactor is how much longer than hangsAfter that is while no handler has
-	// returned yet, and nobody knows what is usual.
-	unknownFactor = 3
-)
-
-// pace is how quickly handlers lately were. It has no lock: that of inHand guards it.
-type pace struct {
-	floor time.Duration // see hangsAfter
-	begun time.Time     // when a handler was last started
-	usual time.Duration // of handlers; 0: not known yet
-}
-
-// returned learns from a handler. A slow one counts at once, quick ones count little by
-// little.
-func (p *pace) returned(took time.Duration) {
-	p.usual = max(took, p.usual-(p.usual-took)/8, 1)
-}
-
-// patience returns how long no handler may be started until those that run count as
-// hanging.
-func (p *pace) patience() time.Duration {
-	if p.usual == 0 {
-		return unknownFactor * p.floor
-	}
-	return max(p.floor, unusual*p.usual)
-}
-
-// hangs reports whether no handler was started for much longer than usual, although
-// messages have waited for as long as that.
-func (p *pace) hangs(since, now time.Time) bool {
-	if p.begun.After(since) {
-		since = p.begun
-	}
-	return now.Sub(since) > p.patience()
-}
-
 // checkInterval is how often the keeper looks at what is in hand.
 func (h *inHand) checkInterval(cs *consumers.Consumer) time.Duration {
-	return min(keepAliveInterval(cs), h.pace.floor)
+	return min(keepAliveInterval(cs), h.pace.Floor())
 }
 
 // takeStranded takes out what waits behind handlers that hang. It takes nothing while a request is under way:
@@ -64,7 +21,7 @@ func (h *inHand) takeStranded() (ds []*Delivery) {
 		return nil
 	}
 	oldest, waits := h.oldest()
-	if !waits || !h.pace.hangs(oldest, now) {
+	if !waits || !h.pace.Hangs(oldest, now) {
 		return nil
 	}
 	goes := func(d *Delivery) bool {
@@ -106,7 +63,7 @@ func (h *inHand) oldest() (since time.Time, waits bool) {
 // keyHangs reports whether the user's function for keys runs for so long that nothing
 // more is fetched. How quick handlers are says nothing about it.
 func (h *inHand) keyHangs() bool {
-	return !h.order.asked.IsZero() && time.Since(h.order.asked) >= h.pace.floor
+	return !h.order.asked.IsZero() && time.Since(h.order.asked) >= h.pace.Floor()
 }
 
 // giveStrandedBack naks what waits behind handlers that hang. They keep their own

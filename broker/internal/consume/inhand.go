@@ -13,6 +13,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/hanging"
 	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/ledger"
 	"go-micro-jetstream/broker/internal/pinned"
@@ -37,7 +38,7 @@ type inHand struct {
 	fetching bool        // a worker waits for messages
 	asked    bool        // a request was sent; see forfeit
 	left     left
-	pace     pace
+	pace     hanging.Pace
 	fresh    time.Time // when a message last came for the first time
 	ledger   ledger.Ledger
 	order    *ordered       // nil: all messages have one order
@@ -60,7 +61,7 @@ func newInHand(s *Subscription, cs *consumers.Consumer, info *jetstream.Consumer
 		s:       s,
 		running: make([]*Delivery, s.cfg.Concurrency),
 		left:    left{at: time.Now(), pending: info.NumPending}, // nobody asks before it has begun
-		pace:    pace{floor: s.cfg.HangsAfter},
+		pace:    hanging.NewPace(s.cfg.HangsAfter),
 		fresh:   time.Now(),
 		ledger:  ledger.New(info.AckFloor.Stream), // where a consumer for new messages begins
 		wake:    make(chan struct{}, 1),
@@ -105,7 +106,7 @@ func (h *inHand) start(slot int) (d *Delivery, request pull.Request, wanted bool
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
 		d.uncounted, d.known = h.ledger.Started(d.Meta)
-		h.pace.begun = d.Received.Add(d.Began)
+		h.pace.Started(d.Received.Add(d.Began))
 	} else {
 		also = h.refused(d, refused)
 	}
@@ -128,7 +129,7 @@ func (h *inHand) finish(slot int, d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running[slot] = nil
-	h.pace.returned(time.Since(d.Received) - d.Began)
+	h.pace.Returned(time.Since(d.Received) - d.Began)
 	cs := h.consumer.Load()
 	if h.order != nil {
 		now := time.Now()

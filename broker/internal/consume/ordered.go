@@ -293,10 +293,10 @@ func (s *Subscription) sort() bool {
 		return false
 	}
 	keys := make([]uint64, 0, keyBatch)
-	s.keyed.begin()
+	s.keyed.Begin()
 	defer func() { // also if the user's function ends the goroutine
 		s.hand.sorted(keys)
-		s.keyed.end()
+		s.keyed.End()
 	}()
 	for began := time.Now(); len(keys) < len(batch); {
 		d := batch[len(keys)]

@@ -17,6 +17,7 @@ import (
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/hanging"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/logging"
 	"go-micro-jetstream/broker/internal/pull"
@@ -35,7 +36,7 @@ type Config struct {
 	Concurrency     int    // workers, at least 1; with more than one there is no order, except that of Key
 	Limits          pull.Limits
 	MaxAckExtension time.Duration   // how long after its arrival a message's ack deadline is extended
-	HangsAfter      time.Duration   // how long no handler may be started, at least, until what waits is given back, and how long Key or the observer may hold up fetching until that is told; 0: [hangsAfter]
+	HangsAfter      time.Duration   // how long no handler may be started, at least, until what waits is given back, and how long Key or the observer may hold up fetching until that is told; 0: [hanging.After]
 	Parent          context.Context // its values are those of [Subscription.Context], its end is not
 
 	// Handle handles a delivery and settles it. The slot is the number of the worker,
@@ -110,7 +111,7 @@ type Subscription struct {
 	hand    *inHand
 	crowded atomic.Bool // see Crowd
 	fetcher *fetcher
-	keyed   *call // Config.Key
+	keyed   *hanging.Call // Config.Key
 	limit   limitWatch
 }
 
@@ -123,7 +124,7 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 		return nil, nil, err
 	}
 	if cfg.HangsAfter == 0 {
-		cfg.HangsAfter = hangsAfter
+		cfg.HangsAfter = hanging.After
 	}
 	s := &Subscription{
 		cfg:      cfg,
@@ -143,7 +144,7 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 	}
 	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(cfg.Parent))
 	s.life, s.end = context.WithCancel(context.Background())
-	s.fetcher, s.keyed = newFetcher(s), newCall(s, true)
+	s.fetcher, s.keyed = newFetcher(s), s.newCall(true)
 	s.workers.Store(int64(cfg.Concurrency))
 	s.ids[0].Store(goroutine.ID())
 	return s, info, nil

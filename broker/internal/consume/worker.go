@@ -92,8 +92,8 @@ func (s *Subscription) next(slot int) *Delivery {
 // skipAll is skip for a worker. A hook that holds up the only one holds up fetching.
 func (s *Subscription) skipAll(ds []*Delivery, why *refusal) {
 	if s.cfg.Concurrency == 1 {
-		s.fetcher.told.begin()
-		defer s.fetcher.told.end()
+		s.fetcher.told.Begin()
+		defer s.fetcher.told.End()
 	}
 	for _, d := range ds {
 		s.skip(d, why)
