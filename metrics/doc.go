@@ -75,7 +75,7 @@
 //	micro_broker_dead_lettered_total{topic,queue}            counter    published to the dead-letter topic
 //	micro_broker_dead_letter_errors_total{topic,queue}       counter    could not be published to the dead-letter topic, and kept
 //	micro_broker_exhausted_total{topic,queue}                counter    the last permitted delivery failed; the message stays in the stream
-//	micro_broker_skipped_total{topic,queue,reason}           counter    fetched but not handled: expired, or a second delivery of what is running, handled or discarded
+//	micro_broker_skipped_total{topic,queue,reason}           counter    fetched but not handled: expired, a second delivery of what is running, handled or discarded, or (with OrderBy) spent: retries made here have used up MaxDeliver
 //	micro_broker_markers_total{topic,queue}                  counter    delete markers of the stream: acknowledged, not handled, and not in skipped_total
 //	micro_broker_returned_total{topic,queue}                 counter    fetched but given back, at the end or behind handlers that hang
 //	micro_broker_settle_errors_total{topic,queue,result}     counter    an ack, nak or term that could not be sent or was not confirmed

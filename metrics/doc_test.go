@@ -59,6 +59,44 @@ func TestDocumentationListsTheMetrics(t *testing.T) {
 	}
 }
 
+// The reasons of micro_broker_skipped_total in both tables are those of the code.
+func TestDocumentationListsTheSkipReasons(t *testing.T) {
+	code, err := os.ReadFile("../broker/events.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reasons []string
+	for _, m := range regexp.MustCompile(`(?m)^\t(Skip\w+) +SkipReason = "(\w+)"`).FindAllStringSubmatch(string(code), -1) {
+		if m[1] != "SkipMarker" { // counted by micro_broker_markers_total
+			reasons = append(reasons, m[2])
+		}
+	}
+	if len(reasons) < 5 {
+		t.Fatalf("reasons in the code: %q", reasons)
+	}
+	for file, words := range map[string]string{"doc.go": `\b(\w+)\b`, "../docs/observability.md": "`(\\w+)`"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := regexp.MustCompile(`(?m)^(//\t|\| \x60)micro_broker_skipped_total\W.*$`).FindString(string(text))
+		named := regexp.MustCompile(words).FindAllStringSubmatch(row, -1)
+		for _, reason := range reasons {
+			if !slices.ContainsFunc(named, func(m []string) bool { return m[1] == reason }) {
+				t.Errorf("%s does not say what the reason %s means: %s", file, reason, row)
+			}
+		}
+		if file == "doc.go" {
+			continue // its words are not marked
+		}
+		for _, m := range named {
+			if !slices.Contains(append(reasons, "micro_broker_skipped_total", "OrderBy", "MaxDeliver"), m[1]) {
+				t.Errorf("%s has the reason %s, which does not exist", file, m[1])
+			}
+		}
+	}
+}
+
 // serverFamilies are the metrics of a Server that has something to say about each.
 func serverFamilies(t *testing.T) []*dto.MetricFamily {
 	t.Helper()
