@@ -1,6 +1,7 @@
 package metrics_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go-micro.dev/v5/broker"
@@ -181,12 +183,13 @@ func ExampleNewServer() {
 	must(err)
 	reg.MustRegister(server)
 
-	ended, err := b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("payments"))
-	must(err)
-	must(ended.Unsubscribe())
 	for range 3 {
 		must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
 	}
+	must(jsbroker.JetStream(context.Background(), b, "CONSUMER.CREATE.ORDERS.payments", func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.CreateConsumer(ctx, "ORDERS", jetstream.ConsumerConfig{Durable: "payments", FilterSubject: "orders.created"})
+		return err
+	}))
 	show(reg, "micro_broker_consumer_pending")
 	show(reg, "micro_broker_stream_messages")
 	// Output:
@@ -205,6 +208,24 @@ func ExampleServerInterval() {
 
 	show(reg, "micro_broker_server_up")
 	// Output: micro_broker_server_up 1
+}
+
+// Replicas share the answers: each hears what another one has asked.
+func ExampleServerShared() {
+	b, done := connect(jsbroker.Hooks{})
+	defer done()
+	must(b.Publish("orders.created", &broker.Message{Body: []byte("4711")}))
+	for range 3 { // in three processes
+		server, err := metrics.NewServer(b, metrics.ServerShared("metrics.server"))
+		must(err)
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(server)
+		show(reg, "micro_broker_stream_messages")
+	}
+	// Output:
+	// micro_broker_stream_messages{stream="ORDERS"} 1
+	// micro_broker_stream_messages{stream="ORDERS"} 1
+	// micro_broker_stream_messages{stream="ORDERS"} 1
 }
 
 // A user who may not list streams names them.

@@ -24,6 +24,7 @@ type serverState struct {
 	complete  bool                 // every question of the latest round was answered
 	refused   map[string]time.Time // when the server has refused a question, by its subject
 	said      map[string]bool      // of which kinds of questions the log has said that they are refused
+	oldest    time.Time            // when the oldest answer of the latest round arrived
 }
 
 // streamState is what the server has said of a stream.
@@ -42,11 +43,18 @@ type inquiry struct {
 	state  serverState
 	room   int  // how many more consumers may have series
 	down   bool // the connection is: no question will be answered
+
+	begun    bool          // the first question has been asked
+	sharing  bool          // answers are shared
+	hears    bool          // and arrive
+	led      int           // how many questions this collector has asked of those
+	patience time.Duration // how long to wait for another replica to ask
 }
 
 func (q *inquiry) run(ctx context.Context) serverState {
 	q.room = q.server.maxConsumers
 	q.state.complete = true
+	q.state.oldest = time.Now()
 	q.state.said = q.before.said
 	q.state.refused = maps.Clone(q.before.refused)
 	maps.DeleteFunc(q.state.refused, func(_ string, at time.Time) bool { return time.Since(at) > 2*refusedFor }) // nobody has asked again: it is gone
@@ -79,20 +87,26 @@ func (q *inquiry) names(ctx context.Context) (names []string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	ok = q.question(ctx, "STREAM.NAMES", func(ctx context.Context, js jetstream.JetStream) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel() // ends the list where there are too many
-		list := js.StreamNames(ctx)
-		for name := range list.Name() {
-			switch {
-			case slices.Contains(names, name): // the list has moved between two pages
-			case len(names) == s.maxStreams:
-				q.state.truncated = true
+		for offset := 0; ; {
+			r, err := q.answer(ctx, js, namesFrom(offset))
+			if err != nil {
+				return err
+			}
+			for _, name := range r.Names {
+				switch {
+				case slices.Contains(names, name): // the list has moved between two pages
+				case len(names) == s.maxStreams:
+					q.state.truncated = true
+					return nil
+				default:
+					names = append(names, name)
+				}
+			}
+			offset += len(r.Names)
+			if offset >= r.Total || len(r.Names) == 0 {
 				return nil
-			default:
-				names = append(names, name)
 			}
 		}
-		return list.Err()
 	})
 	return names, ok
 }
@@ -101,17 +115,16 @@ func (q *inquiry) names(ctx context.Context) (names []string, ok bool) {
 func (q *inquiry) stream(ctx context.Context, name string) *streamState {
 	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	var stream jetstream.Stream
-	st := &streamState{at: time.Now()}
+	var r *reply
 	if !q.question(ctx, "STREAM.INFO."+name, func(ctx context.Context, js jetstream.JetStream) (err error) {
-		stream, err = js.Stream(ctx, name)
+		r, err = q.answer(ctx, js, aboutStream(name, ""))
 		return err
 	}) {
 		return nil
 	}
-	st.info = stream.CachedInfo()
-	q.deadLetters(ctx, stream, st)
-	if !q.consumers(ctx, stream, st) {
+	st := &streamState{at: r.at, info: r.StreamInfo}
+	q.deadLetters(ctx, st)
+	if !q.consumers(ctx, st) {
 		return nil
 	}
 	return st
@@ -119,27 +132,34 @@ func (q *inquiry) stream(ctx context.Context, name string) *streamState {
 
 // consumers asks for the consumers of a stream. It returns false if there was no
 // answer, and true also if the server refuses one: the stream is known all the same.
-func (q *inquiry) consumers(ctx context.Context, stream jetstream.Stream, st *streamState) bool {
-	api := "CONSUMER.LIST." + st.info.Config.Name
+func (q *inquiry) consumers(ctx context.Context, st *streamState) bool {
+	stream := st.info.Config.Name
+	api := "CONSUMER.LIST." + stream
 	room := q.room
 	seen := map[string]bool{}
-	answered := q.question(ctx, api, func(ctx context.Context, _ jetstream.JetStream) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel() // ends the list where there are too many
-		list := stream.ListConsumers(ctx)
-		for c := range list.Info() {
-			switch {
-			case seen[c.Name]: // the list has moved between two pages
-			case q.room == 0:
-				q.state.truncated = true
+	answered := q.question(ctx, api, func(ctx context.Context, js jetstream.JetStream) error {
+		for offset := 0; ; {
+			r, err := q.answer(ctx, js, consumersFrom(stream, offset))
+			if err != nil {
+				return err
+			}
+			for _, c := range r.Consumers {
+				switch {
+				case seen[c.Name]: // the list has moved between two pages
+				case q.room == 0:
+					q.state.truncated = true
+					return nil
+				default:
+					seen[c.Name] = true
+					q.room--
+					st.consumers = append(st.consumers, c)
+				}
+			}
+			offset += len(r.Consumers)
+			if offset >= r.Total || len(r.Consumers) == 0 {
 				return nil
-			default:
-				seen[c.Name] = true
-				q.room--
-				st.consumers = append(st.consumers, c)
 			}
 		}
-		return list.Err()
 	})
 	_, refused := q.state.refused[api]
 	if !answered && !refused {
@@ -149,15 +169,15 @@ func (q *inquiry) consumers(ctx context.Context, stream jetstream.Stream, st *st
 }
 
 // deadLetters counts the dead letters of the broker if they are in this stream.
-func (q *inquiry) deadLetters(ctx context.Context, stream jetstream.Stream, st *streamState) {
+func (q *inquiry) deadLetters(ctx context.Context, st *streamState) {
 	topic := jsbroker.DeadLetterTopic(q.server.broker)
 	if topic == "" || !slices.ContainsFunc(st.info.Config.Subjects, func(pattern string) bool { return covers(pattern, topic) }) {
 		return
 	}
-	q.question(ctx, "STREAM.INFO."+st.info.Config.Name, func(ctx context.Context, _ jetstream.JetStream) error {
-		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(topic))
+	q.question(ctx, "STREAM.INFO."+st.info.Config.Name, func(ctx context.Context, js jetstream.JetStream) error {
+		r, err := q.answer(ctx, js, aboutStream(st.info.Config.Name, topic))
 		if err == nil {
-			st.topic, st.letters = topic, info.State.Subjects[topic]
+			st.topic, st.letters = topic, r.State.Subjects[topic]
 		}
 		return err
 	})

@@ -49,13 +49,14 @@ type Server struct {
 	only         []string // names of streams; empty: all
 	maxStreams   int
 	maxConsumers int
+	shared       *shared
 
 	descs  serverDescs
 	errors *prometheus.CounterVec
 
 	mu     sync.Mutex
 	round  chan struct{} // closed with the questions under way; nil: none are
-	asked  time.Time     // when the latest questions began
+	asked  time.Time     // when the latest questions began, or the oldest answer to them was heard
 	latest serverState
 }
 
@@ -65,7 +66,7 @@ type ServerOption func(*Server) error
 // ServerInterval sets how old the answers of the server may become before they are
 // asked for again, at least a second. The default is 15 seconds. However often and by
 // whomever the process is scraped, it asks no more often. A longer one is for many
-// replicas that all have a [Server]: each of them asks.
+// replicas that all have a [Server] without [ServerShared]: each of them asks.
 func ServerInterval(d time.Duration) ServerOption {
 	return func(s *Server) error {
 		if d < time.Second {
@@ -131,10 +132,10 @@ func ServerLimits(streams, consumers int) ServerOption {
 //
 // One process of a cluster is enough, and best: it need not be a service, only a broker
 // that is connected. However many Prometheus servers scrape it, it asks once in an
-// interval. Each process that has a Server asks for itself, so ten replicas ask ten times
-// as often: have one of them do it, or give each a [ServerInterval] of up to a minute.
+// interval. Each further process that has a Server asks for itself, so ten replicas ask
+// ten times as often, unless they share the answers with [ServerShared].
 // All report the same values: use max, not sum, and count(micro_broker_server_up) to see
-// how many ask. Two on one registry, for two clusters, need a label of their own: see
+// how many there are. Two on one registry, for two clusters, need a label of their own: see
 // [prometheus.WrapRegistererWith]. Errors: [jsbroker.ErrInvalidConfig], [jsbroker.ErrForeign].
 func NewServer(b broker.Broker, opts ...ServerOption) (*Server, error) {
 	s := &Server{
@@ -142,6 +143,7 @@ func NewServer(b broker.Broker, opts ...ServerOption) (*Server, error) {
 		interval:     defaultInterval,
 		maxStreams:   defaultMaxStreams,
 		maxConsumers: defaultMaxConsumers,
+		shared:       &shared{},
 		descs:        newServerDescs(),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "server_errors_total", Help: "Questions about streams and consumers that were not answered, by reason.",
@@ -206,14 +208,17 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 func (s *Server) begin() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A scrape comes a little early at times. That must not cost it a whole interval.
-	if s.round == nil && time.Since(s.asked) >= s.interval-s.interval/10 {
+	if s.round == nil && time.Since(s.asked) >= s.renewal() {
 		s.asked = time.Now()
 		s.round = make(chan struct{})
 		go s.ask(s.latest, s.round)
 	}
 	return s.round
 }
+
+// renewal is how old answers may become. A scrape comes a little early at times. That
+// must not cost it a whole interval.
+func (s *Server) renewal() time.Duration { return s.interval - s.interval/10 }
 
 func (s *Server) state() serverState {
 	s.mu.Lock()
@@ -228,6 +233,6 @@ func (s *Server) ask(before serverState, done chan struct{}) {
 	state := (&inquiry{server: s, before: &before}).run(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.latest, s.round = state, nil
+	s.latest, s.round, s.asked = state, nil, state.oldest
 	close(done)
 }
