@@ -83,6 +83,9 @@ func TestPublishSurvivesWritesToBrokenConnections(t *testing.T) {
 			b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithAsyncWindow(100), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
 			publish(t, b, "orders", "first")
 			m := &broker.Message{Body: bytes.Repeat([]byte("x"), body)}
+			// One message may have to be sent again after each of the cuts.
+			ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
+			defer cancel()
 			var enough atomic.Bool
 			var stored atomic.Int64
 			var all sync.WaitGroup
@@ -97,7 +100,7 @@ func TestPublishSurvivesWritesToBrokenConnections(t *testing.T) {
 				all.Go(func() {
 					for !enough.Load() {
 						all.Add(1)
-						if err := b.Publish("orders", m, broker.PublishContext(testContext(t)), jsbroker.Async(told)); err != nil {
+						if err := b.Publish("orders", m, broker.PublishContext(ctx), jsbroker.Async(told)); err != nil {
 							told(err)
 						}
 					}

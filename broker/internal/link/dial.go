@@ -99,11 +99,11 @@ func AtLeast(version string, minor, patch int) bool {
 
 // checkJetStream fails for a server without JetStream and for a user without an inbox.
 // Another error is no reason to fail, and is logged: the user may lack permission for
-// this one request, or the cluster elects a leader just now. The first use will tell.
+// this one request, or the cluster elects a leader just now. The first use will tell. A
+// connection that is lost meanwhile is waited for, so that Connect ends with one that is
+// up if the server is there.
 func (c *Conn) checkJetStream() error {
-	ctx, cancel := context.WithTimeout(context.Background(), APITimeout)
-	defer cancel()
-	err := c.Do(ctx, "INFO", func(ctx context.Context) error {
+	err := c.Ask(context.Background(), "INFO", func(ctx context.Context) error {
 		info, err := c.JetStream().AccountInfo(ctx)
 		if err == nil {
 			c.calls.api.told.Store(&info.Domain)
