@@ -37,6 +37,7 @@ const (
 	exhaustedEvent  = "exhausted"
 	snoozeEvent     = "snooze"
 	giveBackEvent   = "give_back"
+	storedEvent     = "stored"
 )
 
 // systemNATS is the name of the system, as the conventions ask for where they list

@@ -76,6 +76,7 @@
 // # Events
 //
 //	event        attribute                        when
+//	stored       -                                always, on a process span; the time is when the stream stored the message, by the server's clock
 //	exception    exception.type                   always
 //	exception    exception.message                always
 //	exception    exception.stacktrace             after a panic or runtime.Goexit
@@ -85,6 +86,10 @@
 //	exhausted    -                                -
 //	snooze       -                                the handler returned Snooze
 //	give_back    -                                this process had fetched the message before, and given it back; the time is when
+//
+// The event stored precedes its span. In a waterfall it shows where the wait in the
+// stream began, also if the publisher has no span that was sampled. On a redelivery,
+// what lies between includes the deliveries before.
 //
 // # Status
 //

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
@@ -105,7 +106,7 @@ func emittedFacts(t *testing.T) what {
 	})
 	events := b.last().Events()
 	again := delivery()
-	again.NumDelivered = 2
+	again.NumDelivered, again.StoredAt = 2, time.Now()
 	b.hooks.Settled(context.Background(), jsbroker.Settled{Delivery: again, Result: jsbroker.ResultNak, Returned: true})
 	b.run(again, jsbroker.Handled{Result: jsbroker.ResultNak, Snoozed: true})
 	for _, e := range append(events, b.last().Events()...) {

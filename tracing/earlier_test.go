@@ -108,17 +108,23 @@ func TestGiveBackIsAnEventOfTheNextDelivery(t *testing.T) {
 	}
 }
 
-// How long a message lay in the stream is known without a sampled publisher.
+// How long a message lay in the stream is known without a sampled publisher, and when
+// that began.
 func TestWaitWithoutSampledPublisher(t *testing.T) {
 	t.Parallel()
 	b := setup(t) // samples everything but children of what is not sampled
 	b.provider = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(b.SpanRecorder), sdktrace.WithSampler(sdktrace.AlwaysSample()))
 	b.hooks = tracing.New(tracing.WithTracerProvider(b.provider), tracing.WithPropagator(w3c))
 	for _, header := range []map[string]string{{"traceparent": notSampled}, {}} {
-		ctx := b.hooks.HandleStart(context.Background(), jsbroker.HandleStart{Delivery: delivery(), Header: header})
-		b.hooks.Handled(ctx, jsbroker.Handled{Delivery: delivery(), Result: jsbroker.ResultAck, Lag: time.Minute})
+		d := delivery()
+		d.StoredAt = time.Now().Add(-time.Minute)
+		ctx := b.hooks.HandleStart(context.Background(), jsbroker.HandleStart{Delivery: d, Header: header})
+		b.hooks.Handled(ctx, jsbroker.Handled{Delivery: d, Result: jsbroker.ResultAck, Lag: time.Minute})
 		if got := attributes(b.last().Attributes())["messaging.nats.message.wait"]; got != 60.0 {
 			t.Errorf("%v: wait = %v", header, got)
+		}
+		if e := b.last().Events(); len(e) != 1 || e[0].Name != "stored" || !e[0].Time.Equal(d.StoredAt) {
+			t.Errorf("%v: events %v", header, e)
 		}
 	}
 }

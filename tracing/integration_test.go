@@ -278,10 +278,10 @@ func TestRedeliveries(t *testing.T) {
 		if got["messaging.nats.message.delivery_count"] != int64(i+1) || got["messaging.nats.result"] != want.result || got["error.type"] != want.errorType {
 			t.Errorf("delivery %d: %v", i+1, got)
 		}
-		if process.Status().Description == "" || len(process.Events()) != 1 {
+		if process.Status().Description == "" || len(process.Events()) != 2 || process.Events()[0].Name != "stored" {
 			t.Fatalf("delivery %d: status %+v, events %v", i+1, process.Status(), process.Events())
 		}
-		event := attributes(process.Events()[0].Attributes)
+		event := attributes(process.Events()[1].Attributes)
 		if event["exception.type"] != want.exception {
 			t.Errorf("delivery %d: %v", i+1, event)
 		}

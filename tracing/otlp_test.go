@@ -75,11 +75,53 @@ func TestOTLP(t *testing.T) {
 		parent = hex.EncodeToString(s.SpanId)
 	}
 	failed := tree["process orders.created"]
-	if failed.Status.Code != tracepb.Status_STATUS_CODE_ERROR || len(failed.Events) != 1 || failed.Events[0].Name != "exception" {
+	if failed.Status.Code != tracepb.Status_STATUS_CODE_ERROR || len(failed.Events) != 2 || failed.Events[1].Name != "exception" {
 		t.Errorf("status %v, events %v", failed.Status, failed.Events)
 	}
 	if s := tree["publish invoices.paid"]; s.Status.Code != tracepb.Status_STATUS_CODE_UNSET {
 		t.Errorf("status %v", s.Status)
+	}
+}
+
+// A backend sees when a message was stored, and so how long it lay in the stream, also if
+// its publisher has no spans.
+func TestOTLPShowsWhenAMessageWasStored(t *testing.T) {
+	t.Parallel()
+	back := new(otlptest.Collector[*collector.ExportTraceServiceRequest])
+	srv := httptest.NewServer(back)
+	defer srv.Close()
+	exporter, err := otlptracehttp.New(t.Context(), otlptracehttp.WithEndpointURL(srv.URL), otlptracehttp.WithTimeout(natstest.Patience))
+	noErr(t, err)
+	tp := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter), sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	url := startServer(t)
+	b := newBroker(t, url, jsbroker.WithHooks(tracing.New(tracing.WithTracerProvider(tp), tracing.WithPropagator(w3c))))
+	publisher := newBroker(t, url) // without hooks
+	noErr(t, publisher.Publish("orders.created", message(nil)))
+	noErr(t, publisher.Publish("orders.created", message(map[string]string{"traceparent": notSampled})))
+	_, js := natstest.Connect(t, url)
+	stream, err := js.Stream(t.Context(), "ORDERS")
+	noErr(t, err)
+	stored := make(map[uint64]bool) // in Unix nanoseconds
+	for sequence := range uint64(2) {
+		m, err := stream.GetMsg(t.Context(), sequence+1)
+		noErr(t, err)
+		stored[uint64(m.Time.UnixNano())] = true
+	}
+	_, err = b.Subscribe("orders.created", func(broker.Event) error { return nil }, broker.Queue("workers"))
+	noErr(t, err)
+	natstest.Eventually(t, "both spans", func() bool {
+		requests, err := back.Requests()
+		noErr(t, err)
+		return len(spansOf(requests)) == 2
+	})
+	noErr(t, b.Disconnect())
+	noErr(t, tp.Shutdown(context.Background()))
+	requests, err := back.Requests()
+	noErr(t, err)
+	for _, s := range spansOf(requests) {
+		if len(s.Events) != 1 || s.Events[0].Name != "stored" || !stored[s.Events[0].TimeUnixNano] || s.Events[0].TimeUnixNano >= s.StartTimeUnixNano {
+			t.Errorf("%s begins at %d, events %v, stored at %v", s.Name, s.StartTimeUnixNano, s.Events, stored)
+		}
 	}
 }
 

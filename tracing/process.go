@@ -58,11 +58,14 @@ func (i *instance) handleStart(ctx context.Context, e jsbroker.HandleStart) cont
 	}
 	ctx, span := i.tracer.get().Start(ctx, op.name, opts...)
 	i.inject(ctx, p, header)
+	if !span.IsRecording() {
+		return ctx // its attributes, events and its End do nothing
+	}
+	if !e.StoredAt.IsZero() {
+		span.AddEvent(storedEvent, trace.WithTimestamp(e.StoredAt))
+	}
 	if !before.givenBack.IsZero() {
 		span.AddEvent(giveBackEvent, trace.WithTimestamp(before.givenBack))
-	}
-	if !span.IsRecording() {
-		return ctx // its attributes and its End do nothing
 	}
 	s := &scope{Context: ctx, owner: i, stage: handling, span: span}
 	s.process.Store(op)
