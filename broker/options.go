@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -35,7 +35,7 @@ type settings struct {
 	natsOptions     []nats.Option
 	domain          string
 	apiPrefix       string
-	rules           streams.Rules // of streams and consumers
+	rules           asset.Rules // of streams and consumers
 	window          int
 	concurrency     int
 	shutdownTimeout time.Duration
@@ -62,7 +62,7 @@ func settingsOf(o *broker.Options) settings {
 		}
 	}
 	return settings{
-		rules:           streams.Rules{StreamName: streams.DefaultStreamName},
+		rules:           asset.Rules{StreamName: asset.DefaultStreamName},
 		concurrency:     1,
 		window:          defaultWindow,
 		shutdownTimeout: defaultShutdownTimeout,
@@ -265,9 +265,9 @@ func WithAPIPrefix(prefix string) broker.Option {
 // WorkQueue. A stream that others made is never changed, and a difference is logged
 // once. Services that share a stream need the same template for it, or none.
 func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
-	template := streams.CopyTemplate(cfg)
+	template := asset.CopyTemplate(cfg)
 	return option("WithStreamConfig", func(s *settings) error {
-		if err := streams.CheckStreamTemplate(*template); err != nil {
+		if err := asset.CheckStreamTemplate(*template); err != nil {
 			return err
 		}
 		s.rules.StreamTemplate = template

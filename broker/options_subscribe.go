@@ -7,8 +7,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 // settingContext carries a subscribe option of this package out of go-micro's
@@ -162,7 +162,7 @@ func (so *subscribeOptions) checkOrder(cfg *config) error {
 }
 
 // rules returns the broker's rules with what the subscription has of its own.
-func (so *subscribeOptions) rules(brokers *streams.Rules) *streams.Rules {
+func (so *subscribeOptions) rules(brokers *asset.Rules) *asset.Rules {
 	if so.template == nil && !so.single {
 		return brokers
 	}
@@ -176,7 +176,7 @@ func (so *subscribeOptions) rules(brokers *streams.Rules) *streams.Rules {
 
 // checkTemplate reports why the subscription's own consumer template cannot be
 // used with the broker's rules.
-func (so *subscribeOptions) checkTemplate(brokers *streams.Rules) error {
+func (so *subscribeOptions) checkTemplate(brokers *asset.Rules) error {
 	switch {
 	case so.template == nil:
 		return nil

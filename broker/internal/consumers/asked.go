@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/asked"
-	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -26,7 +26,7 @@ const (
 // is the same for all consumers of this module (AckPolicy, ReplayPolicy, and what is
 // for push consumers), passes by itself (PauseUntil), or has rules of its own (names,
 // filters, Metadata).
-func settingsOn(s *streams.Stream) *asked.Kind[jetstream.ConsumerConfig] {
+func settingsOn(s *asset.Stream) *asked.Kind[jetstream.ConsumerConfig] {
 	limits := s.Limits
 	return &asked.Kind[jetstream.ConsumerConfig]{
 		Fields: []string{
@@ -96,14 +96,14 @@ func (b binding) asks() jetstream.ConsumerConfig {
 // durableConfig configures a queue's new consumer. It remembers what was asked for.
 func (b binding) durableConfig() jetstream.ConsumerConfig {
 	cc := ConsumerConfig(b.rules, b.topic)
-	cc.Metadata[streams.AskedKey] = settingsOn(b.stream).RecordOf(b.asks()).String()
+	cc.Metadata[asset.AskedKey] = settingsOn(b.stream).RecordOf(b.asks()).String()
 	return cc
 }
 
 // askedLimit returns after how many deliveries this module gives a message up as a
 // dead letter, by what the code asks for; 0 is never. Where the server counts, it
 // is 0, too.
-func askedLimit(r *streams.Rules, topic string) uint64 {
+func askedLimit(r *asset.Rules, topic string) uint64 {
 	if t := r.ConsumerTemplate; r.DeadLetter != "" && t != nil && t.MaxDeliver > 0 && !wire.Covers(topic, r.DeadLetter) {
 		return uint64(t.MaxDeliver)
 	}

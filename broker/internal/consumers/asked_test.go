@@ -5,9 +5,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"go-micro-jetstream/broker/internal/asset"
 
-	"go-micro-jetstream/broker/internal/streams"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A field that a later nats.go brings has to be thought about.
@@ -18,7 +18,7 @@ func TestEachFieldFollowsOrHasAReasonNotTo(t *testing.T) {
 		"AckPolicy", "ReplayPolicy", "RateLimit", "DeliverSubject", "DeliverGroup", "FlowControl", "IdleHeartbeat",
 	}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[jetstream.ConsumerConfig]()) {
-		if !slices.Contains(others, f.Name) && !slices.Contains(settingsOn(new(streams.Stream)).Fields, f.Name) {
+		if !slices.Contains(others, f.Name) && !slices.Contains(settingsOn(new(asset.Stream)).Fields, f.Name) {
 			t.Errorf("%s is in no list", f.Name)
 		}
 	}

@@ -8,14 +8,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 // binding is what a consumer is wanted for.
 type binding struct {
-	rules  *streams.Rules
-	stream *streams.Stream
+	rules  *asset.Rules
+	stream *asset.Stream
 	topic  string
 	queue  string // empty: a subscriber without a queue
 
@@ -30,7 +30,7 @@ type binding struct {
 //
 // Errors: those of Streams.Stream, ErrConsumerConflict, ErrConsumerNotFound,
 // ErrWorkQueueConflict, ErrUnsupported.
-func (cs *Consumers) Bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
+func (cs *Consumers) Bind(ctx context.Context, rules *asset.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
 	if version, ok := cs.conn.Has(11, 0); rules.SingleActive && !ok && !cs.conn.Remote() { // before a stream is made
 		return nil, nil, fmt.Errorf("%w: SingleActive needs nats-server 2.11, and this one is %s", fault.ErrUnsupported, version)
 	}
@@ -68,7 +68,7 @@ const (
 )
 
 // bind is Bind once.
-func (cs *Consumers) bind(ctx context.Context, rules *streams.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
+func (cs *Consumers) bind(ctx context.Context, rules *asset.Rules, topic, queue string) (*Consumer, *jetstream.ConsumerInfo, error) {
 	s, err := cs.streams.ForConsumer(ctx, rules, topic)
 	if err != nil {
 		return nil, nil, err

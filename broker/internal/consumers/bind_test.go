@@ -7,16 +7,16 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/internal/natstest"
 )
 
 func TestTopicsOfAQueueHaveAConsumerEach(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	rules := new(streams.Rules)
+	rules := new(asset.Rules)
 	first := b.bind(t, rules, "orders.a", "q")
 	if first.Name != "q" || first.Ephemeral || !first.Ours || first.Stream != b.streams.Known("orders.a") || first.Config.AckWait != consumers.DefaultAckWait {
 		t.Errorf("%+v", first)
@@ -44,7 +44,7 @@ func TestConsumersOfOthers(t *testing.T) {
 	b := newBench(t)
 	b.makeStream(t, "THEIRS", "orders.>")
 	b.makeConsumer(t, "THEIRS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders.a", AckWait: time.Minute})
-	rules := &streams.Rules{ConsumerTemplate: &jetstream.ConsumerConfig{AckWait: time.Second}}
+	rules := &asset.Rules{ConsumerTemplate: &jetstream.ConsumerConfig{AckWait: time.Second}}
 	if c := b.bind(t, rules, "orders.a", "q"); c.Ours || c.Config.AckWait != time.Minute {
 		t.Errorf("%+v", c)
 	}
@@ -53,16 +53,16 @@ func TestConsumersOfOthers(t *testing.T) {
 	}
 	_, _, err := b.Bind(b.ctx, rules, "orders.b", "q")
 	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS was not made by this broker and has the filter orders.a")
-	_, _, err = b.Bind(b.ctx, &streams.Rules{NeverCreateConsumers: true}, "orders.b", "other")
+	_, _, err = b.Bind(b.ctx, &asset.Rules{NeverCreateConsumers: true}, "orders.b", "other")
 	natstest.WantError(t, err, fault.ErrConsumerNotFound, "create the pull consumer other on stream THEIRS, with the filter orders.b")
 }
 
 func TestBindFindsTheStreamAgainThatWasDeleted(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	first := b.bind(t, new(streams.Rules), "orders", "q")
+	first := b.bind(t, new(asset.Rules), "orders", "q")
 	b.deleteStream(t, "ORDERS")
-	if again := b.bind(t, new(streams.Rules), "orders", "q"); again.Name != "q" || again.Stream.Created.Equal(first.Stream.Created) {
+	if again := b.bind(t, new(asset.Rules), "orders", "q"); again.Name != "q" || again.Stream.Created.Equal(first.Stream.Created) {
 		t.Errorf("%+v", again)
 	}
 }
@@ -70,7 +70,7 @@ func TestBindFindsTheStreamAgainThatWasDeleted(t *testing.T) {
 func TestConsumerWithoutAQueueIsDeleted(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	rules := &streams.Rules{StreamTemplate: &jetstream.StreamConfig{Retention: jetstream.InterestPolicy}}
+	rules := &asset.Rules{StreamTemplate: &jetstream.StreamConfig{Retention: jetstream.InterestPolicy}}
 	durable := b.bind(t, rules, "orders", "q")
 	one, other := b.bind(t, rules, "orders", ""), b.bind(t, rules, "orders", "")
 	if one.Name == other.Name || !one.Ephemeral || !one.GoesOn() || one.Config.InactiveThreshold != consumers.InactiveThreshold {

@@ -3,7 +3,7 @@ package consumers
 import (
 	"fmt"
 
-	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/asset"
 )
 
 // Changes says what somebody has changed of a consumer under a subscription, where
@@ -11,8 +11,8 @@ import (
 func (c *Consumer) Changes(former *Consumer) (texts []string) {
 	say := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
 	about := fmt.Sprintf("consumer %s of stream %s", c.Name, c.Stream.Name)
-	_, marked := c.Config.Metadata[streams.OwnerKey]
-	_, was := former.Config.Metadata[streams.OwnerKey]
+	_, marked := c.Config.Metadata[asset.OwnerKey]
+	_, was := former.Config.Metadata[asset.OwnerKey]
 	switch {
 	case c.ByServer && (!former.ByServer || c.Limit < former.Limit):
 		say("MaxDeliver of %s is %d now: what has failed as often already stays in the stream and is not delivered again", about, c.Limit)

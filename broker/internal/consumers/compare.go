@@ -7,8 +7,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/asked"
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 // filterSubjects returns what a consumer receives, which is ">" without a filter.
@@ -27,7 +27,7 @@ func describeFilter(cc jetstream.ConsumerConfig) string {
 }
 
 // filters reports whether a consumer receives the topic and nothing else.
-func filters(cc jetstream.ConsumerConfig, s *streams.Stream, topic string) bool {
+func filters(cc jetstream.ConsumerConfig, s *asset.Stream, topic string) bool {
 	f := filterSubjects(cc)
 	if len(f) != 1 {
 		return false
@@ -46,10 +46,10 @@ func usable(info *jetstream.ConsumerInfo) error {
 
 // Serves returns ErrConsumerConflict if the consumer no longer chooses among its
 // subscribers as the code asks.
-func Serves(info *jetstream.ConsumerInfo, rules *streams.Rules) error { return serves(info, rules) }
+func Serves(info *jetstream.ConsumerInfo, rules *asset.Rules) error { return serves(info, rules) }
 
 // serves reports why a consumer does not choose among its subscribers as the code asks.
-func serves(info *jetstream.ConsumerInfo, rules *streams.Rules) error {
+func serves(info *jetstream.ConsumerInfo, rules *asset.Rules) error {
 	grouped := len(info.Config.PriorityGroups) > 0
 	switch pinned := grouped && info.Config.PriorityPolicy == jetstream.PriorityPolicyPinned; {
 	case rules.SingleActive && !pinned:

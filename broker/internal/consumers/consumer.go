@@ -5,8 +5,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/backoff"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -14,7 +14,7 @@ import (
 // must not be changed and is safe for concurrent use.
 type Consumer struct {
 	Name      string
-	Stream    *streams.Stream
+	Stream    *asset.Stream
 	Ephemeral bool                     // of a subscriber without a queue; it ends with that
 	Ours      bool                     // made by this module
 	Created   time.Time                // tells it from another consumer of the same name
@@ -39,7 +39,7 @@ type Consumer struct {
 }
 
 func consumerOf(info *jetstream.ConsumerInfo, b binding) *Consumer {
-	_, ours := info.Config.Metadata[streams.OwnerKey]
+	_, ours := info.Config.Metadata[asset.OwnerKey]
 	c := Consumer{
 		Name:      info.Name,
 		Stream:    b.stream,

@@ -7,8 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 func TestAckDeadlines(t *testing.T) {
@@ -70,7 +70,7 @@ func TestNakBodies(t *testing.T) {
 
 func TestToldIsACopyThatKnowsWhoCounts(t *testing.T) {
 	t.Parallel()
-	c := &consumers.Consumer{Name: "q", Stream: &streams.Stream{Name: "ORDERS"}}
+	c := &consumers.Consumer{Name: "q", Stream: &asset.Stream{Name: "ORDERS"}}
 	info := &jetstream.ConsumerInfo{Config: jetstream.ConsumerConfig{MaxDeliver: 5}, AckFloor: jetstream.SequenceInfo{Stream: 42}}
 	byServer := c.Told(info)
 	if byServer.Limit != 5 || !byServer.ByServer || byServer.Floor != 42 || byServer.IsLast(4) || !byServer.IsLast(5) {
@@ -79,7 +79,7 @@ func TestToldIsACopyThatKnowsWhoCounts(t *testing.T) {
 	if c.Limit != 0 || c.ByServer || c.Floor != 0 {
 		t.Errorf("the consumer itself is now %+v", c)
 	}
-	rules := &streams.Rules{ConsumerTemplate: &jetstream.ConsumerConfig{MaxDeliver: 3}, DeadLetter: "dead"}
+	rules := &asset.Rules{ConsumerTemplate: &jetstream.ConsumerConfig{MaxDeliver: 3}, DeadLetter: "dead"}
 	info.Config = consumers.ConsumerConfig(rules, "orders")
 	byUs := byServer.Told(info)
 	if byUs.Limit != 3 || byUs.ByServer || byUs.IsLast(3) {
@@ -101,7 +101,7 @@ func TestWhichConsumersGoOnAndWhichReplay(t *testing.T) {
 		jetstream.DeliverByStartSequencePolicy: true,
 	} {
 		for _, retention := range []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.InterestPolicy, jetstream.WorkQueuePolicy} {
-			c := &consumers.Consumer{Config: jetstream.ConsumerConfig{DeliverPolicy: policy}, Stream: &streams.Stream{Retention: retention}}
+			c := &consumers.Consumer{Config: jetstream.ConsumerConfig{DeliverPolicy: policy}, Stream: &asset.Stream{Retention: retention}}
 			if c.GoesOn() != goesOn {
 				t.Errorf("%v goes on: %v", policy, c.GoesOn())
 			}

@@ -10,8 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -56,7 +56,7 @@ func (cs *Consumers) workQueueConflict(ctx context.Context, b binding, cause err
 
 // inTheWay names the consumers of a stream that overlap a topic, for an
 // error text.
-func (cs *Consumers) inTheWay(ctx context.Context, st *streams.Stream, topic string) string {
+func (cs *Consumers) inTheWay(ctx context.Context, st *asset.Stream, topic string) string {
 	var names []string
 	_ = cs.conn.Do(ctx, "CONSUMER.LIST."+st.Name, func(ctx context.Context) error {
 		s, err := cs.conn.JetStream().Stream(ctx, st.Name)

@@ -7,8 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 // Mended is the consumer that a subscription has after Mend. Mend logs nothing of
@@ -30,7 +30,7 @@ type Mended struct {
 // The error is what stands in the way of fetching. If the consumer exists, but
 // has another filter now, Mended holds it together with ErrConsumerConflict. With
 // any other error Mended is zero, and the subscription keeps what it has.
-func (cs *Consumers) Mend(ctx context.Context, rules *streams.Rules, c *Consumer, topic, queue string, resumeAt func() uint64) (Mended, error) {
+func (cs *Consumers) Mend(ctx context.Context, rules *asset.Rules, c *Consumer, topic, queue string, resumeAt func() uint64) (Mended, error) {
 	b := binding{rules, c.Stream, topic, queue, false}
 	info, err := cs.Info(ctx, c)
 	switch {
@@ -107,10 +107,10 @@ func (cs *Consumers) remake(ctx context.Context, b binding, former *Consumer, re
 // resumed configures a consumer that is made again on the stream. One that has to
 // go on begins where it was: what came while it was gone is new to it as well.
 // With a start sequence it also goes on if it is lost once more.
-func resumed(former *Consumer, s *streams.Stream, resumeAt func() uint64) jetstream.ConsumerConfig {
+func resumed(former *Consumer, s *asset.Stream, resumeAt func() uint64) jetstream.ConsumerConfig {
 	cc := former.Config
 	if former.Ours {
-		cc.Metadata = streams.Owned(cc.Metadata) // a tool may have taken the mark off
+		cc.Metadata = asset.Owned(cc.Metadata) // a tool may have taken the mark off
 	}
 	if !former.GoesOn() {
 		return cc

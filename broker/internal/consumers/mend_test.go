@@ -5,16 +5,16 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/internal/natstest"
 )
 
 func TestMendLeavesAGoodConsumerAlone(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	c := b.bind(t, new(streams.Rules), "orders", "q")
+	c := b.bind(t, new(asset.Rules), "orders", "q")
 	if m := b.mend(t, c, "orders", "q"); m.Another || m.Remade || m.Info == nil || !m.Consumer.Created.Equal(c.Created) {
 		t.Errorf("%+v", m)
 	}
@@ -23,7 +23,7 @@ func TestMendLeavesAGoodConsumerAlone(t *testing.T) {
 func TestMendMakesADeletedConsumerAgain(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	rules := new(streams.Rules)
+	rules := new(asset.Rules)
 	c := b.bind(t, rules, "orders", "q")
 	b.deleteConsumer(t, "ORDERS", "q")
 	m := b.mend(t, c, "orders", "q")
@@ -44,7 +44,7 @@ func TestMendMakesADeletedConsumerAgain(t *testing.T) {
 func TestMendGoesOnWhereAConsumerForNewMessagesWas(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	rules := &streams.Rules{StreamTemplate: &jetstream.StreamConfig{}}
+	rules := &asset.Rules{StreamTemplate: &jetstream.StreamConfig{}}
 	c := b.bind(t, rules, "orders", "")
 	resumeAt := func() uint64 { return 7 }
 	start := func(c *consumers.Consumer) uint64 {
@@ -79,7 +79,7 @@ func TestMendGoesOnWhereAConsumerForNewMessagesWas(t *testing.T) {
 func TestMendMakesWayForAnotherTopicOfTheQueue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	rules := new(streams.Rules)
+	rules := new(asset.Rules)
 	c := b.bind(t, rules, "orders.a", "q")
 	other := b.bind(t, rules, "orders.b", "q")
 	b.deleteConsumer(t, "ORDERS", c.Name)
@@ -100,13 +100,13 @@ func TestMendMakesWayForAnotherTopicOfTheQueue(t *testing.T) {
 func TestMendReturnsAConsumerThatCannotServe(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	c := b.bind(t, new(streams.Rules), "orders.a", "q")
+	c := b.bind(t, new(asset.Rules), "orders.a", "q")
 	cc := c.Config
 	cc.FilterSubject, cc.MaxDeliver = "orders.*", 7
 	if _, err := b.js.UpdateConsumer(b.ctx, "ORDERS", cc); err != nil {
 		t.Fatal(err)
 	}
-	m, err := b.Mend(b.ctx, new(streams.Rules), c, "orders.a", "q", nil)
+	m, err := b.Mend(b.ctx, new(asset.Rules), c, "orders.a", "q", nil)
 	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream ORDERS has been changed and now has the filter orders.*")
 	if m.Consumer == nil || m.Consumer.Limit != 7 || m.Another || m.Remade || m.Info != nil {
 		t.Errorf("%+v", m)
@@ -118,10 +118,10 @@ func TestMendWaitsForWhatOthersMade(t *testing.T) {
 	b := newBench(t)
 	b.makeStream(t, "THEIRS", "orders")
 	b.makeConsumer(t, "THEIRS", jetstream.ConsumerConfig{Durable: "theirs", FilterSubject: "orders"})
-	rules, existing := new(streams.Rules), &streams.Rules{NeverCreateStreams: true, NeverCreateConsumers: true}
+	rules, existing := new(asset.Rules), &asset.Rules{NeverCreateStreams: true, NeverCreateConsumers: true}
 	theirs, ours := b.bind(t, rules, "orders", "theirs"), b.bind(t, rules, "orders", "ours")
 	b.deleteConsumer(t, "THEIRS", "theirs")
-	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingConsumers": existing} {
+	for text, r := range map[string]*asset.Rules{"was not made by this broker": rules, "with WithExistingConsumers": existing} {
 		m, err := b.Mend(b.ctx, r, theirs, "orders", "theirs", nil)
 		natstest.WantError(t, err, jetstream.ErrConsumerNotFound, "consumer theirs of stream THEIRS is gone", text, "create it again")
 		if m != (consumers.Mended{}) {
@@ -129,7 +129,7 @@ func TestMendWaitsForWhatOthersMade(t *testing.T) {
 		}
 	}
 	b.deleteStream(t, "THEIRS")
-	for text, r := range map[string]*streams.Rules{"was not made by this broker": rules, "with WithExistingStreams": {NeverCreateStreams: true}} {
+	for text, r := range map[string]*asset.Rules{"was not made by this broker": rules, "with WithExistingStreams": {NeverCreateStreams: true}} {
 		_, err := b.Mend(b.ctx, r, ours, "orders", "ours", nil)
 		natstest.WantError(t, err, fault.ErrStreamNotFound, "stream THEIRS is gone", text, "create it again")
 	}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/backoff"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 const (
@@ -41,10 +41,10 @@ const (
 
 // limitKey holds, in a consumer's metadata, after how many deliveries a message
 // becomes a dead letter.
-const limitKey = streams.OwnerKey + "-max-deliver"
+const limitKey = asset.OwnerKey + "-max-deliver"
 
 // snoozesKey says, in a consumer's metadata, that handlers have snoozed messages of it.
-const snoozesKey = streams.OwnerKey + "-snoozes"
+const snoozesKey = asset.OwnerKey + "-snoozes"
 
 // CheckConsumerTemplate reports why consumers cannot be created from a template.
 // The error names the field, not the option.
@@ -91,7 +91,7 @@ func checkDeadlines(cfg jetstream.ConsumerConfig) error {
 //
 // With dead letters the broker counts the deliveries itself, and the server is
 // told of no limit: it would merely stop delivering.
-func ConsumerConfig(r *streams.Rules, topic string) jetstream.ConsumerConfig {
+func ConsumerConfig(r *asset.Rules, topic string) jetstream.ConsumerConfig {
 	var cc jetstream.ConsumerConfig
 	if r.ConsumerTemplate != nil {
 		cc = *r.ConsumerTemplate
@@ -104,7 +104,7 @@ func ConsumerConfig(r *streams.Rules, topic string) jetstream.ConsumerConfig {
 		cc.PriorityPolicy, cc.PriorityGroups, cc.PinnedTTL = jetstream.PriorityPolicyPinned, []string{activeGroup}, PinnedTTL
 	}
 	cc.FilterSubject = topic
-	cc.Metadata = streams.Owned(cc.Metadata)
+	cc.Metadata = asset.Owned(cc.Metadata)
 	if limit := askedLimit(r, topic); limit > 0 {
 		cc.Metadata[limitKey] = strconv.FormatUint(limit, 10)
 		cc.MaxDeliver = -1

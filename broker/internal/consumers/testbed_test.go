@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/streams"
@@ -81,7 +82,7 @@ func (b *bench) consumers(t *testing.T, stream string) []string {
 }
 
 // bind is Bind that does not fail.
-func (b *bench) bind(t *testing.T, rules *streams.Rules, topic, queue string) *consumers.Consumer {
+func (b *bench) bind(t *testing.T, rules *asset.Rules, topic, queue string) *consumers.Consumer {
 	t.Helper()
 	c, info, err := b.Bind(b.ctx, rules, topic, queue)
 	if err != nil {
@@ -96,7 +97,7 @@ func (b *bench) bind(t *testing.T, rules *streams.Rules, topic, queue string) *c
 // mend is Mend that does not fail. Its consumer goes on at 1.
 func (b *bench) mend(t *testing.T, c *consumers.Consumer, topic, queue string) consumers.Mended {
 	t.Helper()
-	m, err := b.Mend(b.ctx, new(streams.Rules), c, topic, queue, func() uint64 { return 1 })
+	m, err := b.Mend(b.ctx, new(asset.Rules), c, topic, queue, func() uint64 { return 1 })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/asked"
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 // take binds a subscription to a consumer that exists. At Subscribe a consumer of
@@ -37,7 +37,7 @@ func (cs *Consumers) take(ctx context.Context, b binding, c *Consumer, info *jet
 // hasBodies refuses a consumer that delivers headers only, where the code does not
 // ask for that: the handler would get empty bodies, and with its ack the messages
 // were gone. Whoever leaves consumers to others cannot ask for it, and is warned.
-func hasBodies(info *jetstream.ConsumerInfo, rules *streams.Rules, topic string) error {
+func hasBodies(info *jetstream.ConsumerInfo, rules *asset.Rules, topic string) error {
 	switch {
 	case !info.Config.HeadersOnly:
 		return nil
@@ -55,7 +55,7 @@ func hasBodies(info *jetstream.ConsumerInfo, rules *streams.Rules, topic string)
 // change, that is what it said before.
 func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.ConsumerInfo) *jetstream.ConsumerInfo {
 	have, want := info.Config, b.asks()
-	last := asked.Parse(have.Metadata[streams.AskedKey])
+	last := asked.Parse(have.Metadata[asset.AskedKey])
 	plan := settingsOn(b.stream).Compare(last, want, have)
 	plan.Config.Metadata = maps.Clone(have.Metadata)
 	markPins(plan.Config, have)
@@ -67,7 +67,7 @@ func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.Cons
 		cs.warn(b, info.Name, fmt.Sprintf("is used as it is, as the server cannot change this: %s; take another queue, or stop all subscribers and delete it (nats consumer rm %s %s): the broker makes it again, and what is not acked is delivered again",
 			asked.AreNot(plan.Fixed), b.stream.Name, info.Name))
 	}
-	plan.Config.Metadata[streams.AskedKey] = plan.Record.String()
+	plan.Config.Metadata[asset.AskedKey] = plan.Record.String()
 	if maps.Equal(plan.Config.Metadata, have.Metadata) && len(plan.Apply) == 0 {
 		return info
 	}
@@ -87,7 +87,7 @@ func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.Cons
 
 // sharedKey is in the metadata of a consumer that has served all its subscribers, and
 // now serves one at a time. Some subscribers may run code that does not ask for that.
-const sharedKey = streams.OwnerKey + "-was-shared"
+const sharedKey = asset.OwnerKey + "-was-shared"
 
 // markPins marks a consumer that is to serve one subscriber at a time from now on. While
 // nobody has the pin, the server delivers to requests without a group as well

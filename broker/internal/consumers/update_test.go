@@ -8,15 +8,15 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/internal/natstest"
 )
 
 // template are the rules of a service with that template.
-func template(cfg jetstream.ConsumerConfig) *streams.Rules {
-	return &streams.Rules{ConsumerTemplate: &cfg}
+func template(cfg jetstream.ConsumerConfig) *asset.Rules {
+	return &asset.Rules{ConsumerTemplate: &cfg}
 }
 
 func (b *bench) config(t *testing.T, stream string) jetstream.ConsumerConfig {
@@ -67,7 +67,7 @@ func TestConsumerFollowsItsTemplate(t *testing.T) {
 	b.wantLines(t, "consumer q of stream ORDERS follows its configuration: AckWait is now 1s, was 5s; MaxDeliver is now 4, was unlimited; BackOff is now [1s 1m0s], was unset; MaxAckPending is now 1000, was 7; InactiveThreshold is now 1h0m0s, was 0s")
 	b.bind(t, now, "orders", "q")
 	b.wantLines(t)
-	c = b.bind(t, new(streams.Rules), "orders", "q")
+	c = b.bind(t, new(asset.Rules), "orders", "q")
 	if c.Config.AckWait != consumers.DefaultAckWait || c.Limit != 0 || len(c.Config.BackOff) > 0 || c.Config.InactiveThreshold != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -130,7 +130,7 @@ func TestLimitOfDeliveriesMovesBetweenServerAndBroker(t *testing.T) {
 	plain := template(jetstream.ConsumerConfig{MaxDeliver: 5})
 	dead := template(jetstream.ConsumerConfig{MaxDeliver: 3})
 	dead.DeadLetter = "graves"
-	b.bind(t, new(streams.Rules), "orders", "q")
+	b.bind(t, new(asset.Rules), "orders", "q")
 	if c := b.bind(t, dead, "orders", "q"); c.Limit != 3 || c.ByServer {
 		t.Errorf("%+v", c)
 	}
@@ -203,18 +203,18 @@ func TestConsumersThatDeliverHeadersOnly(t *testing.T) {
 	b := newBench(t)
 	b.makeStream(t, "THEIRS", "orders")
 	b.makeConsumer(t, "THEIRS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", HeadersOnly: true})
-	_, _, err := b.Bind(b.ctx, new(streams.Rules), "orders", "q")
+	_, _, err := b.Bind(b.ctx, new(asset.Rules), "orders", "q")
 	natstest.WantError(t, err, fault.ErrConsumerConflict, "consumer q of stream THEIRS delivers headers only", "HeadersOnly in WithConsumerConfig")
 	headersOnly := template(jetstream.ConsumerConfig{HeadersOnly: true})
 	b.bind(t, headersOnly, "orders", "q")
 	b.wantLines(t)
-	b.bind(t, &streams.Rules{NeverCreateConsumers: true}, "orders", "q")
+	b.bind(t, &asset.Rules{NeverCreateConsumers: true}, "orders", "q")
 	b.wantLines(t, "consumer q of stream THEIRS delivers headers only: handlers get empty bodies")
 	// One of ours follows the code.
 	c := b.bind(t, headersOnly, "users", "q")
-	_, err = b.Mend(b.ctx, new(streams.Rules), c, "users", "q", nil)
+	_, err = b.Mend(b.ctx, new(asset.Rules), c, "users", "q", nil)
 	natstest.WantError(t, err, fault.ErrConsumerConflict, "headers only")
-	rules := &streams.Rules{DeadLetter: "graves"}
+	rules := &asset.Rules{DeadLetter: "graves"}
 	if c := b.bind(t, rules, "users", "q"); c.Config.HeadersOnly {
 		t.Errorf("%+v", c)
 	}
@@ -227,13 +227,13 @@ func TestConsumersThatDeliverHeadersOnly(t *testing.T) {
 func TestPausedConsumerIsAWarning(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	c := b.bind(t, new(streams.Rules), "orders", "q")
+	c := b.bind(t, new(asset.Rules), "orders", "q")
 	until := time.Now().Add(time.Hour)
 	if _, err := b.js.PauseConsumer(b.ctx, "ORDERS", "q", until); err != nil {
 		t.Fatal(err)
 	}
 	paused := "is paused and delivers nothing until " + until.UTC().Format("2006-01-02T15:04")
-	now := b.bind(t, new(streams.Rules), "orders", "q")
+	now := b.bind(t, new(asset.Rules), "orders", "q")
 	b.wantLines(t, paused)
 	if texts := now.Changes(c); len(texts) != 1 || !strings.Contains(texts[0], paused) {
 		t.Errorf("%q", texts)
@@ -244,14 +244,14 @@ func TestPausedConsumerIsAWarning(t *testing.T) {
 	if _, err := b.js.ResumeConsumer(b.ctx, "ORDERS", "q"); err != nil {
 		t.Fatal(err)
 	}
-	b.bind(t, new(streams.Rules), "orders", "q")
+	b.bind(t, new(asset.Rules), "orders", "q")
 	b.wantLines(t)
 }
 
 func TestChangeThatTheServerRefusesIsLogged(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.bind(t, new(streams.Rules), "orders", "q")
+	b.bind(t, new(asset.Rules), "orders", "q")
 	c := b.bind(t, template(jetstream.ConsumerConfig{Replicas: 3}), "orders", "q") // of a single server
 	if c.Name != "q" || c.Config.Replicas == 3 {
 		t.Errorf("%+v", c)

@@ -5,8 +5,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -52,7 +52,7 @@ func TestOldestUnsettledMessageIsNotForgotten(t *testing.T) {
 func TestSettledMessagesAreRecognised(t *testing.T) {
 	t.Parallel()
 	var l Ledger
-	cs := &consumers.Consumer{Stream: &streams.Stream{Retention: jetstream.WorkQueuePolicy}}
+	cs := &consumers.Consumer{Stream: &asset.Stream{Retention: jetstream.WorkQueuePolicy}}
 	delivery := func(sequence, n uint64, storedAt int64) wire.Metadata {
 		return wire.Metadata{StreamSequence: sequence, NumDelivered: n, StoredAt: storedAt}
 	}
@@ -86,7 +86,7 @@ func TestSettledMessagesAreRecognised(t *testing.T) {
 	if fate := l.Fate(delivery(1, 3, 100)); fate != Open {
 		t.Errorf("%v", fate)
 	}
-	l.ExpectCopies(&consumers.Consumer{Stream: &streams.Stream{Retention: jetstream.LimitsPolicy}}, 0)
+	l.ExpectCopies(&consumers.Consumer{Stream: &asset.Stream{Retention: jetstream.LimitsPolicy}}, 0)
 	if fate := l.Fate(delivery(2, 1, 200)); fate != Open {
 		t.Errorf("a replay is wanted: %v", fate)
 	}

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -74,7 +74,7 @@ type asyncPublish struct {
 // awaitTurn waits for room in the window, for the connection and for the stream. The
 // caller of PublishAsync does that, so that messages are sent in the order of its calls.
 // Without an error one element of the window belongs to the publish.
-func (a *asyncPublish) awaitTurn(ctx context.Context) (st *streams.Stream, err error) {
+func (a *asyncPublish) awaitTurn(ctx context.Context) (st *asset.Stream, err error) {
 	if err := a.enterWindow(ctx); err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (p *Publisher) Window() (used, limit int) {
 
 // begin sends the message. The publish may be over, and its memory in use by another
 // one, when begin returns.
-func (a *asyncPublish) begin(st *streams.Stream) {
+func (a *asyncPublish) begin(st *asset.Stream) {
 	a.parts.Store(2)
 	if r := a.register(st, a); r.outcome != pending {
 		go a.goOn(r)

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -36,7 +36,7 @@ func (f *inflight) wait(t *testing.T, subject string, limit time.Duration) (w *w
 func (w *waiter) outcome() outcome {
 	select {
 	case got := <-w.answer:
-		return got.result(&streams.Stream{Name: "ORDERS"}).outcome
+		return got.result(&asset.Stream{Name: "ORDERS"}).outcome
 	default:
 		return pending
 	}
@@ -156,7 +156,7 @@ func TestOutcomeOfAnAnswer(t *testing.T) {
 		if data == "" {
 			m.Header = nats.Header{"Status": {"503"}}
 		}
-		got := answer{msg: m}.result(&streams.Stream{Name: "ORDERS"})
+		got := answer{msg: m}.result(&asset.Stream{Name: "ORDERS"})
 		if got.outcome != want.outcome || (got.err == nil) != (got.outcome == stored) || want.err != nil && !errors.Is(got.err, want.err) {
 			t.Errorf("%s: %+v", data, got)
 		}
@@ -192,7 +192,7 @@ func asyncFirstTry(done Done) *asyncPublish {
 	a.publisher = New(nil, nil, 1)
 	a.publisher.window <- struct{}{}
 	a.publisher.gate.Enter()
-	a.stream = &streams.Stream{Name: "ORDERS"}
+	a.stream = &asset.Stream{Name: "ORDERS"}
 	a.parts.Store(2)
 	return a
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -96,7 +96,7 @@ var (
 )
 
 // result reads the answer to a message that was sent for the stream.
-func (a answer) result(st *streams.Stream) result {
+func (a answer) result(st *asset.Stream) result {
 	if a.msg == nil {
 		return a.reason
 	}

@@ -9,9 +9,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/link"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -33,7 +33,7 @@ const (
 // goroutine owns it at a time.
 type publication struct {
 	publisher *Publisher
-	rules     *streams.Rules
+	rules     *asset.Rules
 	msg       nats.Msg
 	header    wire.Header // the memory of msg.Header
 	topic     string      // msg.Subject, unless the message waits
@@ -43,9 +43,9 @@ type publication struct {
 	timing    Timing
 	deadline  time.Time
 
-	waiter     waiter          // of the latest try
-	stream     *streams.Stream // of the latest try; nil: there was none
-	topics     *streams.Stream // the topic's, where the message has a timing
+	waiter     waiter        // of the latest try
+	stream     *asset.Stream // of the latest try; nil: there was none
+	topics     *asset.Stream // the topic's, where the message has a timing
 	headerSize int
 	last       error         // why the latest try, or look-up, failed
 	sent       time.Time     // when the message was sent first; zero: not yet
@@ -121,7 +121,7 @@ func (p *publication) run(ctx context.Context) (wire.PubAck, error) {
 }
 
 // ready waits for the connection and returns the stream.
-func (p *publication) ready(ctx context.Context) (st *streams.Stream, err error) {
+func (p *publication) ready(ctx context.Context) (st *asset.Stream, err error) {
 	for st == nil && err == nil {
 		if err = p.awaitConnection(ctx); err == nil {
 			st, err = p.findStream(ctx)
@@ -147,7 +147,7 @@ func (p *publication) awaitConnection(ctx context.Context) error {
 // the one of the latest try: when that has a leader again, a try notices sooner than a
 // look-up. It returns neither stream nor error if there was no try, and the caller
 // should look again.
-func (p *publication) findStream(ctx context.Context) (*streams.Stream, error) {
+func (p *publication) findStream(ctx context.Context) (*asset.Stream, error) {
 	if st := p.publisher.streams.Known(p.topic); st != nil && !p.timed() {
 		return st, nil
 	}
@@ -171,7 +171,7 @@ func (p *publication) findStream(ctx context.Context) (*streams.Stream, error) {
 
 // lookUpStream asks the server for the stream, or creates it. It does not wait long: a
 // stream without a leader never answers a request that it has missed.
-func (p *publication) lookUpStream(ctx context.Context) (*streams.Stream, error) {
+func (p *publication) lookUpStream(ctx context.Context) (*asset.Stream, error) {
 	patience := tryTimeout
 	if p.stream != nil {
 		patience = link.LookUpTimeout
@@ -202,7 +202,7 @@ func (p *publication) passing(err error) bool {
 }
 
 // try sends the message once and waits for the answer.
-func (p *publication) try(ctx context.Context, st *streams.Stream) result {
+func (p *publication) try(ctx context.Context, st *asset.Stream) result {
 	if r := p.register(st, nil); r.outcome != pending {
 		return r
 	}
@@ -227,7 +227,7 @@ func (p *publication) try(ctx context.Context, st *streams.Stream) result {
 // register prepares a try: it looks at the connection and gives the message a reply
 // subject. The try is pending if that succeeds. The answer goes to async, or to the
 // channel of the waiter if that is nil.
-func (p *publication) register(st *streams.Stream, async *asyncPublish) result {
+func (p *publication) register(st *asset.Stream, async *asyncPublish) result {
 	p.stream = st
 	epoch := p.publisher.inflight.now() // before the look at the connection
 	if err := p.publisher.conn.Usable(); err != nil {
@@ -332,7 +332,7 @@ func (p *publication) retryUnanswered(ctx context.Context, err error) error {
 
 // tryUntil returns when a try that begins now should end without an answer: early if
 // the message may then be sent again, and at the deadline otherwise.
-func (p *publication) tryUntil(st *streams.Stream) time.Time {
+func (p *publication) tryUntil(st *asset.Stream) time.Time {
 	now := time.Now()
 	if p.sent.IsZero() {
 		p.sent = now
@@ -346,7 +346,7 @@ func (p *publication) tryUntil(st *streams.Stream) time.Time {
 // repeatable reports whether the message may be sent again at that time. It may as long
 // as the stream recognises a second copy by its id, that is within the duplicates
 // window. The second copy may take as long as a try to arrive.
-func (p *publication) repeatable(st *streams.Stream, at time.Time) bool {
+func (p *publication) repeatable(st *asset.Stream, at time.Time) bool {
 	return p.sent.IsZero() || at.Add(tryTimeout).Sub(p.sent) < st.Duplicates
 }
 

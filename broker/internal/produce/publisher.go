@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/goroutine"
 	"go-micro-jetstream/broker/internal/link"
@@ -36,8 +37,8 @@ type Message struct {
 	OwnID    bool        // nobody else has the id: a duplicate is one of the publisher's own tries
 	Original nats.Header // what Header was copied from, for keys with several values; may be nil
 	Timing   Timing
-	Kept     bool           // not for a stream that would keep nothing of it: see streams.CheckKept
-	Rules    *streams.Rules // for a stream that is to be created
+	Kept     bool         // not for a stream that would keep nothing of it: see streams.CheckKept
+	Rules    *asset.Rules // for a stream that is to be created
 }
 
 // Publisher publishes on one connection. It is safe for concurrent use. The methods

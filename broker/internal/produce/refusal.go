@@ -6,8 +6,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 )
 
 // maxFileRecord is the largest message of a stream on disk, in bytes (rlBadThresh in
@@ -15,7 +15,7 @@ import (
 const maxFileRecord = 32 << 20
 
 // refusal is the result of a try that the stream has answered with an error.
-func refusal(err *jetstream.APIError, st *streams.Stream) result {
+func refusal(err *jetstream.APIError, st *asset.Stream) result {
 	switch err.ErrorCode {
 	case fault.CodeTemporarilyAway, fault.CodeStreamOffline, fault.CodeTooManyRequests:
 		return result{outcome: busy, err: fault.API(err)}
@@ -30,7 +30,7 @@ func refusal(err *jetstream.APIError, st *streams.Stream) result {
 }
 
 // refusalError adds the sentinel that callers look for to a refusal by the stream.
-func refusalError(err *jetstream.APIError, st *streams.Stream) error {
+func refusalError(err *jetstream.APIError, st *asset.Stream) error {
 	switch {
 	case err.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum:
 		return fmt.Errorf("%w: it exceeds the MaxMsgSize of stream %s: store the body elsewhere, or raise that: %w", fault.ErrMessageTooLarge, st.Name, err)

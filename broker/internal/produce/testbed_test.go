@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/produce"
 	"go-micro-jetstream/broker/internal/streams"
@@ -60,7 +61,7 @@ func newBench(t testing.TB, s *server.Server, window int, opts ...nats.Option) *
 
 // message is one with an id of its own.
 func message(topic, body string) produce.Message {
-	return produce.Message{Topic: topic, Body: []byte(body), ID: nats.NewInbox(), OwnID: true, Rules: &streams.Rules{}}
+	return produce.Message{Topic: topic, Body: []byte(body), ID: nats.NewInbox(), OwnID: true, Rules: &asset.Rules{}}
 }
 
 // store publishes and fails the test on an error.

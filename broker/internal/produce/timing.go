@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -58,7 +58,7 @@ func (p *publication) forgo() {
 
 // addressed returns the stream that a message with a timing is sent to, and gives
 // the message the subject and the headers for that.
-func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*streams.Stream, error) {
+func (p *publication) addressed(ctx context.Context, st *asset.Stream) (*asset.Stream, error) {
 	p.topics = st
 	if p.timing.TTL > 0 {
 		var err error
@@ -103,7 +103,7 @@ func (p *publication) addressed(ctx context.Context, st *streams.Stream) (*strea
 }
 
 // unscheduled sends the message as it is: its time has passed.
-func (p *publication) unscheduled(st *streams.Stream, subject string) *streams.Stream {
+func (p *publication) unscheduled(st *asset.Stream, subject string) *asset.Stream {
 	p.untimed()
 	p.msg.Subject = subject
 	if p.timing.TTL > 0 {
@@ -136,7 +136,7 @@ var errLookAgain = errors.New("the stream is gone")
 
 // fits reports that the topic's stream would refuse the message when it is due. It
 // would then stand in the way of all that are due later.
-func (p *publication) fits(later *streams.Later, st *streams.Stream) error {
+func (p *publication) fits(later *asset.Later, st *asset.Stream) error {
 	extra := wire.LaterOverhead + 3*len(p.topic) + 3*len(st.Name) + len(p.id)
 	if n := p.headerSize + extra; n > wire.MaxHeader {
 		return fmt.Errorf("%w: with what is added when it is due its header has up to %d bytes, and the server accepts %d", fault.ErrMessageTooLarge, n, wire.MaxHeader)
@@ -157,7 +157,7 @@ func (p *publication) doubt() {
 }
 
 // alreadyWaits reads the refusal of a second schedule with the id of one that waits.
-func alreadyWaits(err *jetstream.APIError, st *streams.Stream) result {
+func alreadyWaits(err *jetstream.APIError, st *asset.Stream) result {
 	_, number, _ := strings.Cut(err.Description, ": ")
 	sequence, _ := strconv.ParseUint(strings.TrimSpace(number), 10, 64)
 	return result{outcome: stored, ack: wire.PubAck{Stream: st.Name, Sequence: sequence, Duplicate: true}}

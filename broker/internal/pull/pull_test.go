@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/link"
-	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 	"go-micro-jetstream/internal/natstest"
 )
@@ -79,7 +79,7 @@ func TestMessageBeyondTheByteBoundIsFetchedAlone(t *testing.T) {
 	if _, err := p.Accept(status); !errors.Is(err, wire.ErrBatchDone) {
 		t.Fatal(err)
 	}
-	cs := &consumers.Consumer{Name: "c", Stream: &streams.Stream{Name: "s"}, Config: jetstream.ConsumerConfig{MaxRequestMaxBytes: 5000}}
+	cs := &consumers.Consumer{Name: "c", Stream: &asset.Stream{Name: "s"}, Config: jetstream.ConsumerConfig{MaxRequestMaxBytes: 5000}}
 	r, ok := p.Request(cs, 0)
 	if !ok || r.body.Batch != 1 || r.body.MaxBytes != 5000 {
 		t.Fatalf("%v, %+v", ok, r.body)
@@ -192,7 +192,7 @@ func TestRequestMadeWhileDownDiesWithTheNextConnection(t *testing.T) {
 	p, c := busyPull(t)
 	p.Abandon()
 	c.reconnect(t)
-	r, ok := p.Request(&consumers.Consumer{Name: "c", Stream: &streams.Stream{Name: "s"}}, 0)
+	r, ok := p.Request(&consumers.Consumer{Name: "c", Stream: &asset.Stream{Name: "s"}}, 0)
 	if !ok {
 		t.Fatal("no request")
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -16,12 +17,12 @@ type cache struct {
 
 // index is never changed once it is published.
 type index struct {
-	byToken map[string][]*Stream // by the first token of a subject, which may be "*" or ">"
-	lost    []*Stream            // made by others, and gone; see Streams.checkLost
+	byToken map[string][]*asset.Stream // by the first token of a subject, which may be "*" or ">"
+	lost    []*asset.Stream            // made by others, and gone; see Streams.checkLost
 }
 
 // find returns a stream that captures the topic, or nil.
-func (sc *cache) find(topic string) *Stream {
+func (sc *cache) find(topic string) *asset.Stream {
 	idx := sc.index.Load()
 	if idx == nil {
 		return nil
@@ -38,12 +39,12 @@ func (sc *cache) find(topic string) *Stream {
 
 // lost returns the streams of others that are gone and that a stream with these
 // subjects would overlap with.
-func (sc *cache) lost(subjects []string) []*Stream {
+func (sc *cache) lost(subjects []string) []*asset.Stream {
 	idx := sc.index.Load()
 	if idx == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(idx.lost), func(s *Stream) bool {
+	return slices.DeleteFunc(slices.Clone(idx.lost), func(s *asset.Stream) bool {
 		return !slices.ContainsFunc(s.Subjects, func(a string) bool {
 			return slices.ContainsFunc(subjects, func(b string) bool { return wire.Overlaps(a, b) })
 		})
@@ -51,7 +52,7 @@ func (sc *cache) lost(subjects []string) []*Stream {
 }
 
 // add remembers a stream, in place of an earlier one of the same name.
-func (sc *cache) add(s *Stream) {
+func (sc *cache) add(s *asset.Stream) {
 	idx := sc.without(s)
 	for _, subject := range s.Subjects {
 		token := wire.FirstToken(subject)
@@ -63,9 +64,9 @@ func (sc *cache) add(s *Stream) {
 }
 
 // remove forgets a stream that is gone or has changed.
-func (sc *cache) remove(s *Stream) {
+func (sc *cache) remove(s *asset.Stream) {
 	idx := sc.without(s)
-	if !s.Ours && !s.mapped {
+	if !s.Ours && !s.Mapped {
 		idx.lost = append(slices.Clip(idx.lost), s)
 	}
 	sc.index.Store(idx)
@@ -73,10 +74,10 @@ func (sc *cache) remove(s *Stream) {
 
 // without returns a copy of the index that lacks the stream. A topic that a mapping leads
 // to it has an entry of its own.
-func (sc *cache) without(gone *Stream) *index {
-	idx := &index{byToken: map[string][]*Stream{}}
-	named := func(s *Stream) bool {
-		return s.Name == gone.Name && s.mapped == gone.mapped && (!s.mapped || s.Subjects[0] == gone.Subjects[0])
+func (sc *cache) without(gone *asset.Stream) *index {
+	idx := &index{byToken: map[string][]*asset.Stream{}}
+	named := func(s *asset.Stream) bool {
+		return s.Name == gone.Name && s.Mapped == gone.Mapped && (!s.Mapped || s.Subjects[0] == gone.Subjects[0])
 	}
 	if old := sc.index.Load(); old != nil {
 		for token, streams := range old.byToken {

@@ -1,6 +1,10 @@
 package streams
 
-import "testing"
+import (
+	"testing"
+
+	"go-micro-jetstream/broker/internal/asset"
+)
 
 func TestCacheFindsAndForgets(t *testing.T) {
 	t.Parallel()
@@ -8,16 +12,16 @@ func TestCacheFindsAndForgets(t *testing.T) {
 	if sc.find("orders") != nil || sc.lost([]string{">"}) != nil {
 		t.Error("an empty cache knows something")
 	}
-	orders := &Stream{Name: "ORDERS", Subjects: []string{"orders", "orders.>"}, Ours: true}
-	paid := &Stream{Name: "PAID", Subjects: []string{"*.paid"}}
+	orders := &asset.Stream{Name: "ORDERS", Subjects: []string{"orders", "orders.>"}, Ours: true}
+	paid := &asset.Stream{Name: "PAID", Subjects: []string{"*.paid"}}
 	sc.add(orders)
 	sc.add(paid)
-	for topic, want := range map[string]*Stream{"orders": orders, "orders.a.b": orders, "users.paid": paid, "users": nil} {
+	for topic, want := range map[string]*asset.Stream{"orders": orders, "orders.a.b": orders, "users.paid": paid, "users": nil} {
 		if got := sc.find(topic); got != want {
 			t.Errorf("%s: %v", topic, got)
 		}
 	}
-	again := &Stream{Name: "ORDERS", Subjects: []string{"orders.>"}, Ours: true}
+	again := &asset.Stream{Name: "ORDERS", Subjects: []string{"orders.>"}, Ours: true}
 	sc.add(again)
 	if sc.find("orders") != nil || sc.find("orders.a") != again {
 		t.Error("a stream of the same name is not replaced")
@@ -41,7 +45,7 @@ func TestCacheFindsAndForgets(t *testing.T) {
 
 func TestFindingDoesNotAllocate(t *testing.T) {
 	var sc cache
-	sc.add(&Stream{Name: "ORDERS", Subjects: []string{"users.>", "orders.*.paid", "orders", "orders.>"}})
+	sc.add(&asset.Stream{Name: "ORDERS", Subjects: []string{"users.>", "orders.*.paid", "orders", "orders.>"}})
 	if n := testing.AllocsPerRun(100, func() {
 		if sc.find("orders.eu.created") == nil {
 			t.Fatal("not found")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 )
 
@@ -19,7 +20,7 @@ const freshness = time.Second
 // Doubt forgets a stream that a publication to the topic got no answer from, so
 // that the next one looks it up again. It does not wait for a look-up under way,
 // and keeps what somebody else has looked up meanwhile.
-func (ss *Streams) Doubt(s *Stream, topic string) {
+func (ss *Streams) Doubt(s *asset.Stream, topic string) {
 	if !ss.ensuring.tryAcquire() {
 		return
 	}
@@ -30,7 +31,7 @@ func (ss *Streams) Doubt(s *Stream, topic string) {
 }
 
 // Forget makes the next look for the stream ask the server again.
-func (ss *Streams) Forget(ctx context.Context, s *Stream) error {
+func (ss *Streams) Forget(ctx context.Context, s *asset.Stream) error {
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (ss *Streams) Forget(ctx context.Context, s *Stream) error {
 
 // replace takes over what has changed of a stream, unless somebody else has looked
 // it up meanwhile.
-func (ss *Streams) replace(ctx context.Context, known, now *Stream, topic string) error {
+func (ss *Streams) replace(ctx context.Context, known, now *asset.Stream, topic string) error {
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return err
 	}
@@ -57,15 +58,15 @@ func (ss *Streams) replace(ctx context.Context, known, now *Stream, topic string
 // nothing would ever arrive, and nobody would say so.
 func (ss *Streams) verify(ctx context.Context, topic string) error {
 	known := ss.Known(topic)
-	if known == nil || time.Since(time.Unix(0, known.seen.Load())) < freshness {
+	if known == nil || time.Since(time.Unix(0, known.Seen.Load())) < freshness {
 		return nil
 	}
 	s, err := ss.Info(ctx, known.Name)
 	switch {
-	case err == nil && known.same(s, topic) && reflect.DeepEqual(known.config, s.config):
-		known.seen.Store(s.seen.Load())
+	case err == nil && known.Same(s, topic) && reflect.DeepEqual(known.Config, s.Config):
+		known.Seen.Store(s.Seen.Load())
 		return nil
-	case err == nil && known.same(s, topic):
+	case err == nil && known.Same(s, topic):
 		return ss.replace(ctx, known, s, topic)
 	case err == nil, errors.Is(err, jetstream.ErrStreamNotFound):
 		return ss.Forget(ctx, known)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -20,14 +21,14 @@ import (
 //
 // Errors: ErrStreamNotFound, ErrStreamMismatch, ErrInvalidTopic, ErrInvalidConfig,
 // those of link.Conn.Do, or the server's.
-func (ss *Streams) Stream(ctx context.Context, rules *Rules, topic string) (*Stream, error) {
+func (ss *Streams) Stream(ctx context.Context, rules *asset.Rules, topic string) (*asset.Stream, error) {
 	return ss.find(ctx, rules, topic, wish{forbidden: forbidden(rules)})
 }
 
 // ForConsumer is Stream for a subscriber. It looks again at a stream that is known.
 // With NeverCreateConsumers it creates none, as a new stream would not have the consumer
 // that others are to make.
-func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) (s *Stream, err error) {
+func (ss *Streams) ForConsumer(ctx context.Context, rules *asset.Rules, topic string) (s *asset.Stream, err error) {
 	if err := ss.verify(ctx, topic); err != nil {
 		return nil, err
 	}
@@ -35,17 +36,17 @@ func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) 
 	if rules.NeverCreateConsumers {
 		w.forbidden = "WithExistingConsumers"
 	}
-	if known := ss.Known(topic); known != nil && known.mapped {
+	if known := ss.Known(topic); known != nil && known.Mapped {
 		if err := ss.Forget(ctx, known); err != nil {
 			return nil, err
 		}
 	}
 	s, err = ss.find(ctx, rules, topic, w)
-	if err == nil && fedBy(&s.config) != "" {
+	if err == nil && asset.FedBy(&s.Config) != "" {
 		return s, nil
 	}
 	if err == nil {
-		err = s.checkTransform(topic)
+		err = s.CheckTransform(topic)
 	}
 	if err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (ss *Streams) ForConsumer(ctx context.Context, rules *Rules, topic string) 
 // Again returns the stream that a consumer is to be made again on. It makes the
 // stream again as well if that is gone and was made by this module. The errors are
 // those of Stream.
-func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topic string) (*Stream, error) {
+func (ss *Streams) Again(ctx context.Context, rules *asset.Rules, former *asset.Stream, topic string) (*asset.Stream, error) {
 	s, err := ss.Info(ctx, former.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if rules.NeverCreateStreams {
@@ -73,7 +74,7 @@ func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topi
 	if err != nil {
 		return nil, err
 	}
-	if !wire.CoversAny(s.Subjects, topic) && fedBy(&s.config) == "" || s.Name != former.Name {
+	if !wire.CoversAny(s.Subjects, topic) && asset.FedBy(&s.Config) == "" || s.Name != former.Name {
 		return nil, fmt.Errorf("%w: the topic has moved to stream %s; subscribe again", fault.ErrStreamMismatch, s.Name)
 	}
 	return s, nil
@@ -82,7 +83,7 @@ func (ss *Streams) Again(ctx context.Context, rules *Rules, former *Stream, topi
 // Existing returns the stream that captures the topic, which may have wildcards. It
 // creates none, and remembers none. Errors: ErrStreamNotFound, ErrStreamMismatch, those
 // of link.Conn.Do, or the server's.
-func (ss *Streams) Existing(ctx context.Context, topic string) (*Stream, error) {
+func (ss *Streams) Existing(ctx context.Context, topic string) (*asset.Stream, error) {
 	return ss.lookUp(ctx, topic)
 }
 
@@ -92,7 +93,7 @@ type wish struct {
 	forbidden string // the option that forbids to create one; empty: none does
 }
 
-func forbidden(rules *Rules) string {
+func forbidden(rules *asset.Rules) string {
 	if rules.NeverCreateStreams {
 		return "WithExistingStreams"
 	}
@@ -101,7 +102,7 @@ func forbidden(rules *Rules) string {
 
 // find returns the stream that captures the topic. If there is none, it creates one,
 // unless an option forbids that, or another stream has the topic's messages all the same.
-func (ss *Streams) find(ctx context.Context, rules *Rules, topic string, w wish) (*Stream, error) {
+func (ss *Streams) find(ctx context.Context, rules *asset.Rules, topic string, w wish) (*asset.Stream, error) {
 	if s := ss.Known(topic); s != nil {
 		return s, nil
 	}
@@ -114,7 +115,7 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic string, w wish)
 	}
 	s, err := ss.lookUp(ctx, topic)
 	if err == nil || errors.Is(err, fault.ErrStreamNotFound) {
-		if err := ss.checkNearby(ctx, s, topic); err != nil {
+		if err := ss.elsewhere.CheckNearby(ctx, s, topic); err != nil {
 			return nil, err
 		}
 	}
@@ -129,7 +130,7 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic string, w wish)
 	if err != nil {
 		return nil, err
 	}
-	if !s.mapped && fedBy(&s.config) == "" && !ss.follows(rules, s) {
+	if !s.Mapped && asset.FedBy(&s.Config) == "" && !ss.follows(rules, s) {
 		s = ss.follow(ctx, rules, s, topic)
 	}
 	ss.cache.add(s)
@@ -137,17 +138,17 @@ func (ss *Streams) find(ctx context.Context, rules *Rules, topic string, w wish)
 }
 
 // otherwise is for a topic that no stream captures.
-func (ss *Streams) otherwise(ctx context.Context, rules *Rules, topic string, w wish) (*Stream, error) {
+func (ss *Streams) otherwise(ctx context.Context, rules *asset.Rules, topic string, w wish) (*asset.Stream, error) {
 	if w.consume { // before another stream: what is here is what the subscriber can have
-		if s, err := ss.fed(ctx, rules, topic, true); s != nil || err != nil {
+		if s, err := ss.elsewhere.Fed(ctx, rules, topic, true); s != nil || err != nil {
 			return s, err
 		}
 	}
-	if s, err := ss.elsewhere(ctx, topic, w.consume); s != nil || err != nil {
+	if s, err := ss.elsewhere.Mapped(ctx, topic, w.consume); s != nil || err != nil {
 		return s, err
 	}
 	if !w.consume {
-		if s, err := ss.fed(ctx, rules, topic, false); s != nil || err != nil {
+		if s, err := ss.elsewhere.Fed(ctx, rules, topic, false); s != nil || err != nil {
 			return s, err
 		}
 	}
@@ -159,11 +160,11 @@ func (ss *Streams) otherwise(ctx context.Context, rules *Rules, topic string, w 
 
 // missing is the error for a topic without a stream where an option forbids to
 // create one. The caller holds ss.ensuring.
-func (ss *Streams) missing(ctx context.Context, rules *Rules, topic, option string) error {
+func (ss *Streams) missing(ctx context.Context, rules *asset.Rules, topic, option string) error {
 	if err := ss.checkLost(ctx, []string{topic}); err != nil {
 		return err
 	}
-	name, err := rules.nameOf(topic)
+	name, err := rules.NameOf(topic)
 	if err != nil {
 		return err
 	}
@@ -173,8 +174,8 @@ func (ss *Streams) missing(ctx context.Context, rules *Rules, topic, option stri
 }
 
 // lookUp asks the server for a stream that covers the topic.
-func (ss *Streams) lookUp(ctx context.Context, topic string) (*Stream, error) {
-	names, err := ss.names(ctx, topic)
+func (ss *Streams) lookUp(ctx context.Context, topic string) (*asset.Stream, error) {
+	names, err := ss.Names(ctx, topic)
 	if err != nil {
 		return nil, err
 	}

@@ -1,13 +1,13 @@
 package streams
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -15,11 +15,11 @@ import (
 // CheckKept reports that a stream would acknowledge a message of the topic and keep
 // nothing: it has Interest retention, and no consumer of the topic. The error wraps
 // fault.ErrInvalidConfig. It asks only about a stream with that retention.
-func (ss *Streams) CheckKept(ctx context.Context, s *Stream, topic string) error {
+func (ss *Streams) CheckKept(ctx context.Context, s *asset.Stream, topic string) error {
 	if s.Retention != jetstream.InterestPolicy {
 		return nil
 	}
-	stored := s.storedAs(topic)
+	stored := s.StoredAs(topic)
 	kept := false
 	err := ss.conn.Ask(ctx, "CONSUMER.LIST."+s.Name, func(ctx context.Context) error {
 		stream, err := ss.conn.JetStream().Stream(ctx, s.Name)
@@ -41,18 +41,6 @@ func (ss *Streams) CheckKept(ctx context.Context, s *Stream, topic string) error
 			fault.ErrInvalidConfig, s.Name, wire.Shorten(topic))
 	}
 	return nil
-}
-
-// storedAs returns a pattern that covers the subject under which a message of the topic
-// is stored.
-func (s *Stream) storedAs(topic string) string {
-	switch {
-	case s.mapped:
-		return ">"
-	case s.transform.Destination != "" && wire.Covers(cmp.Or(s.transform.Source, ">"), topic):
-		return transformed(s.transform.Destination)
-	}
-	return topic
 }
 
 // wants reports whether a consumer gets messages of the subject.

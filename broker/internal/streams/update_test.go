@@ -8,16 +8,16 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/internal/natstest"
 )
 
 // template are the rules of a service with that template.
-func template(cfg jetstream.StreamConfig) *streams.Rules { return &streams.Rules{StreamTemplate: &cfg} }
+func template(cfg jetstream.StreamConfig) *asset.Rules { return &asset.Rules{StreamTemplate: &cfg} }
 
 // use is what one more service does whose code has these rules: it looks for the
 // topic's stream, as Subscribe does.
-func (b *bench) use(t *testing.T, rules *streams.Rules, topic string) *streams.Stream {
+func (b *bench) use(t *testing.T, rules *asset.Rules, topic string) *asset.Stream {
 	t.Helper()
 	s, err := b.another(t).ForConsumer(b.ctx, rules, topic)
 	if err != nil {
@@ -74,12 +74,12 @@ func TestStreamFollowsItsTemplate(t *testing.T) {
 	if sc.MaxAge != 2*hour || sc.MaxMsgs != -1 || sc.Duplicates != time.Minute || sc.Discard != jetstream.DiscardNew || s.Duplicates != time.Minute {
 		t.Errorf("%+v", sc)
 	}
-	if sc.Metadata[streams.OwnerKey] == "" || sc.Metadata["team"] != "a" {
+	if sc.Metadata[asset.OwnerKey] == "" || sc.Metadata["team"] != "a" {
 		t.Errorf("metadata %v", sc.Metadata)
 	}
 	b.wantLines(t, "stream ORDERS follows its configuration: MaxMsgs is now unlimited, was 5; Discard is now DiscardNew, was DiscardOld; MaxAge is now 2h0m0s, was 1h0m0s; Duplicates is now 1m0s, was 2m0s")
 	b.use(t, template(now), "orders")
-	b.use(t, new(streams.Rules), "orders") // a service that leaves it to the others
+	b.use(t, new(asset.Rules), "orders") // a service that leaves it to the others
 	b.wantLines(t)
 	if got := b.config(t, "ORDERS"); got.MaxAge != 2*hour {
 		t.Errorf("%+v", got)
@@ -116,7 +116,7 @@ func TestStreamKeepsWhatAnOperatorHasChanged(t *testing.T) {
 func TestWhatTheServerCannotChangeIsAWarningWithTheRecipe(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.use(t, new(streams.Rules), "orders") // a WorkQueue on disk
+	b.use(t, new(asset.Rules), "orders") // a WorkQueue on disk
 	rules := template(jetstream.StreamConfig{Retention: jetstream.LimitsPolicy, Storage: jetstream.MemoryStorage, MaxMsgs: 7})
 	b.use(t, rules, "orders")
 	if sc := b.config(t, "ORDERS"); sc.Retention != jetstream.WorkQueuePolicy || sc.Storage != jetstream.FileStorage || sc.MaxMsgs != 7 {
@@ -131,7 +131,7 @@ func TestWhatTheServerCannotChangeIsAWarningWithTheRecipe(t *testing.T) {
 func TestSubjectsOfATemplateAreAdded(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	shop := func(subjects ...string) *streams.Rules {
+	shop := func(subjects ...string) *asset.Rules {
 		return template(jetstream.StreamConfig{Name: "SHOP", Subjects: subjects})
 	}
 	b.use(t, shop("orders.created", "users"), "orders.created")
@@ -176,10 +176,10 @@ func TestStreamsOfOthersAreNotChangedAndTheDifferenceIsLoggedOnce(t *testing.T) 
 	}
 	b.wantLines(t, "stream THEIRS exists and is used as it is: Retention is Limits, not Interest; MaxAge is unlimited, not 1h0m0s")
 	// Ours, but not the one that this template makes.
-	b.use(t, &streams.Rules{StreamName: func(string) string { return "CARTS_1" }}, "carts")
+	b.use(t, &asset.Rules{StreamName: func(string) string { return "CARTS_1" }}, "carts")
 	b.use(t, rules, "carts")
 	b.wantLines(t, "stream CARTS_1 exists and is used as it is: Retention is WorkQueue, not Interest; MaxAge")
-	if after := b.config(t, "THEIRS"); after.MaxAge != before.MaxAge || after.Metadata[streams.AskedKey] != "" {
+	if after := b.config(t, "THEIRS"); after.MaxAge != before.MaxAge || after.Metadata[asset.AskedKey] != "" {
 		t.Errorf("%+v", after)
 	}
 }
@@ -210,7 +210,7 @@ func TestVersionsSideBySideDoNotUndoEachOther(t *testing.T) {
 func TestStreamMadeBeforeSettingsWereRemembered(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	natstest.MakeStream(t, b.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders", "orders.>"}, MaxAge: time.Hour, Metadata: streams.Owned(nil)})
+	natstest.MakeStream(t, b.js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders", "orders.>"}, MaxAge: time.Hour, Metadata: asset.Owned(nil)})
 	rules := template(jetstream.StreamConfig{MaxAge: 2 * time.Hour, MaxMsgs: 7})
 	b.use(t, rules, "orders")
 	b.wantLines(t, "stream ORDERS was made before settings were remembered and is used as it is: MaxAge is 1h0m0s, not 2h0m0s", "MaxMsgs is now 7, was unlimited")

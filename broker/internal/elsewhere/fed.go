@@ -1,4 +1,4 @@
-package streams
+package elsewhere
 
 import (
 	"cmp"
@@ -8,46 +8,30 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// fedBy says where a stream has its messages from that has no subjects of its own, and
-// returns "" for another.
-func fedBy(sc *jetstream.StreamConfig) string {
-	switch {
-	case len(sc.Subjects) > 0:
-	case sc.Mirror != nil:
-		return "a mirror of " + sc.Mirror.Name
-	case len(sc.Sources) > 0:
-		var names []string
-		for _, source := range sc.Sources {
-			names = append(names, source.Name)
-		}
-		return "fed by " + strings.Join(names, ", ")
-	}
-	return ""
-}
-
-// fed looks for a stream without subjects of its own, a mirror or one with sources only,
+// Fed looks for a stream without subjects of its own, a mirror or one with sources only,
 // that has messages of the topic. A subscriber gets the stream; a publisher gets an
 // error, because its messages would go to another stream, which such a subscriber does
-// not see. If there is none it returns nil. The caller holds ss.ensuring.
-func (ss *Streams) fed(ctx context.Context, rules *Rules, topic string, consume bool) (*Stream, error) {
+// not see. If there is none it returns nil.
+func (f *Finder) Fed(ctx context.Context, rules *asset.Rules, topic string, consume bool) (*asset.Stream, error) {
 	if consume { // the user may have named it
-		name, err := rules.nameOf(topic)
+		name, err := rules.NameOf(topic)
 		if err != nil {
 			return nil, err
 		}
-		if s, err := ss.Info(ctx, name); err == nil && fedBy(&s.config) != "" {
+		if s, err := f.api.Info(ctx, name); err == nil && asset.FedBy(&s.Config) != "" {
 			return s, nil
 		}
 	}
-	found, maybe := ss.fedStreams(ctx, topic)
+	found, maybe := f.fedStreams(ctx, topic)
 	switch {
 	case len(found) == 0:
 		if len(maybe) > 0 {
-			ss.conn.Log().Warn(fmt.Sprintf("no stream captures %s; %s might get its messages later: subscribers use such a stream if WithStreamName returns its name", topic, strings.Join(maybe, ", ")), "topic", topic)
+			f.conn.Log().Warn(fmt.Sprintf("no stream captures %s; %s might get its messages later: subscribers use such a stream if WithStreamName returns its name", topic, strings.Join(maybe, ", ")), "topic", topic)
 		}
 		return nil, nil
 	case len(found) > 1 && consume:
@@ -59,9 +43,9 @@ func (ss *Streams) fed(ctx context.Context, rules *Rules, topic string, consume 
 		fault.ErrStreamMismatch, strings.Join(named(found), ", "))
 }
 
-func named(streams []*Stream) (names []string) {
+func named(streams []*asset.Stream) (names []string) {
 	for _, s := range streams {
-		names = append(names, fmt.Sprintf("%s (%s)", s.Name, fedBy(&s.config)))
+		names = append(names, fmt.Sprintf("%s (%s)", s.Name, asset.FedBy(&s.Config)))
 	}
 	return names
 }
@@ -69,13 +53,13 @@ func named(streams []*Stream) (names []string) {
 // fedStreams returns the streams without subjects that have messages of the topic, and
 // names those that get messages from elsewhere that may be of the topic. It returns
 // nothing if the server does not say.
-func (ss *Streams) fedStreams(ctx context.Context, topic string) (found []*Stream, maybe []string) {
+func (f *Finder) fedStreams(ctx context.Context, topic string) (found []*asset.Stream, maybe []string) {
 	var infos []*jetstream.StreamInfo
-	err := ss.conn.Ask(ctx, "STREAM.LIST", func(ctx context.Context) error {
+	err := f.conn.Ask(ctx, "STREAM.LIST", func(ctx context.Context) error {
 		infos = nil
-		list := ss.conn.JetStream().ListStreams(ctx)
+		list := f.conn.JetStream().ListStreams(ctx)
 		for info := range list.Info() {
-			if fedBy(&info.Config) != "" {
+			if asset.FedBy(&info.Config) != "" {
 				infos = append(infos, info)
 			}
 		}
@@ -85,13 +69,13 @@ func (ss *Streams) fedStreams(ctx context.Context, topic string) (found []*Strea
 		return nil, nil
 	}
 	for _, info := range infos {
-		s, err := streamOf(info)
+		s, err := asset.StreamOf(info)
 		switch {
 		case err != nil:
-		case wire.CoversAny(letThrough(&info.Config), topic), feeds(&info.Config, topic) && ss.has(ctx, s.Name, topic):
+		case wire.CoversAny(letThrough(&info.Config), topic), feeds(&info.Config, topic) && f.api.Has(ctx, s.Name, topic):
 			found = append(found, s)
 		case feeds(&info.Config, topic):
-			maybe = append(maybe, fmt.Sprintf("%s (%s)", s.Name, fedBy(&s.config)))
+			maybe = append(maybe, fmt.Sprintf("%s (%s)", s.Name, asset.FedBy(&s.Config)))
 		}
 	}
 	return found, maybe
@@ -131,7 +115,7 @@ func origins(sc *jetstream.StreamConfig) []*jetstream.StreamSource {
 // passes returns patterns of what comes from an origin.
 func passes(source *jetstream.StreamSource) (subjects []string) {
 	for _, t := range source.SubjectTransforms {
-		subjects = append(subjects, transformed(cmp.Or(t.Destination, t.Source)))
+		subjects = append(subjects, asset.Transformed(cmp.Or(t.Destination, t.Source)))
 	}
 	if len(subjects) == 0 {
 		subjects = append(subjects, cmp.Or(source.FilterSubject, ">"))

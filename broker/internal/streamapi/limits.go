@@ -1,4 +1,4 @@
-package streams
+package streamapi
 
 import (
 	"cmp"
@@ -10,18 +10,18 @@ import (
 	"go-micro-jetstream/broker/internal/fault"
 )
 
-// limitError explains why the account or the server has no room for a stream. It
+// LimitError explains why the account or the server has no room for a stream. It
 // returns nil for an error that is about something else. It asks the server for the
 // limits, and leaves out of the text what it does not learn.
-func (ss *Streams) limitError(ctx context.Context, sc jetstream.StreamConfig, cause error) error {
+func (a *API) LimitError(ctx context.Context, sc jetstream.StreamConfig, cause error) error {
 	var text string
 	switch {
 	case fault.HasCode(cause, fault.CodeMaxStreams):
-		a := ss.tier(ctx, sc.Replicas)
+		a := a.tier(ctx, sc.Replicas)
 		text = fmt.Sprintf("the account has %s: raise its max_streams, delete a stream that nobody needs, or let one stream take several topics with Subjects in WithStreamConfig",
 			counted(a.Streams, a.Limits.MaxStreams, "as many streams as it may have"))
 	case fault.HasCode(cause, fault.CodeMemoryExceeded, fault.CodeStorageExceeded, fault.CodeAccountResources, fault.CodeInsufficientCluster):
-		a := ss.tier(ctx, sc.Replicas)
+		a := a.tier(ctx, sc.Replicas)
 		kind, used, limit := "storage", max(a.Store, a.ReservedStore), a.Limits.MaxStore
 		if sc.Storage == jetstream.MemoryStorage {
 			kind, used, limit = "memory", max(a.Memory, a.ReservedMemory), a.Limits.MaxMemory
@@ -31,7 +31,7 @@ func (ss *Streams) limitError(ctx context.Context, sc jetstream.StreamConfig, ca
 	case fault.HasCode(cause, fault.CodeMaxBytesRequired):
 		text = "the account wants a bound for each stream: set MaxBytes with WithStreamConfig"
 	case fault.HasCode(cause, fault.CodeMaxStreamBytes):
-		limits := ss.tier(ctx, sc.Replicas).Limits
+		limits := a.tier(ctx, sc.Replicas).Limits
 		limit := limits.StoreMaxStreamBytes
 		if sc.Storage == jetstream.MemoryStorage {
 			limit = limits.MemoryMaxStreamBytes
@@ -55,10 +55,10 @@ func counted(used, limit int, unknown string) string {
 
 // tier returns what the account uses and may use for streams with so many replicas.
 // It is zero if the server does not say.
-func (ss *Streams) tier(ctx context.Context, replicas int) jetstream.Tier {
+func (a *API) tier(ctx context.Context, replicas int) jetstream.Tier {
 	var tier jetstream.Tier
-	_ = ss.conn.Ask(ctx, "INFO", func(ctx context.Context) error {
-		info, err := ss.conn.JetStream().AccountInfo(ctx)
+	_ = a.conn.Ask(ctx, "INFO", func(ctx context.Context) error {
+		info, err := a.conn.JetStream().AccountInfo(ctx)
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package streams
+package asset
 
 import (
 	"reflect"
@@ -13,7 +13,7 @@ func TestEachFieldFollowsOrHasAReasonNotTo(t *testing.T) {
 	t.Parallel()
 	others := []string{"Name", "Subjects", "Metadata", "FirstSeq", "AllowMsgCounter", "PersistMode", "Mirror", "MirrorDirect", "Sources", "SubjectTransform", "Sealed", "NoAck", "Template"}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[jetstream.StreamConfig]()) {
-		if !slices.Contains(others, f.Name) && !slices.Contains(settings.Fields, f.Name) {
+		if !slices.Contains(others, f.Name) && !slices.Contains(Settings.Fields, f.Name) {
 			t.Errorf("%s is in no list", f.Name)
 		}
 	}

@@ -1,4 +1,6 @@
-package streams
+// Package elsewhere finds streams that have the messages of a topic which no stream
+// captures, and other JetStreams that hear the topic as well.
+package elsewhere
 
 import (
 	"context"
@@ -11,9 +13,21 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/streamapi"
 	"go-micro-jetstream/broker/internal/wire"
 )
+
+// Finder asks on one connection. It is safe for concurrent use.
+type Finder struct {
+	conn *link.Conn
+	api  *streamapi.API
+}
+
+// New returns the finder of the connection. It sends nothing.
+func New(conn *link.Conn, api *streamapi.API) *Finder { return &Finder{conn: conn, api: api} }
 
 const (
 	// noStream is a stream that cannot exist. A message that expects to be stored there is
@@ -24,21 +38,20 @@ const (
 	answerTimeout = 500 * time.Millisecond
 )
 
-// elsewhere looks for a stream that stores what is published to the topic, although none
+// Mapped looks for a stream that stores what is published to the topic, although none
 // has it among its subjects: a subject mapping of the account, or an import, leads there.
 // A second stream would stay empty. It asks by a message that no stream keeps. It returns
 // nil if there is none; who does not answer in time counts as none. The stream that it
-// returns is for publishing only, as its messages have other subjects. The caller holds
-// ss.ensuring.
-func (ss *Streams) elsewhere(ctx context.Context, topic string, consume bool) (*Stream, error) {
-	name := ss.answering(ctx, topic)
+// returns is for publishing only, as its messages have other subjects.
+func (f *Finder) Mapped(ctx context.Context, topic string, consume bool) (*asset.Stream, error) {
+	name := f.answering(ctx, topic)
 	if name == "" {
 		return nil, nil
 	}
-	s, err := ss.Info(ctx, name)
+	s, err := f.api.Info(ctx, name)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return nil, fmt.Errorf("%w: stream %s answers for it, and %s has none of that name: it is that of another account, or of the hub of this leaf node; use it with WithAPIPrefix or WithDomain, or remove the topic from its subjects or from the import", fault.ErrStreamMismatch, name, ss.conn.Domain())
+		return nil, fmt.Errorf("%w: stream %s answers for it, and %s has none of that name: it is that of another account, or of the hub of this leaf node; use it with WithAPIPrefix or WithDomain, or remove the topic from its subjects or from the import", fault.ErrStreamMismatch, name, f.conn.Domain())
 	case err != nil:
 		return nil, err
 	case wire.CoversAny(s.Subjects, topic): // made a moment ago
@@ -46,13 +59,13 @@ func (ss *Streams) elsewhere(ctx context.Context, topic string, consume bool) (*
 	case consume:
 		return nil, fmt.Errorf("%w: what is published to it is stored by stream %s under another subject (it captures %s), because a subject mapping of the account leads there: subscribe to that subject, or remove the mapping", fault.ErrStreamMismatch, name, strings.Join(s.Subjects, ", "))
 	}
-	ss.conn.Log().Warn(fmt.Sprintf("what is published to %s is stored by stream %s under another subject, because a subject mapping of the account leads there: subscribers have to name that subject", topic, name), "topic", topic, "stream", name)
-	s.Subjects, s.mapped = []string{topic}, true
+	f.conn.Log().Warn(fmt.Sprintf("what is published to %s is stored by stream %s under another subject, because a subject mapping of the account leads there: subscribers have to name that subject", topic, name), "topic", topic, "stream", name)
+	s.Subjects, s.Mapped = []string{topic}, true
 	return s, nil
 }
 
 // answering returns the name of a stream that hears what is published to the topic, or "".
-func (ss *Streams) answering(ctx context.Context, topic string) string {
+func (f *Finder) answering(ctx context.Context, topic string) string {
 	patience := answerTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline)/4) // the rest is for what comes after
@@ -61,7 +74,7 @@ func (ss *Streams) answering(ctx context.Context, topic string) string {
 	defer cancel()
 	m := nats.NewMsg(strings.NewReplacer("*", "_", ">", "_").Replace(topic))
 	m.Header.Set(nats.ExpectedStreamHdr, noStream)
-	got, err := ss.conn.NATS().RequestMsgWithContext(ctx, m)
+	got, err := f.conn.NATS().RequestMsgWithContext(ctx, m)
 	if err != nil {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package streams
+package asset
 
 import (
 	"fmt"
@@ -47,7 +47,7 @@ func (r *Rules) StreamConfig(topic string) (jetstream.StreamConfig, error) {
 	}
 	if sc.Name == "" {
 		var err error
-		if sc.Name, err = r.nameOf(topic); err != nil {
+		if sc.Name, err = r.NameOf(topic); err != nil {
 			return sc, err
 		}
 		if err := wire.CheckName(sc.Name); err != nil {
@@ -67,8 +67,8 @@ func (r *Rules) StreamConfig(topic string) (jetstream.StreamConfig, error) {
 	return sc, nil
 }
 
-// nameOf names the stream of a topic. It contains what the user's function does.
-func (r *Rules) nameOf(topic string) (string, error) {
+// NameOf names the stream of a topic. It contains what the user's function does.
+func (r *Rules) NameOf(topic string) (string, error) {
 	if r.StreamName == nil {
 		return DefaultStreamName(topic), nil
 	}

@@ -1,4 +1,4 @@
-package streams
+package asset
 
 import (
 	"errors"
@@ -19,7 +19,7 @@ func TestTransforms(t *testing.T) {
 		"new.{{Split(1,-)}}.x":       "new.>",
 		"new.{{SliceFromLeft(1,2)}}": "new.>",
 	} {
-		if got := transformed(destination); got != want {
+		if got := Transformed(destination); got != want {
 			t.Errorf("%s: %s, want %s", destination, got, want)
 		}
 	}
@@ -33,8 +33,8 @@ func TestTransforms(t *testing.T) {
 		{"orders.*", "orders.new.$1", "orders.>", true},
 		{"other.*", "new.$1", "orders.a", true},
 	} {
-		s := &Stream{Name: "S", transform: jetstream.SubjectTransformConfig{Source: c.source, Destination: c.destination}}
-		if err := s.checkTransform(c.topic); (err == nil) != c.fine || err != nil && !errors.Is(err, fault.ErrStreamMismatch) {
+		s := &Stream{Name: "S", Transform: jetstream.SubjectTransformConfig{Source: c.source, Destination: c.destination}}
+		if err := s.CheckTransform(c.topic); (err == nil) != c.fine || err != nil && !errors.Is(err, fault.ErrStreamMismatch) {
 			t.Errorf("%s to %s on %s: %v", c.source, c.destination, c.topic, err)
 		}
 	}

@@ -1,0 +1,94 @@
+package companion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/asset"
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// sourceOf is what a stream has as the source of its companion. With a consumer that is
+// there already, the server goes on at once after a restart. A consumer that it makes by
+// itself delivers nothing until the next check of its health, ten seconds later or more
+// (sourceHealthCheckInterval in server/stream.go).
+func sourceOf(stream string) *jetstream.StreamSource {
+	return &jetstream.StreamSource{
+		Name:              wire.LaterStream(stream),
+		SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: wire.DuePattern(stream), Destination: ">"}},
+		Consumer:          &jetstream.StreamConsumerSource{Name: stream, DeliverSubject: wire.SourceSubject(stream)},
+	}
+}
+
+// sourceIn returns where the companion is among the sources of a stream, or -1.
+func sourceIn(sc jetstream.StreamConfig) int {
+	return slices.IndexFunc(sc.Sources, func(src *jetstream.StreamSource) bool { return src.Name == wire.LaterStream(sc.Name) })
+}
+
+// sourceCompanion has a stream source its companion, with a consumer that is there. The
+// index is that of the source, -1 if it has none yet.
+func (cs *Companions) sourceCompanion(ctx context.Context, sc *jetstream.StreamConfig, at int) error {
+	sourced := at >= 0
+	if !sourced || sc.Sources[at].Consumer != nil {
+		// Who may not make it can use one that is there.
+		if err := cs.makeSourceConsumer(ctx, sc.Name); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
+			return err
+		}
+	}
+	if sourced {
+		return nil
+	}
+	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
+	if _, err := cs.api.Raise(ctx, *sc); err != nil {
+		return err
+	}
+	cs.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", sc.Name, wire.LaterStream(sc.Name)), "stream", sc.Name)
+	return nil
+}
+
+// AddSource has a stream that is about to be made source a companion that is there: it
+// has outlived an earlier stream of that name, and what waits in it is not lost. What
+// cannot be found out is left to the next message that is delivered later.
+func (cs *Companions) AddSource(ctx context.Context, sc *jetstream.StreamConfig) {
+	if sourceIn(*sc) >= 0 || sc.Mirror != nil || sc.AllowMsgSchedules {
+		return
+	}
+	names, err := cs.api.Names(ctx, wire.DuePattern(sc.Name))
+	if err != nil || !slices.Contains(names, wire.LaterStream(sc.Name)) {
+		return
+	}
+	companion, err := cs.api.Info(ctx, wire.LaterStream(sc.Name))
+	if err != nil || !companion.Ours || cs.makeSourceConsumer(ctx, sc.Name) != nil {
+		return
+	}
+	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
+}
+
+// makeSourceConsumer makes the consumer of the companion that the stream sources from,
+// if it is not there.
+func (cs *Companions) makeSourceConsumer(ctx context.Context, stream string) error {
+	name := wire.LaterStream(stream)
+	err := cs.conn.Do(ctx, "CONSUMER.CREATE."+name+"."+stream, func(ctx context.Context) error {
+		_, err := cs.conn.JetStream().CreatePushConsumer(ctx, name, jetstream.ConsumerConfig{
+			Durable:        stream,
+			Description:    "delivers to stream " + stream + " what is due",
+			DeliverSubject: wire.SourceSubject(stream),
+			FilterSubject:  wire.DuePattern(stream),
+			AckPolicy:      jetstream.AckFlowControlPolicy,
+			FlowControl:    true,
+			IdleHeartbeat:  time.Second, // as the server demands
+			Metadata:       asset.Owned(nil),
+		})
+		return err
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
+		return fmt.Errorf("create consumer %s of stream %s: %w", stream, name, err)
+	}
+	return nil
+}

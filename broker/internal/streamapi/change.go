@@ -1,0 +1,82 @@
+package streamapi
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"go-micro-jetstream/broker/internal/asset"
+	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/wire"
+)
+
+// Update asks the server to change a stream.
+func (a *API) Update(ctx context.Context, sc jetstream.StreamConfig) (*asset.Stream, error) {
+	if err := a.CheckInbox(sc.Subjects); err != nil {
+		return nil, err
+	}
+	// The code does not ask for sources, but another process may have added the one that
+	// brings what is delivered later.
+	now, err := a.Config(ctx, sc.Name)
+	if err != nil {
+		return nil, err
+	}
+	sc.Sources = now.Sources
+	info, err := a.Change(ctx, sc)
+	if err != nil {
+		return nil, err
+	}
+	return asset.StreamOf(info)
+}
+
+// Raise asks the server to change a stream, and returns its configuration then.
+func (a *API) Raise(ctx context.Context, sc jetstream.StreamConfig) (jetstream.StreamConfig, error) {
+	info, err := a.Change(ctx, sc)
+	if err != nil {
+		return sc, fmt.Errorf("change stream %s: %w", sc.Name, err)
+	}
+	return info.Config, nil
+}
+
+// CheckInbox refuses subjects that overlap the client's inboxes. The stream would
+// store the answers to the broker's own requests, and acknowledge them.
+func (a *API) CheckInbox(subjects []string) error {
+	prefix := cmp.Or(a.conn.NATS().Opts.InboxPrefix, "_INBOX")
+	for _, s := range subjects {
+		if wire.Overlaps(s, prefix+".>") {
+			return fmt.Errorf("%w: its stream would capture %s, and with that the client's own inboxes, %s.>: choose another prefix with nats.CustomInboxPrefix, or set Subjects with WithStreamConfig", fault.ErrInvalidTopic, s, prefix)
+		}
+	}
+	return nil
+}
+
+const (
+	minCreatePause = 50 * time.Millisecond
+	maxCreatePause = time.Second
+)
+
+// Create asks the server to create a stream. The server fails while the files of
+// a deleted stream of that name are still on the disk, so it is asked again for
+// about a second.
+func (a *API) Create(ctx context.Context, sc jetstream.StreamConfig) (info *jetstream.StreamInfo, err error) {
+	for pause := minCreatePause; ; pause *= 2 {
+		err = a.conn.Do(ctx, "STREAM.CREATE."+sc.Name, func(ctx context.Context) error {
+			s, err := a.conn.JetStream().CreateStream(ctx, sc)
+			if err == nil {
+				info = s.CachedInfo()
+			}
+			return err
+		})
+		if !fault.HasCode(err, fault.CodeStreamStoreFailed) || pause > maxCreatePause/2 {
+			return info, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
