@@ -95,7 +95,7 @@ var errNakked = errors.New("nakked on the last delivery that MaxDeliver permits"
 
 // Nak is for the function of that name.
 func (e *event) Nak(d time.Duration) error {
-	e.d.LearnLimit()
+	e.sub.core.LearnLimit()
 	exhausted, byServer := e.d.Exhausted()
 	if exhausted && e.sub.deadLetters(e.d) {
 		return e.giveUp("nak", errNakked)

@@ -36,7 +36,7 @@ func (s *subscription) settle(e *event) (Result, time.Duration, error) {
 // comes next before it is done, because publishing a dead letter may take long.
 func (s *subscription) settleFailure(e *event, err error) (Result, time.Duration, error) {
 	d := e.d
-	d.LearnLimit()
+	s.core.LearnLimit()
 	discarded := findError[*discardError](err) != nil
 	exhausted, byServer := d.Exhausted()
 	last := exhausted && byServer // the server makes no more deliveries
@@ -122,12 +122,12 @@ var errSnoozed = errors.New("snoozed on the last delivery that MaxDeliver permit
 
 // snooze gives a message back that is to come again later.
 func (s *subscription) snooze(d *consume.Delivery, delay time.Duration) (Result, time.Duration, error) {
-	d.LearnLimit()
+	s.core.LearnLimit()
 	d.Fail()
 	if exhausted, byServer := d.Exhausted(); exhausted && byServer {
 		observer{s}.Exhausted(d, errSnoozed)
 	}
-	return settled(d.Snooze(delay))
+	return settled(s.core.Snooze(d, delay))
 }
 
 func settled(r consume.Result, delay time.Duration, err error) (Result, time.Duration, error) {
@@ -139,4 +139,4 @@ var errUsedUp = errors.New("delivered again and again without being settled: han
 
 // usedUp reports whether the message has had so many deliveries that its handler
 // had better not be tried again: it may be what kills the process.
-func (s *subscription) usedUp(d *consume.Delivery) bool { return s.deadLetters(d) && d.UsedUp() }
+func (s *subscription) usedUp(d *consume.Delivery) bool { return s.deadLetters(d) && s.core.UsedUp(d) }

@@ -55,7 +55,7 @@ func (b *backlog) next() (wait time.Duration, wanted bool) {
 // delivered to anybody since the look before, the log says so.
 func (f *fetcher) lookAtBacklog() {
 	b := &f.backlog
-	if !b.full && !f.s.hand.starved() || time.Since(b.looked) < b.interval() || !f.s.cfg.Conn.Up() {
+	if !b.full && !f.s.hand.Starved(starvedAfter) || time.Since(b.looked) < b.interval() || !f.s.cfg.Conn.Up() {
 		return
 	}
 	before := b.looked
@@ -75,7 +75,7 @@ func (f *fetcher) lookAtBacklog() {
 	switch {
 	case b.full && !still:
 		return
-	case b.full && (state.Retries > 0 || f.s.hand.retriedSince(before)):
+	case b.full && (state.Retries > 0 || f.s.hand.RetriedSince(before)):
 		now = forRetries
 	case b.full:
 		now = unsettled

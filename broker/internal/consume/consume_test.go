@@ -18,6 +18,7 @@ import (
 	"go-micro-jetstream/broker/internal/consume"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/internal/natstest"
@@ -129,10 +130,11 @@ func TestLastDeliveryThatIsGivenBackIsExhausted(t *testing.T) {
 	t.Parallel()
 	b, o := newTestbed(t), newObserver()
 	started, release := make(chan *consume.Delivery, 10), make(chan struct{})
-	s := b.open(o, handle(func(d *consume.Delivery) {
+	var s *consume.Subscription
+	s = b.open(o, handle(func(d *consume.Delivery) {
 		started <- d
 		<-release
-		d.LearnLimit()
+		s.LearnLimit()
 		if exhausted, byServer := d.Exhausted(); !exhausted || !byServer {
 			t.Errorf("exhausted %v, by the server %v", exhausted, byServer)
 		}
@@ -176,7 +178,7 @@ func TestSecondDeliveryIsSkipped(t *testing.T) {
 		}
 	}
 	nak()
-	if d := receive(t, o.skipped); d.Meta.NumDelivered != 2 || first.Deliveries() != 2 || d.why != consume.SkipRunning {
+	if d := receive(t, o.skipped); d.Meta.NumDelivered != 2 || first.Deliveries() != 2 || d.why != hand.SkipRunning {
 		t.Errorf("skipped delivery %d as %s; the first one counts %d", d.Meta.NumDelivered, d.why, first.Deliveries())
 	}
 	// Once it has failed, the next delivery is one to be handled.

@@ -13,6 +13,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/backoff"
 	"go-micro-jetstream/broker/internal/fault"
+	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/hanging"
 )
 
@@ -90,12 +91,12 @@ func (f *fetcher) refuse(err error) {
 // another worker may start.
 func (f *fetcher) try() (over bool, err error) {
 	changed := f.s.cfg.Conn.Changed() // before the look at its state
-	m, wanted := f.s.hand.look()
+	m, wanted := f.s.hand.Look()
 	if wanted {
 		if err := f.down(); err != nil {
 			return false, err
 		}
-		silence, err := f.s.hand.ask()
+		silence, err := f.s.hand.Ask()
 		if err != nil {
 			return false, err
 		}
@@ -110,18 +111,18 @@ func (f *fetcher) try() (over bool, err error) {
 		return true, nil
 	}
 	a := f.collect(m)
-	if a.err == nil && a.alive {
+	if a.Err == nil && a.Alive {
 		f.healthy()
 	}
-	return false, a.err
+	return false, a.Err
 }
 
 // What follows tells the observer, and can be held up by it.
 
-func (f *fetcher) collect(m *nats.Msg) arrivals {
+func (f *fetcher) collect(m *nats.Msg) hand.Arrivals {
 	f.told.Begin()
 	defer f.told.End()
-	return f.s.hand.collect(m)
+	return f.s.collect(m)
 }
 
 func (f *fetcher) lookAround() {
@@ -171,7 +172,7 @@ func (f *fetcher) down() error {
 func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.Msg, error) {
 	var lost error = jetstream.ErrNoHeartbeat
 	if silence == 0 { // there was no room for more
-		silence, lost = quick, nil
+		silence, lost = hand.Quick, nil
 	}
 	f.silent.Reset(silence)
 	defer f.silent.Stop()
@@ -180,18 +181,18 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 		defer f.again.Stop()
 	}
 	select {
-	case m := <-f.s.hand.pull.Messages():
+	case m := <-f.s.hand.Pull().Messages():
 		return m, nil
-	case <-f.s.hand.wake:
+	case <-f.s.hand.Wake():
 		return nil, nil // a message may be started
-	case <-f.s.hand.roomy():
+	case <-f.s.hand.Roomy():
 		return nil, nil
 	case <-changed:
 		return nil, nil // the request may have died with the connection
 	case <-f.again.C:
 		return nil, nil
 	case <-f.silent.C:
-		if m := f.s.hand.arrived(); m != nil {
+		if m := f.s.hand.Arrived(); m != nil {
 			return m, nil // it came at this very moment
 		}
 		return nil, lost
@@ -239,7 +240,7 @@ func (f *fetcher) healthy() {
 
 // fail reports a failed fetch. The next one waits for recovered.
 func (f *fetcher) fail(err error) {
-	f.s.hand.abandon()
+	f.s.hand.Abandon()
 	f.failures++
 	f.trouble.Store(&err)
 	delay := backoff.Delay(f.failures)
@@ -313,23 +314,23 @@ func lost(err error) bool {
 // subscription is stopped, and when messages wait or have come. These are of requests
 // from before the failure.
 func (f *fetcher) pauseOrCollect() bool {
-	if !f.s.hand.pausing() {
+	if !f.s.hand.Pausing() {
 		return false
 	}
 	for {
-		p := pause{length: time.Until(f.setback.until), changed: f.setback.changed, down: f.setback.down, wake: f.s.hand.wake}
+		p := pause{length: time.Until(f.setback.until), changed: f.setback.changed, down: f.setback.down, wake: f.s.hand.Wake()}
 		look := f.setback.lookUp && p.length > probeInterval
 		if look {
 			p.length = probeInterval
 		}
-		m, goOn := f.s.pause(p, f.s.hand.pull.Messages())
+		m, goOn := f.s.pause(p, f.s.hand.Pull().Messages())
 		if m == nil {
 			if look && goOn && f.stillLost() {
 				continue
 			}
 			return goOn
 		}
-		if f.collect(m).messages > 0 { // an error would be of no request that counts
+		if f.collect(m).Messages > 0 { // an error would be of no request that counts
 			return false
 		}
 	}
@@ -360,10 +361,10 @@ func (f *fetcher) mend(cause error) error {
 	ctx, cancel := context.WithTimeout(f.s.life, mendTimeout)
 	defer cancel()
 	former := f.s.Consumer()
-	m, err := f.s.cfg.Consumers.Mend(ctx, f.s.cfg.Rules, former, f.s.cfg.Topic, f.s.cfg.Queue, f.s.hand.resumeAt)
+	m, err := f.s.cfg.Consumers.Mend(ctx, f.s.cfg.Rules, former, f.s.cfg.Topic, f.s.cfg.Queue, f.s.hand.ResumeAt)
 	if m.Consumer != nil {
-		f.s.hand.mended(m)
-	} else if f.s.hand.pin != nil && errors.Is(err, fault.ErrConsumerConflict) {
+		f.s.hand.Mended(m)
+	} else if f.s.hand.Pin() != nil && errors.Is(err, fault.ErrConsumerConflict) {
 		f.s.withdraw(nil)
 	}
 	if err == nil {
@@ -390,5 +391,5 @@ func (f *fetcher) listenAgain(cause error) error {
 	if !errors.Is(cause, jetstream.ErrNoHeartbeat) && !errors.Is(cause, fault.ErrSubscriptionLimit) || f.s.cfg.Conn.SubscriptionsRefused() == 0 {
 		return nil
 	}
-	return f.s.hand.pull.Again()
+	return f.s.hand.Pull().Again()
 }

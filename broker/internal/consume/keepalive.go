@@ -1,46 +1,43 @@
 package consume
 
 import (
+	"fmt"
 	"time"
 
-	"go-micro-jetstream/broker/internal/consumers"
-	"go-micro-jetstream/broker/internal/wire"
+	"go-micro-jetstream/broker/internal/hand"
 )
 
-// extension is a delivery whose ack deadline is being extended.
-type extension struct {
-	d      *Delivery
-	before time.Duration // its mark before that
-}
-
-// keepAliveInterval is how often ack deadlines are extended: three times per ack wait,
-// so that one lost extension does no harm.
-func keepAliveInterval(cs *consumers.Consumer) time.Duration { return cs.AckWait() / 3 }
-
-// keepAlive extends the ack deadline of everything in hand. Neither the message of a
-// slow handler nor those that wait behind it are then delivered a second time while
-// work goes on. It runs on a timer of its own as long as something is in hand.
-func (h *inHand) keepAlive() {
-	a, ok := h.beginExtending()
+// keepAlive keeps everything in hand from being delivered a second time while work goes
+// on. It runs on a timer of its own as long as something is in hand.
+func (s *Subscription) keepAlive() {
+	a, ok := s.hand.BeginExtending()
 	if !ok {
 		return
 	}
-	h.s.giveStrandedBack()
-	var due []extension
-	if h.s.cfg.Conn.Up() { // which waits for an attempt to connect
-		due = h.extensions()
+	s.giveStrandedBack()
+	s.hand.Extend()
+	s.report(a)
+	for _, d := range s.hand.Relieve() {
+		s.skip(d, hand.Expired)
 	}
-	unsent := due[:0]
-	for _, x := range due {
-		// Whatever is settled meanwhile must not be extended: that would replace the
-		// delay of a nak.
-		if !x.d.Settled() && h.s.cfg.Conn.NATS().Publish(x.d.Msg.Reply, wire.ProgressBody) != nil {
-			unsent = append(unsent, x)
+}
+
+// giveStrandedBack naks what waits behind handlers that hang. They keep their own
+// messages.
+func (s *Subscription) giveStrandedBack() {
+	ds := s.hand.Stranded()
+	if len(ds) == 0 {
+		return
+	}
+	const text = "gave %d messages back that waited here: no handler was started for %v, which is much longer than usual, so those that run may hang%s%s"
+	if more, ok := s.lines.Allow(text); ok {
+		counts := ""
+		if s.Consumer().Limit > 0 {
+			counts = "; for MaxDeliver each of them has had a delivery"
 		}
+		s.log.Warn(fmt.Sprintf(text, len(ds), time.Since(ds[0].Received).Round(time.Second), counts, more))
 	}
-	h.extended(unsent)
-	h.s.report(a)
-	for _, d := range h.relieve() {
-		h.s.skip(d, expired)
+	for _, d := range ds {
+		_ = d.Send(Nak, 0, true)
 	}
 }

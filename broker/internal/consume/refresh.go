@@ -17,7 +17,7 @@ import (
 // messages was learned longer ago than that, and tells the observer. Deliveries tell
 // it, too. It waits up to [link.APITimeout] for the answer.
 func (s *Subscription) RefreshIfOlder(age time.Duration) {
-	if s.cfg.Conn.Up() && !s.Stopped() && s.hand.knownFor() >= age {
+	if s.cfg.Conn.Up() && !s.Stopped() && s.hand.KnownFor() >= age {
 		s.refresh()
 	}
 }
@@ -35,7 +35,8 @@ func (s *Subscription) refresh() {
 
 // learned tells the observer how many messages wait in the stream, and returns that.
 func (s *Subscription) learned(info *jetstream.ConsumerInfo) State {
-	state := s.hand.learned(info)
+	state := StateOf(info)
+	state.Retries = s.hand.Learned(info)
 	s.cfg.Observer.Learned(state)
 	return state
 }
@@ -44,7 +45,7 @@ func (s *Subscription) learned(info *jetstream.ConsumerInfo) State {
 // that is still the one in use.
 func (s *Subscription) adopt(cs *consumers.Consumer, info *jetstream.ConsumerInfo) {
 	told := cs.Told(info)
-	if !s.hand.replace(cs, told) {
+	if !s.hand.Replace(cs, told) {
 		return
 	}
 	for _, text := range told.Changes(cs) {
@@ -61,7 +62,7 @@ const (
 	limitPause = 15 * time.Second
 )
 
-// limitWatch keeps the known limit of deliveries up to date; see [Delivery.LearnLimit].
+// limitWatch keeps the known limit of deliveries up to date; see [Subscription.LearnLimit].
 type limitWatch struct {
 	mu   sync.Mutex // held while the server is asked, so that others wait for the answer
 	next time.Time  // when it is asked again
@@ -112,7 +113,7 @@ func (l *limitWatch) noteSnoozes(s *Subscription) {
 	defer l.mu.Unlock()
 	cs := s.Consumer()
 	for ; !cs.Snoozes; cs = s.Consumer() {
-		s.hand.replace(cs, cs.Snoozing())
+		s.hand.Replace(cs, cs.Snoozing())
 	}
 	if cs.Noted() || time.Now().Before(l.note) || !s.cfg.Conn.Up() {
 		return
@@ -130,3 +131,32 @@ func (l *limitWatch) noteSnoozes(s *Subscription) {
 	}
 	s.adopt(cs, info)
 }
+
+// Snooze is [Delivery.Settle] with Nak for a delivery that is not to count where this
+// module counts. For the first one it tells the server of that, and waits up to
+// [link.LookUpTimeout] for the answer.
+func (s *Subscription) Snooze(d *Delivery, delay time.Duration) (Result, time.Duration, error) {
+	s.limit.noteSnoozes(s)
+	d.Discount()
+	return d.Settle(Nak, delay)
+}
+
+// UsedUp reports whether the message has had so many deliveries beyond the limit that
+// this module counts, without any handler ever having snoozed, that something about it
+// may end processes. The server has just confirmed that. Without an answer, or where
+// nobody could have noted a snooze, it is false.
+func (s *Subscription) UsedUp(d *Delivery) bool {
+	used := func() bool {
+		cs := s.Consumer()
+		return cs.Limit > 0 && !cs.ByServer && d.Meta.NumDelivered > cs.Limit+consumers.SpareDeliveries &&
+			!cs.Snoozes && (cs.Notes || cs.Ephemeral)
+	}
+	return d.Meta.NumDelivered > consumers.SpareDeliveries && // as few have: spares the rest
+		used() && s.limit.learnNow(s) && used()
+}
+
+// LearnLimit asks the server for the consumer's limit of deliveries, which an operator
+// may have changed: the server just stops delivering. It is for deliveries that have
+// failed. However many do, the server is asked twice a second at most. It waits up to
+// [link.LookUpTimeout] for the answer.
+func (s *Subscription) LearnLimit() { s.limit.learn(s) }

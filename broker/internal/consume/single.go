@@ -3,10 +3,7 @@ package consume
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/link"
@@ -20,56 +17,9 @@ const unpinTimeout = 500 * time.Millisecond
 // package pinned.
 func (cfg *Config) single() bool { return cfg.Rules != nil && cfg.Rules.SingleActive }
 
-// holds reports whether nothing may be started. The caller holds the lock.
-func (h *inHand) holds() bool { return h.pin != nil && h.pin.Holds(time.Now()) }
-
-// notePin finds out whether the subscription has become active, or is no longer. With the
-// latter it drops what is in hand and not started: whoever is active now gets it. The
-// caller holds the lock.
-func (h *inHand) notePin(now time.Time) (turned bool, dropped int) {
-	if h.pin == nil {
-		return false, 0
-	}
-	cs, pin := h.consumer.Load(), h.pull.Pin()
-	turned = h.pin.Turn(pin, now, cs.Config.PinnedTTL, cs.AckWait()+missingGrace)
-	if turned && pin == "" {
-		dropped = len(h.drop())
-	}
-	return turned, dropped
-}
-
-// drop takes out everything that is not started. The caller holds the lock.
-func (h *inHand) drop() (ds []*Delivery) {
-	if ds = h.waiting; h.order != nil {
-		ds = h.order.empty(ds)
-	}
-	h.waiting, h.room = nil, nil
-	return ds
-}
-
-// sequences returns the stream sequences of what is in hand and not settled. The caller
-// holds the lock.
-func (h *inHand) sequences() map[uint64]struct{} {
-	all := map[uint64]struct{}{}
-	for _, d := range h.unhandled() {
-		all[d.Meta.StreamSequence] = struct{}{}
-	}
-	for _, d := range h.running {
-		if d != nil && !d.Settled() {
-			all[d.Meta.StreamSequence] = struct{}{}
-		}
-	}
-	return all
-}
-
-// handles reports whether a handler runs. The caller holds the lock.
-func (h *inHand) handles() bool {
-	return slices.ContainsFunc(h.running, func(d *Delivery) bool { return d != nil })
-}
-
 // turned tells that the subscription has become active, or is no longer.
 func (s *Subscription) turned(dropped int) {
-	active := s.hand.pin.Active()
+	active := s.hand.Pin().Active()
 	switch {
 	case active:
 		s.log.Info("this subscription is the active one")
@@ -79,7 +29,7 @@ func (s *Subscription) turned(dropped int) {
 		s.log.Info("this subscription is no longer the active one")
 	}
 	s.cfg.Observer.Turned(active)
-	s.hand.pin.RenewIn(0)
+	s.hand.Pin().RenewIn(0)
 }
 
 // beginSingle has the pin looked after once Begin says when.
@@ -87,44 +37,44 @@ func (s *Subscription) beginSingle() error {
 	if !s.cfg.single() {
 		return nil
 	}
-	answer, err := s.hand.pull.ListenRenewals(s.lostPin, s.keptPin, func() { s.lookAtPending(true) })
+	answer, err := s.hand.Pull().ListenRenewals(s.lostPin, s.keptPin, func() { s.lookAtPending(true) })
 	if err != nil {
 		return err
 	}
-	s.hand.pin.Begin(answer, s.renew)
+	s.hand.Pin().Begin(answer, s.renew)
 	return nil
 }
 
 // lostPin is called with a pin that the server knows no more.
 func (s *Subscription) lostPin(pin string) {
-	if turned, dropped := s.hand.unpinned(pin); turned {
+	if turned, dropped := s.hand.Unpinned(pin); turned {
 		s.turned(dropped)
 	}
 }
 
 // keptPin is called with a pin that the server has renewed.
 func (s *Subscription) keptPin(pin string) {
-	s.hand.pin.Renewed(pin, s.Consumer().Config.PinnedTTL)
-	s.hand.nudge()
+	s.hand.Pin().Renewed(pin, s.Consumer().Config.PinnedTTL)
+	s.hand.Nudge()
 }
 
 // renew renews the pin of an active subscription, and has the others look whether there
 // is one.
 func (s *Subscription) renew() {
-	holding, ok := s.hand.pin.BeginRenewal()
+	holding, ok := s.hand.Pin().BeginRenewal()
 	if !ok {
 		return
 	}
-	request, active := s.hand.renewal()
+	request, active := s.hand.Renewal()
 	if s.cfg.Conn.Up() {
 		if active {
-			_ = s.hand.pull.Send(request) // the next one tells
+			_ = s.hand.Pull().Send(request) // the next one tells
 		}
 		if holding || !active && !s.Stopped() {
 			s.lookAtPending(active)
 		}
 	}
-	s.hand.pin.EndRenewal(s.Consumer().Config.PinnedTTL)
+	s.hand.Pin().EndRenewal(s.Consumer().Config.PinnedTTL)
 }
 
 // lookAtPending asks the server what is not settled, and claims what nobody has in hand:
@@ -133,7 +83,7 @@ func (s *Subscription) renew() {
 func (s *Subscription) lookAtPending(active bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), link.LookUpTimeout)
 	defer cancel()
-	cs, before := s.Consumer(), s.hand.unstartedSequences()
+	cs, before := s.Consumer(), s.hand.UnstartedSequences()
 	info, err := s.cfg.Consumers.Info(ctx, cs)
 	if err != nil {
 		return // the next look, or a fetch, tells
@@ -147,15 +97,15 @@ func (s *Subscription) lookAtPending(active bool) {
 	released, gaveUp := false, 0
 	switch {
 	case active:
-		claims, released, gaveUp = s.hand.reckon(info, before, time.Now())
-	case !cs.Pinned(info) && info.NumAckPending > 0 && (info.NumPending == 0 || full(cs, info)):
-		claims = s.hand.unsettled(info)
+		claims, released, gaveUp = s.hand.Reckon(info, before, time.Now())
+	case !cs.Pinned(info) && info.NumAckPending > 0 && (info.NumPending == 0 || StateOf(info).full()):
+		claims = s.hand.Unclaimed(info)
 	}
 	if consumers.WasShared(info) {
 		claims = nil // a handler of a subscriber without a pin may be at it
 	}
 	for _, sequence := range claims {
-		if s.cfg.Conn.NATS().Publish(s.hand.pin.AckSubject(info, sequence), wire.NakBody) != nil {
+		if s.cfg.Conn.NATS().Publish(s.hand.Pin().AckSubject(info, sequence), wire.NakBody) != nil {
 			break
 		}
 	}
@@ -169,18 +119,26 @@ func (s *Subscription) lookAtPending(active bool) {
 // without a pin. Before that the server drops the requests under way, or it would deliver
 // the same here again.
 func (s *Subscription) withdraw(unpinned []*Delivery) {
-	ds, turned, asked := s.hand.forfeit()
+	ds, turned, asked := s.hand.Forfeit()
 	if turned {
 		s.turned(0)
 	}
 	if asked && !s.Stopped() && s.cfg.Conn.Up() {
-		_ = s.hand.pull.Cancel(s.askForConsumer)
-		unpinned = append(unpinned, s.hand.takeUnpinned()...)
+		_ = s.hand.Pull().Cancel(s.askForConsumer)
+		unpinned = append(unpinned, s.takeUnpinned()...)
 	}
 	for _, d := range unpinned {
 		_ = s.cfg.Conn.NATS().Publish(d.Msg.Reply, wire.NakBody)
 	}
 	s.giveAllBack(ds)
+}
+
+// takeUnpinned takes in what has come, and returns what came without a pin.
+func (s *Subscription) takeUnpinned() (ds []*Delivery) {
+	a := s.hand.Collect(nil)
+	ds, a.Unpinned = a.Unpinned, nil
+	s.report(a)
+	return ds
 }
 
 // askForConsumer asks the server for the consumer, for the sake of what that does there.
@@ -190,18 +148,13 @@ func (s *Subscription) askForConsumer() {
 	_, _ = s.cfg.Consumers.Info(ctx, s.Consumer())
 }
 
-// full reports whether the server delivers nothing new until something is settled.
-func full(cs *consumers.Consumer, info *jetstream.ConsumerInfo) bool {
-	return cs.Config.MaxAckPending > 0 && info.NumAckPending >= cs.Config.MaxAckPending
-}
-
 // endSingle ends the looks at the pin, and makes another subscription active if this one
 // is. It is called when everything is settled or given back.
 func (s *Subscription) endSingle() {
-	if s.hand.pin == nil {
+	if s.hand.Pin() == nil {
 		return
 	}
-	active, answer := s.hand.pin.End()
+	active, answer := s.hand.Pin().End()
 	if answer != nil {
 		_ = answer.Unsubscribe()
 	}

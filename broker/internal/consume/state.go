@@ -1,7 +1,6 @@
 package consume
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -33,51 +32,4 @@ func StateOf(info *jetstream.ConsumerInfo) State {
 // full reports whether messages wait only because too many others are not settled.
 func (s State) full() bool {
 	return s.Pending > 0 && s.MaxAckPending > 0 && s.AckPending >= s.MaxAckPending
-}
-
-// maxRetries is how many retries are counted.
-const maxRetries = 10_000
-
-// retries counts the messages that wait for their retry, by when they come back. A
-// message that comes back sooner, as it does when its consumer was made again, counts
-// until then. It has no lock.
-type retries struct {
-	due   dueTimes
-	added time.Time // when the latest one was
-}
-
-func (r *retries) add(at time.Time) {
-	r.added = time.Now()
-	r.drop(r.added)
-	if len(r.due) < maxRetries {
-		heap.Push(&r.due, at)
-	}
-}
-
-func (r *retries) count(now time.Time) int {
-	r.drop(now)
-	return len(r.due)
-}
-
-func (r *retries) drop(now time.Time) {
-	for len(r.due) > 0 && !r.due[0].After(now) {
-		heap.Pop(&r.due)
-	}
-	if len(r.due) == 0 {
-		r.due = nil
-	}
-}
-
-// dueTimes is a [heap.Interface].
-type dueTimes []time.Time
-
-func (d dueTimes) Len() int           { return len(d) }
-func (d dueTimes) Less(i, j int) bool { return d[i].Before(d[j]) }
-func (d dueTimes) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *dueTimes) Push(x any)        { *d = append(*d, x.(time.Time)) }
-func (d *dueTimes) Pop() any {
-	last := len(*d) - 1
-	x := (*d)[last]
-	*d = (*d)[:last]
-	return x
 }

@@ -5,6 +5,7 @@ package consume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/hanging"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/logging"
@@ -77,9 +79,7 @@ type Observer interface {
 	// Turned tells that the subscription has become the one that the consumer serves, or
 	// is no longer.
 	Turned(active bool)
-	// Settled tells of an acknowledgement that was sent, or could not be sent, which
-	// err says. A message that was returned has not been handled.
-	Settled(d *Delivery, r Result, delay time.Duration, returned bool, err error)
+	hand.Observer
 	// Exhausted tells that a message was given back on the last delivery that the
 	// server makes.
 	Exhausted(d *Delivery, cause error)
@@ -99,8 +99,6 @@ type Subscription struct {
 	life   context.Context    // ends with Stop
 	end    context.CancelFunc // ends it
 
-	deliveryContext context.Context // of deliveries that are not handed on yet; written by Begin
-
 	stopping atomic.Bool
 	stopper  atomic.Uint64   // the goroutine that gives back in Stop, while it does; otherwise 0
 	returned chan struct{}   // closed when Stop has given back what was not started
@@ -108,7 +106,7 @@ type Subscription struct {
 	workers  atomic.Int64    // that have not ended
 	ids      []atomic.Uint64 // goroutines of the workers; before Begin, the one that has called Open
 
-	hand    *inHand
+	hand    *hand.Hand
 	crowded atomic.Bool // see Crowd
 	fetcher *fetcher
 	keyed   *hanging.Call // Config.Key
@@ -132,22 +130,35 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 		done:     make(chan struct{}),
 		ids:      make([]atomic.Uint64, cfg.Concurrency),
 	}
-	s.hand = newInHand(s, cs, info)
-	s.log = cfg.Log.With("topic", cfg.Topic, "queue", cfg.Queue, "stream", cs.Stream.Name, "consumer", consumerName{s})
-	if s.hand.pull, err = pull.Open(cfg.Conn, cs, cfg.Limits); err != nil {
-		s.deleteConsumer()
-		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
-	}
-	if err = s.beginSingle(); err != nil {
-		s.hand.pull.Close()
-		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
-	}
 	s.base, s.giveUp = context.WithCancel(context.WithoutCancel(cfg.Parent))
 	s.life, s.end = context.WithCancel(context.Background())
+	s.hand = hand.New(hand.Config{
+		Conn: cfg.Conn, Topic: cfg.Topic, Workers: cfg.Concurrency, Ordered: cfg.Key != nil, Single: cfg.single(),
+		MaxAckExtension: cfg.MaxAckExtension, HangsAfter: cfg.HangsAfter,
+		Observer: cfg.Observer, Base: s.base, Life: s.life, KeepAlive: s.keepAlive,
+	}, cs, info)
+	s.log = cfg.Log.With("topic", cfg.Topic, "queue", cfg.Queue, "stream", cs.Stream.Name, "consumer", consumerName{s})
+	if err = s.open(); err != nil {
+		s.end()
+		s.giveUp()
+		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
+	}
 	s.fetcher, s.keyed = newFetcher(s), s.newCall(true)
 	s.workers.Store(int64(cfg.Concurrency))
 	s.ids[0].Store(goroutine.ID())
 	return s, info, nil
+}
+
+func (s *Subscription) open() error {
+	if err := s.hand.Open(s.cfg.Limits); err != nil {
+		s.deleteConsumer()
+		return err
+	}
+	if err := s.beginSingle(); err != nil {
+		s.hand.Pull().Close()
+		return err
+	}
+	return nil
 }
 
 // consumerName is the name of the consumer at the time when a log line is written: one
@@ -161,7 +172,7 @@ func (n consumerName) LogValue() slog.Value { return slog.StringValue(n.s.Consum
 func (s *Subscription) Discard() {
 	s.end()
 	s.giveUp()
-	s.hand.pull.Close()
+	s.hand.Pull().Close()
 	s.endSingle()
 	s.deleteConsumer()
 }
@@ -171,11 +182,11 @@ func (s *Subscription) Discard() {
 // Config.Handle sets another one. Begin is called once, also after a Stop: the workers
 // then end at once, and with them the subscription.
 func (s *Subscription) Begin(ctx context.Context, delay time.Duration) {
-	s.deliveryContext = ctx
+	s.hand.Begin(ctx)
 	s.log.Info(fmt.Sprintf("subscribed to %s (%s)", s.cfg.Topic, s.describe()))
 	s.ids[0].Store(0)
-	if s.hand.pin != nil {
-		s.hand.pin.RenewIn(delay)
+	if s.hand.Pin() != nil {
+		s.hand.Pin().RenewIn(delay)
 	}
 	for slot := range s.cfg.Concurrency {
 		go func() {
@@ -204,7 +215,7 @@ func (s *Subscription) Context() context.Context { return s.base }
 func (s *Subscription) Log() *slog.Logger { return s.log }
 
 // Consumer returns what is known of the consumer now. It takes no lock.
-func (s *Subscription) Consumer() *consumers.Consumer { return s.hand.consumer.Load() }
+func (s *Subscription) Consumer() *consumers.Consumer { return s.hand.Consumer() }
 
 // Done is closed when the last worker has ended.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
@@ -213,7 +224,7 @@ func (s *Subscription) Done() <-chan struct{} { return s.done }
 func (s *Subscription) Stopped() bool { return s.life.Err() != nil }
 
 // Running returns how many deliveries are being handled.
-func (s *Subscription) Running() int { return s.hand.handling() }
+func (s *Subscription) Running() int { return s.hand.Running() }
 
 // RunsOn reports whether the goroutine with that [goroutine.ID] is one that the end of
 // the subscription waits for: a worker's, or the one that gives back in Stop. Until
@@ -272,7 +283,7 @@ func (s *Subscription) stop() {
 	defer close(s.returned)
 	s.end()
 	s.drain()
-	s.hand.pull.Close()
+	s.hand.Pull().Close()
 	s.awaitFetcher()
 	s.clearRequests()
 	s.giveBack()
@@ -343,8 +354,8 @@ const (
 // For an order the same holds without a cluster. What the server still has in its queue
 // for this inbox when that is closed, it delivers again, mixed with what is given back.
 func (s *Subscription) drain() {
-	more := s.hand.takeRest()
-	s.hand.sending.Wait() // so that no request follows the end of the inbox
+	more := s.takeRest()
+	s.hand.AwaitRequests() // so that no request follows the end of the inbox
 	if !more || s.cfg.Key == nil && s.cfg.Conn.IsDirect() {
 		return
 	}
@@ -353,14 +364,14 @@ func (s *Subscription) drain() {
 	began := time.Now()
 	info, err := s.cfg.Consumers.Info(ctx, s.Consumer())
 	silence := time.Since(began)
-	if err != nil || info.NumPending > 0 || s.hand.behind(info) {
+	if err != nil || info.NumPending > 0 || s.hand.Behind(info) {
 		silence += drainSilence
 	}
-	for s.hand.takeRest() {
+	for s.takeRest() {
 		timer := time.NewTimer(silence)
 		select {
-		case m := <-s.hand.pull.Messages():
-			s.hand.collect(m)
+		case m := <-s.hand.Pull().Messages():
+			s.collect(m)
 		case <-timer.C:
 			return
 		case <-ctx.Done():
@@ -371,7 +382,7 @@ func (s *Subscription) drain() {
 }
 
 // InHand returns how many messages were fetched and are not being handled.
-func (s *Subscription) InHand() int { return s.hand.unhandledNow() }
+func (s *Subscription) InHand() int { return s.hand.Len() }
 
 // giveBack naks what was fetched and not started, so that another subscriber of the
 // consumer gets it now rather than after AckWait.
@@ -379,15 +390,15 @@ func (s *Subscription) InHand() int { return s.hand.unhandledNow() }
 // When it returns, the server knows, if it answers in time: a subscriber that comes
 // after that gets these messages before others.
 func (s *Subscription) giveBack() {
-	s.hand.takeRest()
-	s.giveAllBack(s.hand.unstarted())
+	s.takeRest()
+	s.giveAllBack(s.hand.Unstarted())
 }
 
 // giveAllBack is giveBack for what was taken out.
 func (s *Subscription) giveAllBack(ds []*Delivery) {
 	for i, d := range ds {
-		d.giveBack(i == len(ds)-1)
-		if s.Consumer().IsLast(d.served()) {
+		d.GiveBack(i == len(ds)-1)
+		if d.IsLast() {
 			s.cfg.Observer.Exhausted(d, errGivenBack)
 		}
 	}
@@ -395,7 +406,7 @@ func (s *Subscription) giveAllBack(ds []*Delivery) {
 
 // finish is the end of the last worker.
 func (s *Subscription) finish() {
-	s.hand.stopKeepAlive()
+	s.hand.End()
 	s.endSingle()
 	s.deleteConsumer()
 	s.giveUp()
@@ -416,7 +427,7 @@ func (s *Subscription) deleteConsumer() {
 // subscription's requests, or about the answers to them, the fetch fails.
 func (s *Subscription) Refuse(violation error) {
 	subject, _ := wire.RefusedSubject(violation, wire.PublishViolation)
-	if subject != s.cfg.Conn.API(s.Consumer().Next()) && !strings.Contains(violation.Error(), s.hand.pull.Inbox()) {
+	if subject != s.cfg.Conn.API(s.Consumer().Next()) && !strings.Contains(violation.Error(), s.hand.Pull().Inbox()) {
 		return
 	}
 	s.fetcher.refuse(fault.Permission(violation))
@@ -434,7 +445,7 @@ type pause struct {
 	length  time.Duration
 	changed <-chan struct{} // of the connection, since the pause was called for; nil: it does not matter
 	down    bool            // the connection was seen down since
-	wake    <-chan struct{} // see inHand
+	wake    <-chan struct{} // see [hand.Hand.Wake]
 }
 
 // pause also ends when a message comes in the inbox, which it returns, and when it is
@@ -460,3 +471,7 @@ func (s *Subscription) pause(p pause, inbox <-chan *nats.Msg) (m *nats.Msg, goOn
 		}
 	}
 }
+
+// errGivenBack is why a message is exhausted that no handler has seen on its last
+// delivery.
+var errGivenBack = errors.New("given back, as its subscription ended, on the last delivery that MaxDeliver permits")

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -39,7 +40,7 @@ func (s *Subscription) work(slot int) {
 }
 
 func (s *Subscription) handle(slot int, d *Delivery) {
-	defer s.hand.finish(slot, d) // also after a panic or Goexit
+	defer s.hand.Finish(slot, d) // also after a panic or Goexit
 	if d.Meta.StreamSequence == 0 {
 		const text = "delivery with the reply subject %q: %v"
 		if more, ok := s.lines.Allow(text); ok {
@@ -63,7 +64,7 @@ func (s *Subscription) leave() {
 // nil when the subscription is stopped.
 func (s *Subscription) next(slot int) *Delivery {
 	for {
-		d, refused, also := s.hand.take(slot)
+		d, refused, also := s.hand.Take(slot)
 		switch {
 		case refused != nil:
 			s.skipAll(append([]*Delivery{d}, also...), refused)
@@ -78,7 +79,7 @@ func (s *Subscription) next(slot int) *Delivery {
 		}
 		select {
 		case s.fetcher.token <- struct{}{}:
-		case <-s.hand.wake:
+		case <-s.hand.Wake():
 			continue
 		case <-s.life.Done():
 			return nil
@@ -90,7 +91,7 @@ func (s *Subscription) next(slot int) *Delivery {
 }
 
 // skipAll is skip for a worker. A hook that holds up the only one holds up fetching.
-func (s *Subscription) skipAll(ds []*Delivery, why *refusal) {
+func (s *Subscription) skipAll(ds []*Delivery, why *hand.Refusal) {
 	if s.cfg.Concurrency == 1 {
 		s.fetcher.told.Begin()
 		defer s.fetcher.told.End()
@@ -101,17 +102,17 @@ func (s *Subscription) skipAll(ds []*Delivery, why *refusal) {
 }
 
 // skip is the end of a message that is not handled.
-func (s *Subscription) skip(d *Delivery, why *refusal) {
-	if why.settle != None {
-		_ = d.send(why.settle, 0, false)
+func (s *Subscription) skip(d *Delivery, why *hand.Refusal) {
+	if why.Settle != None {
+		_ = d.Send(why.Settle, 0, false)
 	}
-	s.cfg.Observer.Skipped(d, why.reason)
-	more, ok := s.lines.Allow(why.text)
+	s.cfg.Observer.Skipped(d, why.Reason)
+	more, ok := s.lines.Allow(why.Text)
 	if !ok {
 		return
 	}
-	s.log.Log(context.Background(), why.level, fmt.Sprintf("skipped a message: %s%s", why.text, more), d.Attrs()...)
-	if why.repeated {
+	s.log.Log(context.Background(), why.Level, fmt.Sprintf("skipped a message: %s%s", why.Text, more), d.Attrs()...)
+	if why.Repeated {
 		s.refresh() // AckWait may have been shortened
 	}
 }

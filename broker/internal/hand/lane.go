@@ -1,4 +1,4 @@
-package consume
+package hand
 
 import (
 	"time"
@@ -8,7 +8,7 @@ import (
 )
 
 // What a delivery tells the order by key; see [keyorder.Message]. The caller holds the
-// lock of inHand.
+// lock of Hand.
 
 // Seat is for the order by key.
 func (d *Delivery) Seat() *keyorder.Seat[*Delivery] { return &d.seat }
@@ -27,8 +27,8 @@ func (d *Delivery) Keyless() bool { return d.unkeyed != nil }
 // Repeat returns the delivery as it is handled again without the server.
 func (d *Delivery) Repeat() *Delivery {
 	again := &Delivery{
-		Msg: d.Msg, Meta: d.Meta, Received: d.Received, Context: d.sub.deliveryContext,
-		sub: d.sub, extended: d.extended, epoch: d.epoch, unkeyed: d.unkeyed,
+		Msg: d.Msg, Meta: d.Meta, Received: d.Received, Context: d.hand.context,
+		hand: d.hand, extended: d.extended, epoch: d.epoch, unkeyed: d.unkeyed,
 	}
 	again.Meta.NumDelivered = d.Deliveries() + 1
 	again.retries = uint32(again.Meta.NumDelivered - d.served())
@@ -44,5 +44,5 @@ func (d *Delivery) Renew(now time.Time) {
 // Hangs reports whether the ack deadline of a delivery that is being handled is no
 // longer extended.
 func (d *Delivery) Hangs(now time.Time) bool {
-	return now.Sub(d.Received) > d.sub.cfg.MaxAckExtension
+	return now.Sub(d.Received) > d.hand.cfg.MaxAckExtension
 }

@@ -1,4 +1,4 @@
-package consume
+package hand
 
 import (
 	"testing"
@@ -14,16 +14,16 @@ import (
 func TestUnsettledDeliveryIsOwedUntilItIsAcked(t *testing.T) {
 	t.Parallel()
 	cs := &consumers.Consumer{Ephemeral: true, Config: jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverNewPolicy}}
-	h := newInHand(&Subscription{cfg: Config{Concurrency: 1}}, cs, &jetstream.ConsumerInfo{})
+	h := New(Config{Workers: 1}, cs, &jetstream.ConsumerInfo{})
 	d := &Delivery{Meta: wire.Metadata{StreamSequence: 7, NumDelivered: 1}}
 	h.running[0] = d
 	h.ledger.Started(d.Meta)
-	h.finish(0, d)
-	if n := h.resumeAt(); n != 7 {
+	h.Finish(0, d)
+	if n := h.ResumeAt(); n != 7 {
 		t.Errorf("resumes at %d, want 7", n)
 	}
 	h.settled(d, Ack, 0)
-	if n := h.resumeAt(); n != 8 {
+	if n := h.ResumeAt(); n != 8 {
 		t.Errorf("resumes at %d, want 8", n)
 	}
 }

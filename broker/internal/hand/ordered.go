@@ -1,17 +1,14 @@
-package consume
+package hand
 
 import (
-	"fmt"
-	"hash/maphash"
 	"slices"
 	"time"
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/keyorder"
-	"go-micro-jetstream/broker/internal/wire"
 )
 
-// What inHand does otherwise with an order. The caller holds the lock, except for nudge.
+// What a hand does otherwise with an order. The caller holds the lock, except for Nudge.
 
 const (
 	// maxHeld is how many messages a subscription with an order has in hand at most,
@@ -20,13 +17,15 @@ const (
 	maxHeld = 1000
 	// maxHeldBytes bounds the weight of what waits, headers included.
 	maxHeldBytes = 16 << 20
+	// KeyBatch is how many keys are asked for at a time.
+	KeyBatch = 32
 	// missingGrace is how much longer than the ack wait the later messages of a key wait
 	// for one that expired in hand. By then the server has delivered it again, here or
 	// to another replica.
 	missingGrace = 5 * time.Second
 )
 
-// ordered is the order by key, and what leads to it. It has no lock: that of inHand
+// ordered is the order by key, and what leads to it. It has no lock: that of Hand
 // guards it.
 type ordered struct {
 	lanes *keyorder.Order[*Delivery]
@@ -38,7 +37,7 @@ type ordered struct {
 	room    chan struct{} // tells the worker that fetches that there is room again
 	waiting bool          // it waits for that
 
-	timer *time.Timer // calls nudge; nil until something waits for a time
+	timer *time.Timer // calls Nudge; nil until something waits for a time
 	set   time.Time   // for when
 }
 
@@ -66,7 +65,7 @@ func (o *ordered) empty(unkeyed []*Delivery) []*Delivery {
 
 // startable reports whether a worker that has nothing to do finds something: a message
 // to handle, or one whose key is to be asked for.
-func (h *inHand) startable() bool {
+func (h *Hand) startable() bool {
 	if h.order == nil {
 		return len(h.waiting) > 0 && !h.holds()
 	}
@@ -75,7 +74,7 @@ func (h *inHand) startable() bool {
 }
 
 // first takes the message that is to be handled next, or returns nil.
-func (h *inHand) first() *Delivery {
+func (h *Hand) first() *Delivery {
 	if h.holds() {
 		return nil
 	}
@@ -89,7 +88,7 @@ func (h *inHand) first() *Delivery {
 	h.elapse(now)
 	d, _ := h.order.lanes.Take(now)
 	if h.order.lanes.Ready() {
-		h.nudge()
+		h.Nudge()
 	}
 	if d == nil && h.order.waiting && h.spare() > 0 {
 		h.order.waiting = false
@@ -101,8 +100,8 @@ func (h *inHand) first() *Delivery {
 	return d
 }
 
-// roomy returns what tells that there is room again, if there may be none.
-func (h *inHand) roomy() <-chan struct{} {
+// Roomy returns what tells that there is room again, if there may be none.
+func (h *Hand) Roomy() <-chan struct{} {
 	if h.order == nil {
 		return nil
 	}
@@ -111,7 +110,7 @@ func (h *inHand) roomy() <-chan struct{} {
 
 // elapse lets messages go on that have waited for a time, and sets the timer for the
 // next ones.
-func (h *inHand) elapse(now time.Time) {
+func (h *Hand) elapse(now time.Time) {
 	if unkeyed := h.order.lanes.Elapse(now); len(unkeyed) > 0 {
 		for _, d := range unkeyed {
 			d.unkeyed = nil
@@ -121,22 +120,22 @@ func (h *inHand) elapse(now time.Time) {
 	h.schedule(now)
 }
 
-// schedule has nudge called when the next wait ends.
-func (h *inHand) schedule(now time.Time) {
+// schedule has Nudge called when the next wait ends.
+func (h *Hand) schedule(now time.Time) {
 	due := h.order.lanes.Due()
 	switch {
 	case due.IsZero() || due.Equal(h.order.set):
 		return
 	case h.order.timer == nil:
-		h.order.timer = time.AfterFunc(due.Sub(now), h.nudge)
+		h.order.timer = time.AfterFunc(due.Sub(now), h.Nudge)
 	default:
 		h.order.timer.Reset(due.Sub(now))
 	}
 	h.order.set = due
 }
 
-// nudge wakes a worker that has nothing to do.
-func (h *inHand) nudge() {
+// Nudge wakes a worker that has nothing to do.
+func (h *Hand) Nudge() {
 	select {
 	case h.wake <- struct{}{}:
 	default: // one is being woken
@@ -145,7 +144,7 @@ func (h *inHand) nudge() {
 
 // backlog returns how many messages wait to be handled. Those behind one that is to be
 // handled again do not count: a worker without work asks for others.
-func (h *inHand) backlog() int {
+func (h *Hand) backlog() int {
 	n := len(h.waiting)
 	if h.order != nil {
 		n += len(h.order.keying) + h.order.lanes.Held() - h.order.lanes.Blocked()
@@ -156,18 +155,18 @@ func (h *inHand) backlog() int {
 // idleBacklog is backlog for a worker that finds nothing to start. What waits behind
 // quick handlers counts, as it is soon done. What waits behind slow ones does not: other
 // keys must not wait for them.
-func (h *inHand) idleBacklog() int {
-	if h.order == nil || time.Since(h.order.lanes.Moved()) > quick {
+func (h *Hand) idleBacklog() int {
+	if h.order == nil || time.Since(h.order.lanes.Moved()) > Quick {
 		return 0
 	}
 	return h.backlog()
 }
 
-// quick is within which time handlers are quick.
-const quick = 50 * time.Millisecond
+// Quick is within which time handlers are quick.
+const Quick = 50 * time.Millisecond
 
 // inAll returns how many messages are in hand.
-func (h *inHand) inAll() int {
+func (h *Hand) inAll() int {
 	return len(h.waiting) + len(h.order.keying) + h.order.lanes.Held() + h.busy()
 }
 
@@ -182,7 +181,7 @@ func bound(cs *consumers.Consumer) int {
 }
 
 // spare returns how many messages may still be asked for.
-func (h *inHand) spare() int {
+func (h *Hand) spare() int {
 	most, weight := bound(h.consumer.Load()), maxHeldBytes
 	if h.holds() { // what the former active subscription had in hand comes on top
 		most, weight = most+maxHeld, 2*weight
@@ -203,7 +202,7 @@ type Crowd struct {
 // crowd returns what is in hand, and whether there is something to say about it:
 // fetching has come to a stand, or goes on after that. It goes on when half of the room
 // is free, so that the log is not full of this.
-func (h *inHand) crowd() (c Crowd, changed bool) {
+func (h *Hand) crowd() (c Crowd, changed bool) {
 	o := h.order
 	switch {
 	case !o.full && !h.holds() && h.spare() < 1 && h.pull.Open() == 0 && !h.startable():
@@ -216,26 +215,26 @@ func (h *inHand) crowd() (c Crowd, changed bool) {
 
 // refused ends a message that was taken and is not handled. It returns those that are
 // not handled for the same reason.
-func (h *inHand) refused(d *Delivery, why *refusal) (also []*Delivery) {
+func (h *Hand) refused(d *Delivery, why *Refusal) (also []*Delivery) {
 	if h.order == nil {
 		return nil
 	}
 	now, cs := time.Now(), h.consumer.Load()
 	wait := time.Duration(0)
-	if why == expired {
+	if why == Expired {
 		wait = cs.AckWait() + missingGrace
 	}
 	also = h.order.lanes.Drop(d, now, wait, func(d *Delivery) bool { return h.lost(cs, d, now) })
 	h.elapse(now)
 	if h.order.lanes.Ready() {
-		h.nudge()
+		h.Nudge()
 	}
 	return also
 }
 
 // lost reports whether a message that waits has expired, and notes that it is delivered
 // again.
-func (h *inHand) lost(cs *consumers.Consumer, d *Delivery, now time.Time) bool {
+func (h *Hand) lost(cs *consumers.Consumer, d *Delivery, now time.Time) bool {
 	if !cs.Expired(d.served(), now.Sub(d.Received)-d.extended) || cs.IsLast(d.served()) {
 		return false
 	}
@@ -244,7 +243,7 @@ func (h *inHand) lost(cs *consumers.Consumer, d *Delivery, now time.Time) bool {
 }
 
 // unhandled returns everything that is in hand and that no handler has, in no order.
-func (h *inHand) unhandled() []*Delivery {
+func (h *Hand) unhandled() []*Delivery {
 	ds := slices.Clone(h.waiting)
 	if h.order != nil {
 		h.order.all(time.Now(), func(d *Delivery, _ bool) { ds = append(ds, d) })
@@ -253,92 +252,18 @@ func (h *inHand) unhandled() []*Delivery {
 }
 
 // highest returns the highest stream sequence of what no handler has.
-func (h *inHand) highest() (n uint64) {
+func (h *Hand) highest() (n uint64) {
 	for _, d := range h.unhandled() {
 		n = max(n, d.Meta.StreamSequence)
 	}
 	return n
 }
 
-// keySeed is that of all keys in this process.
-var keySeed = maphash.MakeSeed()
-
-// keyOf makes a number of a key. Two keys with the same number also wait for each other,
-// which does no harm.
-func keyOf(key string) uint64 { return maphash.String(keySeed, key) }
-
-// ownKey is the number of a message that has no key.
-func ownKey(d *Delivery) uint64 {
-	return maphash.Comparable(keySeed, d.Meta.Identity())
-}
-
-const (
-	// keyBatch is how many keys are asked for at a time.
-	keyBatch = 32
-	// keyTime is after how long the messages whose keys are known are started first.
-	keyTime = time.Millisecond
-	// slowKey is how long a function may take for a key before the log says so.
-	slowKey = time.Second
-)
-
-// sort asks for keys, and puts the messages into the lanes of these. It returns false if
-// there is nothing to sort, or another worker is at it: the order of the stream must be
-// kept.
-func (s *Subscription) sort() bool {
-	if s.cfg.Key == nil {
-		return false
+// drop takes out everything that is not started. The caller holds the lock.
+func (h *Hand) drop() (ds []*Delivery) {
+	if ds = h.waiting; h.order != nil {
+		ds = h.order.empty(ds)
 	}
-	batch := s.hand.unsorted()
-	if len(batch) == 0 {
-		return false
-	}
-	keys := make([]uint64, 0, keyBatch)
-	s.keyed.Begin()
-	defer func() { // also if the user's function ends the goroutine
-		s.hand.sorted(keys)
-		s.keyed.End()
-	}()
-	for began := time.Now(); len(keys) < len(batch); {
-		d := batch[len(keys)]
-		keys = append(keys, ownKey(d)) // if it does not return
-		if wire.IsDeleteMarker(d.Msg) {
-			continue
-		}
-		if key := s.cfg.Key(d); d.unkeyed == nil {
-			keys[len(keys)-1] = keyOf(key)
-		}
-		if took := time.Since(began); took > slowKey {
-			s.logSlowKey(d, took)
-			break
-		} else if took > keyTime {
-			break
-		}
-	}
-	return true
-}
-
-// lookAround says when fetching has come to a stand because of stuck keys, and when it
-// goes on.
-func (s *Subscription) lookAround() {
-	if s.cfg.Key == nil {
-		return
-	}
-	c, changed := s.hand.crowded()
-	if !changed {
-		return
-	}
-	s.crowded.Store(c.Full)
-	if c.Full {
-		s.log.Warn(fmt.Sprintf("no more is fetched: %d messages wait in hand behind others of their %d keys, which are being handled or are to be handled again; it goes on when one of these keys does", c.Messages, c.Keys))
-	} else {
-		s.log.Info(fmt.Sprintf("fetching goes on: %d messages wait in hand behind others of their keys", c.Messages))
-	}
-	s.cfg.Observer.Crowded(c)
-}
-
-func (s *Subscription) logSlowKey(d *Delivery, took time.Duration) {
-	const text = "the key function of OrderBy took %v; until it returns, nothing more is started%s"
-	if more, ok := s.lines.Allow(text); ok {
-		s.log.Warn(fmt.Sprintf(text, took.Round(time.Millisecond), more), d.Attrs()...)
-	}
+	h.waiting, h.room = nil, nil
+	return ds
 }

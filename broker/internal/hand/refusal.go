@@ -1,4 +1,4 @@
-package consume
+package hand
 
 import (
 	"log/slog"
@@ -21,44 +21,45 @@ const (
 	SkipSpent     SkipReason = "spent"
 )
 
-// refusal is why a message is not handled, and what follows.
-type refusal struct {
-	reason   SkipReason
-	text     string
-	level    slog.Level
-	settle   Result // what is sent for it
-	repeated bool   // it is a second delivery
+// Refusal is why a message is not handled, and what follows.
+type Refusal struct {
+	Reason   SkipReason
+	Text     string
+	Level    slog.Level
+	Settle   Result // what is sent for it
+	Repeated bool   // it is a second delivery
 }
 
 var (
-	expired = &refusal{
-		reason: SkipExpired, level: slog.LevelWarn, settle: None,
-		text: "its ack deadline passed while it waited, so it is delivered again",
+	// Expired is the refusal of what Relieve returns.
+	Expired = &Refusal{
+		Reason: SkipExpired, Level: slog.LevelWarn, Settle: None,
+		Text: "its ack deadline passed while it waited, so it is delivered again",
 	}
-	beingHandled = &refusal{
-		reason: SkipRunning, level: slog.LevelWarn, settle: None, repeated: true,
-		text: "it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed",
+	beingHandled = &Refusal{
+		Reason: SkipRunning, Level: slog.LevelWarn, Settle: None, Repeated: true,
+		Text: "it is a second delivery of one that is being handled: AckWait has been shortened, or extending it has failed",
 	}
-	handled = &refusal{
-		reason: SkipHandled, level: slog.LevelWarn, settle: Ack, repeated: true,
-		text: "it is a second delivery of one that was handled: its ack was lost, came too late, or went to a consumer that is gone",
+	handled = &Refusal{
+		Reason: SkipHandled, Level: slog.LevelWarn, Settle: Ack, Repeated: true,
+		Text: "it is a second delivery of one that was handled: its ack was lost, came too late, or went to a consumer that is gone",
 	}
-	terminated = &refusal{
-		reason: SkipDiscarded, level: slog.LevelWarn, settle: Term, repeated: true,
-		text: "it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late",
+	terminated = &Refusal{
+		Reason: SkipDiscarded, Level: slog.LevelWarn, Settle: Term, Repeated: true,
+		Text: "it is a second delivery of one that was discarded, or is a dead letter: its termination was lost, or came too late",
 	}
-	spent = &refusal{
-		reason: SkipSpent, level: slog.LevelDebug, settle: Nak,
-		text: "it has had all the deliveries that MaxDeliver permits, counted with the retries that were made here",
+	spent = &Refusal{
+		Reason: SkipSpent, Level: slog.LevelDebug, Settle: Nak,
+		Text: "it has had all the deliveries that MaxDeliver permits, counted with the retries that were made here",
 	}
-	marker = &refusal{
-		reason: SkipMarker, level: slog.LevelDebug, settle: Ack,
-		text: "it is the stream's note that the last message of its subject has gone, and nothing that anybody has published",
+	marker = &Refusal{
+		Reason: SkipMarker, Level: slog.LevelDebug, Settle: Ack,
+		Text: "it is the stream's note that the last message of its subject has gone, and nothing that anybody has published",
 	}
 )
 
 // refusal returns why a message is not to be handled, or nil. The caller holds the lock.
-func (h *inHand) refusal(d *Delivery) *refusal {
+func (h *Hand) refusal(d *Delivery) *Refusal {
 	if wire.IsDeleteMarker(d.Msg) {
 		return marker
 	}
@@ -72,7 +73,7 @@ func (h *inHand) refusal(d *Delivery) *refusal {
 	cs := h.consumer.Load()
 	if cs.Expired(d.served(), d.Began-d.extended) && !cs.IsLast(d.served()) {
 		h.ledger.Owe(cs, d.Meta, d.Deliveries())
-		return expired
+		return Expired
 	}
 	return nil
 }
@@ -81,7 +82,7 @@ func (h *inHand) refusal(d *Delivery) *refusal {
 // be handled, or nil. Second deliveries come when an ack was lost with a connection,
 // or when an operator has shortened the consumer's AckWait, so that the server does
 // not wait as long as this side believes. The caller holds the lock.
-func (h *inHand) repeated(d *Delivery) *refusal {
+func (h *Hand) repeated(d *Delivery) *Refusal {
 	switch h.ledger.Fate(d.Meta) {
 	case ledger.Acked:
 		return handled
@@ -94,7 +95,7 @@ func (h *inHand) repeated(d *Delivery) *refusal {
 	id := d.Meta.Identity()
 	for _, r := range h.running {
 		// When its deadline is no longer extended, a handler counts as hanging.
-		if r != nil && !r.failed && r.Meta.Identity() == id && time.Since(r.Received) < h.s.cfg.MaxAckExtension {
+		if r != nil && !r.failed && r.Meta.Identity() == id && time.Since(r.Received) < h.cfg.MaxAckExtension {
 			r.skipped.Store(max(r.skipped.Load(), d.Meta.NumDelivered))
 			return beingHandled
 		}
