@@ -47,7 +47,7 @@ func TestIncidents(t *testing.T) {
 			// Which is true as well: so much fails that the objective is missed.
 			alert("MicroBrokerHandlerErrors", ofOrders, ofBilling), alert("MicroBrokerErrorBudgetBurnsFast", ofOrders, ofBilling),
 		}},
-		{"a topic cannot be published", playPublishErrors, 6, "message_too_large on replica-0", []string{alert("MicroBrokerPublishErrors", `topic="parcels"`)}},
+		{"a topic cannot be published", playPublishErrors, 5, "message_too_large on replica-0", []string{alert("MicroBrokerPublishErrors", `topic="parcels"`)}},
 		{"a message fails for ever", playPoison, 15, "set MaxDeliver", []string{alert("MicroBrokerRetriedForever", ofOrders, ofBilling)}},
 		{"a message panics", playPanic, 1, "on replica-0, where the log", []string{alert("MicroBrokerHandlerPanics", ofOrders, ofBilling)}},
 		{"the connection flaps", playFlapping, 10, "on replica-0 loses its connection", []string{alert("MicroBrokerConnectionFlapping")}},

@@ -101,7 +101,7 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("%s: the summary does not say which job", r.Alert)
 		}
 		anchor := strings.ToLower(r.Alert)
-		if want := "dashboards/README.md#" + anchor; r.Annotations["runbook"] != want {
+		if want := runbookBase + "dashboards/README.md#" + anchor; r.Annotations["runbook"] != want {
 			t.Errorf("%s: the runbook is %q, want %q", r.Alert, r.Annotations["runbook"], want)
 		}
 		if !slices.Contains(sections, anchor) {
@@ -121,6 +121,13 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// What an alert's links begin with: external labels of Prometheus, which are empty where
+// they are not set.
+const (
+	grafanaBase = "{{ $externalLabels.grafana }}"
+	runbookBase = "{{ $externalLabels.runbooks }}"
+)
+
 var (
 	linkVariable = regexp.MustCompile(`var-(\w+)=`)
 	linkPanel    = regexp.MustCompile(`^viewPanel=(\d+)&`)
@@ -130,7 +137,7 @@ var (
 // are the labels of the alert that the dashboard has a variable for.
 func checkDashboardLink(r rule, rules []rule, uids map[string]dashboard) error {
 	path, query, _ := strings.Cut(r.Annotations["dashboard"], "?")
-	d, ok := uids[strings.TrimPrefix(path, "/d/")]
+	d, ok := uids[strings.TrimPrefix(path, grafanaBase+"/d/")]
 	if !ok {
 		return fmt.Errorf("%q is no dashboard", path)
 	}

@@ -54,7 +54,7 @@ func TestRunbook(t *testing.T) {
 			t.Errorf("%s does not say how to confirm it", r.Alert)
 			continue
 		}
-		path, query, _ := strings.Cut(strings.TrimPrefix(r.Annotations["dashboard"], "/d/"), "?")
+		path, query, _ := strings.Cut(strings.TrimPrefix(r.Annotations["dashboard"], grafanaBase+"/d/"), "?")
 		if m := linkPanel.FindStringSubmatch(query); m != nil && panels[path+" "+m[1]] != confirm[1] {
 			t.Errorf("%s is confirmed on the panel %q, and links to %q", r.Alert, confirm[1], panels[path+" "+m[1]])
 		}

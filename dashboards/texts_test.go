@@ -76,14 +76,14 @@ func checkTexts(t *testing.T, all []rendered) {
 		if _, anchor, _ := strings.Cut(r.annotations["runbook"], "dashboards/README.md#"); !slices.Contains(sections, anchor) {
 			t.Errorf("%s: there is no runbook %s", name, r.annotations["runbook"])
 		}
-		if link := r.annotations["dashboard"]; strings.Contains(link+"&", "=&") {
+		if link := r.annotations["dashboard"]; strings.Contains(link+"&", "=&") || !strings.Contains(link, "/d/micro-broker-") {
 			t.Errorf("%s: the link leaves a variable empty: %s", name, link)
 		}
 	}
 }
 
 // The texts of every alert, as they are where a unit test has it fire, with a queue and
-// without.
+// without, and with the external labels that make addresses of its links.
 func TestAlertTexts(t *testing.T) {
 	t.Parallel()
 	needPrometheus(t)
@@ -103,8 +103,9 @@ func TestAlertTexts(t *testing.T) {
 		}
 		done[m[1]] = true
 		series, _, _ := strings.Cut(test, "    promql_expr_test:\n")
-		series += fmt.Sprintf("    alert_rule_test: [{alertname: %s, eval_time: %s, exp_alerts: []}]\n\n", m[1], m[2])
-		chosen.WriteString(series + strings.ReplaceAll(series, `queue="billing"`, `queue=""`))
+		series += fmt.Sprintf("    alert_rule_test: [{alertname: %s, eval_time: %s, exp_alerts: []}]\n", m[1], m[2])
+		chosen.WriteString(series + "    external_labels: {grafana: 'https://grafana.example.com', runbooks: 'https://git.example.com/broker/'}\n")
+		chosen.WriteString(strings.ReplaceAll(series, `queue="billing"`, `queue=""`))
 	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{"rules.yaml": dashboards.Rules(), "test.yaml": chosen.String()} {
@@ -118,6 +119,12 @@ func TestAlertTexts(t *testing.T) {
 	for _, r := range readRules(t) {
 		if r.Alert != "" && !slices.ContainsFunc(all, func(a rendered) bool { return a.labels["alertname"] == r.Alert }) {
 			t.Errorf("%s does not fire:\n%s", r.Alert, out)
+		}
+		if r.Alert != "" && !slices.ContainsFunc(all, func(a rendered) bool {
+			return a.labels["alertname"] == r.Alert && strings.HasPrefix(a.annotations["dashboard"], "https://grafana.example.com/d/micro-broker-") &&
+				a.annotations["runbook"] == "https://git.example.com/broker/dashboards/README.md#"+strings.ToLower(r.Alert)
+		}) {
+			t.Errorf("%s has no addresses as links where the external labels are set", r.Alert)
 		}
 	}
 }
