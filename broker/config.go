@@ -7,10 +7,10 @@ import (
 	"reflect"
 	"slices"
 
+	"go-micro-jetstream/broker/internal/natsopts"
+
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
-
-	"go-micro-jetstream/broker/internal/link"
 )
 
 // config is what the options amount to.
@@ -30,7 +30,7 @@ func newConfig(o broker.Options) (*config, error) {
 		c.clientName = defaultClientName()
 	}
 	var err error
-	if c.servers, err = link.ServerURLs(o.Addrs, o.Secure); err != nil {
+	if c.servers, err = natsopts.ServerURLs(o.Addrs, o.Secure); err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	for _, w := range c.wrong {

@@ -9,11 +9,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/client"
 	"go-micro-jetstream/broker/internal/fault"
 )
-
-// defaultAPI is where the API of the server's own JetStream is.
-const defaultAPI = "$JS.API."
 
 // api is where JetStream's API is. It is safe for concurrent use.
 type api struct {
@@ -25,13 +23,12 @@ type api struct {
 
 // at sets what the configuration says.
 func (a *api) at(cfg *Config) {
+	a.prefix, a.domain = cfg.Prefix(), cfg.Domain
 	switch {
 	case cfg.Domain != "":
-		a.prefix, a.domain, a.option = "$JS."+cfg.Domain+".API.", cfg.Domain, fmt.Sprintf("WithDomain(%q)", cfg.Domain)
+		a.option = fmt.Sprintf("WithDomain(%q)", cfg.Domain)
 	case cfg.APIPrefix != "":
-		a.prefix, a.option = cfg.APIPrefix+".", fmt.Sprintf("WithAPIPrefix(%q)", cfg.APIPrefix)
-	default:
-		a.prefix = defaultAPI
+		a.option = fmt.Sprintf("WithAPIPrefix(%q)", cfg.APIPrefix)
 	}
 }
 
@@ -63,7 +60,7 @@ func (c *Conn) Domain() string {
 // account.
 func (c *Conn) Nearby() bool {
 	a := &c.calls.api
-	if a.option == "" || a.prefix == defaultAPI {
+	if a.option == "" || a.prefix == client.DefaultPrefix {
 		return false
 	}
 	has, _ := c.NATS().ConnectedServerJetStream()
@@ -72,14 +69,14 @@ func (c *Conn) Nearby() bool {
 
 // Remote reports whether the JetStream that is used need not be that of the connected
 // server, whose version then says nothing about it.
-func (c *Conn) Remote() bool { return c.calls.api.prefix != defaultAPI }
+func (c *Conn) Remote() bool { return c.calls.api.prefix != client.DefaultPrefix }
 
 // IsDirect reports whether the connected server itself has the JetStream that is used.
 // Otherwise deliveries may be on their way from another server of the cluster, or from
 // the hub of a leaf node.
 func (c *Conn) IsDirect() bool {
 	has, _ := c.NATS().ConnectedServerJetStream()
-	return has && c.calls.api.prefix == defaultAPI && c.NATS().ConnectedClusterName() == ""
+	return has && c.calls.api.prefix == client.DefaultPrefix && c.NATS().ConnectedClusterName() == ""
 }
 
 // AskNearby asks the other JetStream of [Conn.Nearby]. It returns nil without an answer:
@@ -91,7 +88,7 @@ func (c *Conn) AskNearby(ctx context.Context, name string, question func(context
 	}
 	ctx, cancel := context.WithTimeout(ctx, LookUpTimeout)
 	defer cancel()
-	return c.request(ctx, defaultAPI+name, func(ctx context.Context) error { return question(ctx, js) })
+	return c.request(ctx, client.DefaultPrefix+name, func(ctx context.Context) error { return question(ctx, js) })
 }
 
 // noAnswerError says why JetStream does not answer elsewhere. The text of its cause is about

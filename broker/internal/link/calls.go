@@ -14,7 +14,6 @@ import (
 type calls struct {
 	api      api   // where they go
 	reach    reach // whether anybody is there
-	refusals refusals
 	mu       sync.Mutex
 	underWay map[*call]struct{}
 }

@@ -20,43 +20,7 @@ import (
 // client's own for servers that cannot be reached or refuse the credentials. With
 // nats.RetryOnFailedConnect it returns nil before the client is connected, and the
 // server is not checked.
-func (c *Conn) Dial() error {
-	if c.invalid != nil {
-		return fmt.Errorf("%w: %w", fault.ErrInvalidConfig, c.invalid)
-	}
-	if err := c.connect(c.options); err != nil {
-		return err
-	}
-	c.arrivedAt(c.NATS())
-	if err := c.check(); err != nil {
-		c.expect()
-		c.NATS().Close()
-		return err
-	}
-	c.sayDiscovered()
-	return nil
-}
-
-// sayDiscovered tells of servers that the client has learned of before the connection was
-// encrypted: whoever stands between may have named them, and the client may send them its
-// credentials.
-func (c *Conn) sayDiscovered() {
-	nc := c.NATS()
-	if _, err := nc.TLSConnectionState(); err != nil || nc.Opts.TLSHandshakeFirst || nc.Opts.IgnoreDiscoveredServers {
-		return
-	}
-	named := nc.DiscoveredServers()
-	if len(named) == 0 {
-		return
-	}
-	const most = 3
-	more := ""
-	if n := len(named); n > most {
-		named, more = named[:most], fmt.Sprintf(" and %d more", n-most)
-	}
-	c.line(slog.LevelInfo, fmt.Sprintf("the server has named %s%s before the connection was encrypted, and the client may connect there, too: to prevent that, use nats.IgnoreDiscoveredServers or nats.TLSHandshakeFirst",
-		wire.Shorten(wire.Redacted(named)), more))
-}
+func (c *Conn) Dial() error { return c.Conn.Dial(c.check) }
 
 // check checks the server.
 func (c *Conn) check() error {
@@ -117,7 +81,7 @@ func (c *Conn) checkJetStream() error {
 		return fmt.Errorf("no answer would ever arrive: allow the user to subscribe to its inbox, or choose another with nats.CustomInboxPrefix: %w", err)
 	}
 	if err != nil {
-		c.line(slog.LevelWarn, fmt.Sprintf("could not verify that JetStream is enabled: %v", err))
+		c.Line(slog.LevelWarn, fmt.Sprintf("could not verify that JetStream is enabled: %v", err))
 	}
 	return nil
 }

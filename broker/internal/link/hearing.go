@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"go-micro-jetstream/broker/internal/client"
 	"go-micro-jetstream/broker/internal/fault"
 )
 
@@ -23,7 +24,7 @@ type hearing struct {
 
 // answers is the inbox of [Conn.Answers].
 type answers struct {
-	listener *Listener
+	listener *client.Listener
 	echo     string        // a message to this subject is ours, and only shows that it arrives
 	heard    chan struct{} // holds one; what arrived at echo
 }
@@ -47,7 +48,7 @@ func (c *Conn) Answers(prefix string, receive nats.MsgHandler) error {
 		})
 	})
 	if err == nil {
-		c.inbox.hearing.answers.Store(a)
+		c.hearing.answers.Store(a)
 	}
 	return err
 }
@@ -55,16 +56,16 @@ func (c *Conn) Answers(prefix string, receive nats.MsgHandler) error {
 // listensStill looks whether answers still arrive, after a refusal. One goroutine looks
 // at a time.
 func (c *Conn) listensStill() {
-	if c.inbox.hearing.refusals.Add(1) > 1 {
+	if c.hearing.refusals.Add(1) > 1 {
 		return
 	}
 	go func() {
 		for {
-			seen := c.inbox.hearing.refusals.Load()
+			seen := c.hearing.refusals.Load()
 			if err := c.hears(); err != nil {
-				c.deafen(err)
+				c.giveUpHearing(err)
 			}
-			if c.inbox.hearing.refusals.CompareAndSwap(seen, 0) || c.expected.Load() {
+			if c.hearing.refusals.CompareAndSwap(seen, 0) || c.Expected() {
 				return
 			}
 		}
@@ -74,7 +75,7 @@ func (c *Conn) listensStill() {
 // hears returns why no answer can arrive, or nil if one can, or if it cannot be told. Each
 // inbox is asked for an answer of JetStream. That takes APITimeout at most.
 func (c *Conn) hears() error {
-	a := c.inbox.hearing.answers.Load()
+	a := c.hearing.answers.Load()
 	if a == nil { // Listen says that there is no room
 		return nil
 	}
@@ -95,7 +96,7 @@ func (c *Conn) hears() error {
 	}()
 	heard := c.heardBy(ctx, a, asked)
 	<-asked
-	if _, now := c.State(); now != number || c.expected.Load() {
+	if _, now := c.State(); now != number || c.Expected() {
 		return nil // if the new connection has too many as well, that is another refusal
 	}
 	if !heard {
@@ -123,7 +124,7 @@ func (c *Conn) heardBy(ctx context.Context, a *answers, asked <-chan struct{}) b
 			return true
 		case <-wait.Done():
 			cancel()
-		case <-c.closing:
+		case <-c.Closing():
 			cancel()
 			return false
 		}
@@ -140,7 +141,7 @@ func (c *Conn) heardBy(ctx context.Context, a *answers, asked <-chan struct{}) b
 // their way to it are lost.
 func (c *Conn) answersAgain(a *answers) error {
 	err := a.listener.Again()
-	c.events.Lost()
+	c.SayLost()
 	if errors.Is(err, fault.ErrSubscriptionLimit) {
 		return c.tooMany("the inbox for the answers of streams")
 	}
@@ -150,15 +151,13 @@ func (c *Conn) answersAgain(a *answers) error {
 // tooMany is the error of a connection whose inbox the server refuses.
 func (c *Conn) tooMany(inbox string) error {
 	return fmt.Errorf("%w: %s is refused after a reconnect, as the server permits fewer than the %d subscriptions of this connection: %s: %w",
-		fault.ErrSubscriptionLimit, inbox, c.NATS().NumSubscriptions(), moreRoom, nats.ErrMaxSubscriptionsExceeded)
+		fault.ErrSubscriptionLimit, inbox, c.NATS().NumSubscriptions(), client.MoreRoom, nats.ErrMaxSubscriptionsExceeded)
 }
 
-// deafen notes that no answer can arrive until there is another connection, and sees to
+// giveUpHearing notes that no answer can arrive until there is another connection, and sees to
 // that. What waits for an answer ends.
-func (c *Conn) deafen(why error) {
-	c.line(slog.LevelError, fmt.Sprintf("nothing can be published or asked, reconnecting soon: %v", why))
-	c.inbox.refuse(why)
-	c.events.Lost()
-	c.regain()
+func (c *Conn) giveUpHearing(why error) {
+	c.Line(slog.LevelError, fmt.Sprintf("nothing can be published or asked, reconnecting soon: %v", why))
+	c.Deafen(why)
 	c.calls.end(why)
 }

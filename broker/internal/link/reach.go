@@ -38,7 +38,7 @@ func (c *Conn) Reached() {
 	r := &c.calls.reach
 	if r.lost.Load() && r.lost.CompareAndSwap(true, false) {
 		r.times.Add(1)
-		c.changes.wake()
+		c.Wake()
 	}
 }
 
@@ -52,10 +52,7 @@ const probeSpacing = 100 * time.Millisecond
 // MayProbe reports whether one of those that wait may look whether the server answers
 // again. All together look ten times a second at most.
 func (c *Conn) MayProbe() bool {
-	r, now := &c.calls.reach, int64(time.Since(c.born))
+	r, now := &c.calls.reach, int64(time.Since(c.Born()))
 	last := r.probed.Load()
 	return (last == 0 || now-last >= int64(probeSpacing)) && r.probed.CompareAndSwap(last, now)
 }
-
-// Listeners returns how many subscriptions the connection has.
-func (c *Conn) Listeners() int { return c.listeners.count() }

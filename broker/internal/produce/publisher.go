@@ -79,7 +79,7 @@ var publications = sync.Pool{New: func() any { return &publication{waiter: newWa
 // Publish returns when the stream has acknowledged the message. It gives up at the
 // deadline of the context, or after [PublishTimeout] if there is none. While nats.go
 // holds the lock of the connection it may take longer: as long as it dials a server,
-// or up to link.WriteTimeout for a write to a network that takes nothing.
+// or up to natsopts.WriteTimeout for a write to a network that takes nothing.
 //
 // The error wraps fault.ErrPublishUnknown if the message may be stored. Every other
 // error says that it is not.

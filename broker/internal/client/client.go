@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/backoff"
+	"go-micro-jetstream/broker/internal/natsopts"
 )
 
 // client is one client of nats.go. Usually it is the only one of a Conn. It is replaced
@@ -44,10 +45,9 @@ func (c *Conn) connect(o nats.Options) error {
 	ready := &readiness{done: make(chan struct{})}
 	defer close(ready.done)
 	c.setCallbacks(&o, ready)
-	g := c.newGuard(&o)
-	g.protect(&o)
+	failed := natsopts.Protect(&o, c.userCode())
 	nc, err := o.Connect()
-	if fault := g.failed(); fault != nil && (err != nil || nc.IsConnected()) {
+	if fault := failed(); fault != nil && (err != nil || nc.IsConnected()) {
 		if nc != nil {
 			nc.Close()
 		}
@@ -56,7 +56,7 @@ func (c *Conn) connect(o nats.Options) error {
 	if err != nil {
 		return err
 	}
-	js, err := jetstream.NewWithAPIPrefix(nc, c.calls.api.prefix, jetstream.WithDefaultTimeout(APITimeout))
+	js, err := jetstream.NewWithAPIPrefix(nc, c.prefix, jetstream.WithDefaultTimeout(APITimeout))
 	if err != nil {
 		nc.Close()
 		return err
@@ -111,7 +111,7 @@ func (c *Conn) replace(nc *nats.Conn) {
 	err := cmp.Or(nc.LastError(), nats.ErrConnectionClosed)
 	more, ok := c.lines.Allow("replace")
 	if c.lossSaid = ok; ok {
-		c.line(slog.LevelWarn, fmt.Sprintf("the client has closed the connection, dialling again: %v%s", err, more))
+		c.Line(slog.LevelWarn, fmt.Sprintf("the client has closed the connection, dialling again: %v%s", err, more))
 	}
 	c.events.Down(err)
 	go c.redial()
@@ -126,7 +126,7 @@ func (c *Conn) redial() {
 			return
 		}
 		if r := recover(); r != nil { // user code, such as a dialer
-			c.line(slog.LevelError, fmt.Sprintf("dialling again panicked: %v\n%s", r, debug.Stack()))
+			c.Line(slog.LevelError, fmt.Sprintf("dialling again panicked: %v\n%s", r, debug.Stack()))
 		}
 		go c.redial() // also after a runtime.Goexit of user code
 	}()
@@ -142,7 +142,7 @@ func (c *Conn) redial() {
 	o := c.options
 	o.RetryOnFailedConnect = true
 	if err := c.connect(o); err != nil {
-		c.line(slog.LevelWarn, fmt.Sprintf("dialling again: %v", err))
+		c.Line(slog.LevelWarn, fmt.Sprintf("dialling again: %v", err))
 		return
 	}
 	over = true
@@ -160,3 +160,6 @@ func (c *Conn) expect() {
 
 // end closes the channel of Closed.
 func (c *Conn) end() { c.endOnce.Do(func() { close(c.closed) }) }
+
+// userCode is where to tell of user code that fails.
+func (c *Conn) userCode() natsopts.Log { return natsopts.Log{Lines: &c.lines, Line: c.Line} }

@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"context"
@@ -55,3 +55,6 @@ func (c *Conn) Await(ctx context.Context) error {
 		}
 	}
 }
+
+// Wake wakes those that wait for a change of the connection, as a new connection does.
+func (c *Conn) Wake() { c.changes.wake() }

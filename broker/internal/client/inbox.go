@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"fmt"
@@ -16,8 +16,7 @@ import (
 
 // inbox knows whether the server lets answers arrive, and when to ask it again.
 type inbox struct {
-	deaf    atomic.Pointer[error] // why no answer can arrive; nil: it can
-	hearing hearing
+	deaf atomic.Pointer[error] // why no answer can arrive; nil: it can
 
 	mu       sync.Mutex
 	awaiting bool      // a reconnect is to come
@@ -85,4 +84,12 @@ func (c *Conn) AboutInbox(violation error) bool {
 		prefix = c.options.InboxPrefix + "."
 	}
 	return ok && strings.HasPrefix(subject, prefix)
+}
+
+// Deafen notes that no answer can arrive until there is another connection, and sees to
+// that. [Conn.Deaf] returns why.
+func (c *Conn) Deafen(why error) {
+	c.inbox.refuse(why)
+	c.events.Lost()
+	c.regain()
 }

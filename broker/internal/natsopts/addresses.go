@@ -1,4 +1,6 @@
-package link
+// Package natsopts makes the options of a client of nats.go: from what the user has typed
+// and set, with a guard around the user's code.
+package natsopts
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package link
+package natsopts
 
 import (
 	"crypto/tls"
@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/logging"
 )
 
 // mostHanging is how many calls of user code may hang on one client. A further call fails
@@ -24,15 +25,21 @@ const mostHanging = 10
 // runtime.Goexit, or code that hangs, would leave the client locked for ever. With the
 // guard the attempt to connect fails. It is safe for concurrent use.
 type guard struct {
-	c       *Conn
+	log     Log
 	bound   time.Duration         // of each call
 	hanging atomic.Int32          // calls that have not returned
 	fault   atomic.Pointer[error] // the latest
 }
 
+// Log is where a connection tells of user code that fails.
+type Log struct {
+	Lines *logging.Limiter
+	Line  func(level slog.Level, text string, attrs ...any)
+}
+
 // newGuard returns a guard that bounds each call as nats.Timeout does the dial.
-func (c *Conn) newGuard(o *nats.Options) *guard {
-	g := &guard{c: c, bound: o.Timeout}
+func newGuard(o *nats.Options, log Log) *guard {
+	g := &guard{log: log, bound: o.Timeout}
 	if g.bound <= 0 {
 		g.bound = nats.DefaultTimeout
 	}
@@ -55,8 +62,8 @@ func calling[R any](g *guard, what string, call func() (R, error), late func(R))
 	})
 	if errors.Is(fault, goroutine.ErrHangs) {
 		fault = fmt.Errorf("%s %w (%v, which is nats.Timeout): give the code its own time limit, or raise that", what, fault, g.bound)
-		if more, ok := g.c.lines.Allow("hangs"); ok {
-			g.c.line(slog.LevelWarn, fmt.Sprintf("connect: %v%s", fault, more))
+		if more, ok := g.log.Lines.Allow("hangs"); ok {
+			g.log.Line(slog.LevelWarn, fmt.Sprintf("connect: %v%s", fault, more))
 		}
 		return r, g.failure(fault)
 	}
@@ -65,7 +72,7 @@ func calling[R any](g *guard, what string, call func() (R, error), late func(R))
 		return r, err
 	}
 	if p, ok := errors.AsType[*goroutine.PanicError](fault); ok {
-		g.c.line(slog.LevelError, fmt.Sprintf("%s %v\n%s", what, fault, p.Stack))
+		g.log.Line(slog.LevelError, fmt.Sprintf("%s %v\n%s", what, fault, p.Stack))
 	}
 	return r, g.failure(fmt.Errorf("%s %w", what, fault))
 }
@@ -100,6 +107,15 @@ func callback[R any](g *guard, what string, call func() (R, error)) func() (R, e
 		return nil
 	}
 	return func() (R, error) { return calling(g, what, call, nil) }
+}
+
+// Protect puts a guard before the user's code in the options. The function that it
+// returns says what that code has done instead of returning, and nil if it has done
+// nothing of the kind.
+func Protect(o *nats.Options, log Log) (failed func() error) {
+	g := newGuard(o, log)
+	g.protect(o)
+	return g.failed
 }
 
 // protect puts the guard before the user's code in the options.

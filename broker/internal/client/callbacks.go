@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"errors"
@@ -40,7 +40,7 @@ func (c *Conn) onDisconnect(nc *nats.Conn, err error) {
 	// losses. A loss without a line gets none about its end either.
 	more, ok := c.lines.Allow("lost")
 	if c.lossSaid = ok; ok {
-		c.line(slog.LevelWarn, fmt.Sprintf("connection lost, reconnecting: %v%s", err, more))
+		c.Line(slog.LevelWarn, fmt.Sprintf("connection lost, reconnecting: %v%s", err, more))
 	}
 	c.events.Down(err)
 }
@@ -50,7 +50,7 @@ func (c *Conn) onReconnect(nc *nats.Conn) {
 	url := c.URL()
 	c.signal()
 	if c.lossSaid {
-		c.line(slog.LevelInfo, "reconnected to "+url)
+		c.Line(slog.LevelInfo, "reconnected to "+url)
 	}
 	c.events.Up(url)
 }
@@ -66,7 +66,7 @@ func (c *Conn) onClose(nc *nats.Conn) {
 		return
 	}
 	err := nc.LastError()
-	c.line(slog.LevelError, fmt.Sprintf("connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err))
+	c.Line(slog.LevelError, fmt.Sprintf("connection closed for good, its subscriptions end: %v; call Connect and subscribe again", err))
 	c.events.Closed(err)
 }
 
@@ -77,17 +77,13 @@ func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 		return
 	}
 	if errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
-		c.calls.refusals.times.Add(1)
-		c.listensStill()
+		c.refusals.times.Add(1)
+		c.events.Crowded()
 	}
 	if errors.Is(err, nats.ErrPermissionViolation) {
-		about := c.AboutInbox(err)
-		if about {
-			c.inbox.refuse(noInbox(err))
-			c.events.Lost()
-			c.regain()
+		if c.AboutInbox(err) {
+			c.Deafen(noInbox(err))
 		}
-		c.calls.refuse(err, about)
 		c.events.Refused(err)
 	}
 	if more, ok := c.lines.Allow("async"); ok {
@@ -95,7 +91,7 @@ func (c *Conn) onAsyncError(nc *nats.Conn, sub *nats.Subscription, err error) {
 		if sub != nil {
 			attrs = append(attrs, "subject", sub.Subject)
 		}
-		c.line(slog.LevelWarn, fmt.Sprintf("%v%s", err, more), attrs...)
+		c.Line(slog.LevelWarn, fmt.Sprintf("%v%s", err, more), attrs...)
 	}
 }
 
@@ -143,5 +139,54 @@ func (c *Conn) reconnectIn(pause time.Duration) {
 	c.inbox.end(time.Now())
 	if c.Deaf() != nil && !c.expected.Load() && nc.IsConnected() { // else there is a new one, or soon
 		_ = nc.ForceReconnect()
+	}
+}
+
+// setCallbacks puts our callbacks before those that the user has set. All of them wait
+// until the client is ready, which is when everybody knows it.
+func (c *Conn) setCallbacks(o *nats.Options, ready *readiness) {
+	user := *o
+	o.NoCallbacksAfterClientClose = false // Close waits for the last one
+	silent := func() bool { return user.NoCallbacksAfterClientClose && c.expected.Load() }
+	// after returns a callback that runs ours and then the user's.
+	after := func(ours, users nats.ConnHandler) nats.ConnHandler {
+		return func(nc *nats.Conn) {
+			if !ready.wait() {
+				return
+			}
+			ours(nc)
+			if users != nil {
+				users(nc)
+			}
+		}
+	}
+	o.ConnectedCB = after(c.onConnect, user.ConnectedCB)
+	o.ReconnectedCB = after(c.onReconnect, user.ReconnectedCB)
+	o.ClosedCB = after(c.onClose, func(nc *nats.Conn) {
+		if user.ClosedCB != nil && !silent() {
+			user.ClosedCB(nc)
+		}
+	})
+	o.DisconnectedErrCB = func(nc *nats.Conn, err error) {
+		if !ready.wait() {
+			return
+		}
+		c.onDisconnect(nc, err)
+		switch { // the client calls only one of the two as well
+		case silent():
+		case user.DisconnectedErrCB != nil:
+			user.DisconnectedErrCB(nc, err)
+		case user.DisconnectedCB != nil:
+			user.DisconnectedCB(nc)
+		}
+	}
+	o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		if !ready.wait() {
+			return
+		}
+		c.onAsyncError(nc, sub, err)
+		if user.AsyncErrorCB != nil {
+			user.AsyncErrorCB(nc, sub, err)
+		}
 	}
 }

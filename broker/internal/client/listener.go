@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"errors"
@@ -183,3 +183,6 @@ func (ls *listeners) moveTo(c *client) (all []*Listener) {
 	}
 	return all
 }
+
+// Listeners returns how many subscriptions the connection has.
+func (c *Conn) Listeners() int { return c.listeners.count() }

@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"fmt"
@@ -22,7 +22,7 @@ func (c *Conn) Close() {
 	if c.Up() {
 		// Acks first: a drain does not say whether they were sent.
 		if err := nc.FlushTimeout(CloseTimeout); err != nil {
-			c.line(slog.LevelWarn, fmt.Sprintf("flush before closing: %v", err))
+			c.Line(slog.LevelWarn, fmt.Sprintf("flush before closing: %v", err))
 		}
 		if err := nc.Drain(); err == nil {
 			c.awaitClosed()
@@ -31,7 +31,7 @@ func (c *Conn) Close() {
 	nc.Close()
 	c.awaitClosed()
 	if !alreadyClosed {
-		c.line(slog.LevelInfo, "disconnected from "+url)
+		c.Line(slog.LevelInfo, "disconnected from "+url)
 	}
 }
 

@@ -1,4 +1,4 @@
-package link
+package client
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 // limitWait is how long to wait for the client's word about a refusal that it knows of.
 const limitWait = time.Second
 
-// moreRoom is the way out.
-const moreRoom = "raise max_subscriptions of the server, or subs of the account or user, or spread the subscriptions over several brokers"
+// MoreRoom is the way out of fault.ErrSubscriptionLimit.
+const MoreRoom = "raise max_subscriptions of the server, or subs of the account or user, or spread the subscriptions over several brokers"
 
 // refusals count what the server has refused because the connection has as many
 // subscriptions as it may. The server does not say which one it means. The zero value is
@@ -36,15 +36,15 @@ func (c *Conn) confirm(nc *nats.Conn, before uint64) error {
 	if !errors.Is(nc.LastError(), nats.ErrMaxSubscriptionsExceeded) {
 		return nil
 	}
-	for until := time.Now().Add(limitWait); c.calls.refusals.times.Load() == before; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(limitWait); c.refusals.times.Load() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) || c.expected.Load() {
 			return nil
 		}
 	}
 	return fmt.Errorf("%w: the server permits no more than %d on this connection: %s: %w",
-		fault.ErrSubscriptionLimit, nc.NumSubscriptions()-1, moreRoom, nats.ErrMaxSubscriptionsExceeded)
+		fault.ErrSubscriptionLimit, nc.NumSubscriptions()-1, MoreRoom, nats.ErrMaxSubscriptionsExceeded)
 }
 
 // SubscriptionsRefused returns how often the server has refused a subscription because
 // there are too many.
-func (c *Conn) SubscriptionsRefused() uint64 { return c.calls.refusals.times.Load() }
+func (c *Conn) SubscriptionsRefused() uint64 { return c.refusals.times.Load() }

@@ -1,13 +1,15 @@
-package link
+package natsopts
 
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
 
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/logging"
 	"go-micro-jetstream/internal/natstest"
 )
 
@@ -26,7 +28,7 @@ func (d lateDialer) Dial(string, string) (net.Conn, error) {
 func TestDialerThatReturnsTooLate(t *testing.T) {
 	ours, theirs := net.Pipe()
 	user := lateDialer{conn: ours, may: make(chan struct{})}
-	d := &guardedDialer{g: &guard{c: New(Config{}), bound: time.Millisecond}, user: user}
+	d := &guardedDialer{g: &guard{log: Log{Lines: new(logging.Limiter), Line: func(slog.Level, string, ...any) {}}, bound: time.Millisecond}, user: user}
 	for range mostHanging + 1 { // the last one is not called
 		if _, err := d.Dial("tcp", "x"); !errors.Is(err, goroutine.ErrHangs) {
 			t.Fatalf("got %v", err)
