@@ -155,7 +155,12 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // The stream and the sequence in [Published] are those of where it waits, and its
 // DeliverAt is not zero. The metric micro_broker_scheduled_total counts them. How many
 // wait is the number of messages in ORDERS-later: the metric
-// micro_broker_stream_messages of metrics.NewServer, or nats stream info.
+// micro_broker_stream_messages of metrics.NewServer, or nats stream info. A server that
+// was killed while messages fell due may count some for ever that it has delivered: it
+// keeps what its stream had not acknowledged yet, and goes on behind that
+// (resetStartingSeq in server/consumer.go). If the consumer ORDERS of ORDERS-later has
+// nothing pending, nats stream purge ORDERS-later --subject '_due.ORDERS.>' removes
+// them. A clean restart leaves none.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when

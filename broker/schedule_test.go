@@ -3,7 +3,6 @@ package broker_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -338,28 +337,18 @@ func TestWhatWaitsSurvivesARestart(t *testing.T) {
 	s := natstest.StartRestartable(t)
 	b := newBroker(t, s.Server)
 	due := make(map[string]time.Time, n)
-	var answers sync.WaitGroup
 	start := time.Now()
-	ctx := testContext(t) // a busy machine needs more than the 5 seconds of a publish by itself
 	for i := range n {
-		answers.Add(1)
-		body := strconv.Itoa(i)
-		due[body] = start.Add(2*time.Second + time.Duration(i%100)*60*time.Millisecond)
-		noErr(t, b.Publish(fmt.Sprintf("orders.%d", i%7), message(body), jsbroker.DeliverAt(due[body]), broker.PublishContext(ctx), jsbroker.Async(func(err error) {
-			defer answers.Done()
-			if err != nil {
-				t.Error(err)
-			}
-		})))
+		due[strconv.Itoa(i)] = start.Add(2*time.Second + time.Duration(i%100)*60*time.Millisecond)
 	}
-	answers.Wait()
+	publishLater(t, b, due)
 	noErr(t, b.Disconnect())
 	s.Stop()
 	s.Start(t)
 	again := newBroker(t, s.Server)
 	h, got := stamper()
 	up := time.Now()
-	subscribe(t, again, "orders.>", h, broker.Queue("q"))
+	subscribe(t, again, "orders.>", h, broker.Queue("q"), impatient())
 	late := make([]time.Duration, 0, n)
 	for range n {
 		r := receive(t, got)

@@ -7,7 +7,9 @@ import (
 )
 
 // Patience ends a wait for what never comes. It is no measure of speed: on a
-// machine that is busy everything may take its time.
+// machine that is busy everything may take its time. It is as long as AckWait is by
+// default: a test that has servers or connections end while messages are under way
+// gives its consumer a shorter one.
 const Patience = 30 * time.Second
 
 // Context returns a context that ends after Patience, or with the test.
