@@ -62,17 +62,14 @@ func (h *Hand) takeIn(m *nats.Msg) (a Arrivals) {
 			h.admit(m, now, cs, &a)
 		case err == nil || errors.Is(err, wire.ErrBatchDone):
 			a.Alive = true
-			if h.pull.Idle() > 0 && len(h.waiting) == 0 {
-				h.waiting, h.room = nil, nil
+			if h.pull.Idle() > 0 {
+				h.queue.Shrink()
 			}
 		case errors.Is(err, jetstream.ErrMaxBytesExceeded):
 			a.Err = fmt.Errorf("%w: the next message is larger than MaxRequestMaxBytes, %d, of consumer %s of stream %s: raise it", err, cs.Config.MaxRequestMaxBytes, cs.Name, cs.Stream.Name)
 		default:
 			a.Err = err
 		}
-	}
-	if cap(h.waiting) > cap(h.room) {
-		h.room = h.waiting
 	}
 	if a.Messages > 0 {
 		a.Alive = true
@@ -103,10 +100,10 @@ func (h *Hand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *Arri
 		h.pin.Delivered(m.Reply)
 	}
 	h.ledger.Came(d.Meta)
-	h.waiting = append(h.waiting, d)
+	h.queue.Add(d)
 	h.left.pending = d.Meta.Pending
 	if d.Meta.NumDelivered <= 1 {
-		h.fresh = now
+		h.left.fresh = now
 	}
 	a.Last = d
 	a.Messages++

@@ -149,7 +149,7 @@ func (d *Delivery) settleLater(r Result, delay time.Duration, reason string, fir
 // again after the delay. Otherwise it returns the delay for the server.
 func (d *Delivery) keep(delay time.Duration) (remaining time.Duration, kept bool) {
 	switch {
-	case d.hand.order == nil:
+	case !d.hand.queue.ByKey():
 		return delay, false
 	case d.hand.keep(d, delay):
 		return delay, true

@@ -5,7 +5,6 @@ package hand
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,11 +14,11 @@ import (
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/hanging"
-	"go-micro-jetstream/broker/internal/keyorder"
 	"go-micro-jetstream/broker/internal/ledger"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/pinned"
 	"go-micro-jetstream/broker/internal/pull"
+	"go-micro-jetstream/broker/internal/queue"
 )
 
 // Hand is what a subscription has in hand, and what it remembers of what it had.
@@ -31,19 +30,16 @@ type Hand struct {
 	pull     *pull.Pull      // guarded by mu, but for the methods that need no lock
 	sending  sync.WaitGroup
 	consumer atomic.Pointer[consumers.Consumer] // replaced under mu
-	wake     chan struct{}                      // wakes a worker that has nothing to do
 	asked    atomic.Bool                        // a request was sent; see Forfeit
 
 	mu       sync.Mutex
-	waiting  []*Delivery // fetched and not started, in order; with an order, those whose keys are not known
-	room     []*Delivery // the array behind waiting, to be used again
-	running  []*Delivery // by slot; nil when the worker has nothing in hand
-	fetching bool        // a worker waits for messages
+	queue    queue.Queue[*Delivery] // fetched and not started
+	running  []*Delivery            // by slot; nil when the worker has nothing in hand
+	fetching bool                   // a worker waits for messages
 	left     left
 	pace     hanging.Pace
-	fresh    time.Time // when a message last came for the first time
 	ledger   ledger.Ledger
-	order    *ordered       // nil: all messages have one order
+	crowding crowding
 	pin      *pinned.Client // nil: all subscribers of the consumer get messages
 	retries  retries
 
@@ -55,7 +51,8 @@ type Hand struct {
 // left is what the server has last told of the messages in the stream.
 type left struct {
 	at      time.Time
-	pending uint64 // not yet delivered to the consumer
+	pending uint64    // not yet delivered to the consumer
+	fresh   time.Time // when a message last came for the first time
 }
 
 // Config is what a hand is made of.
@@ -86,14 +83,13 @@ func New(cfg Config, cs *consumers.Consumer, info *jetstream.ConsumerInfo) *Hand
 	h := &Hand{
 		cfg:     cfg,
 		running: make([]*Delivery, cfg.Workers),
-		left:    left{at: time.Now(), pending: info.NumPending}, // nobody asks before it has begun
+		left:    left{at: time.Now(), pending: info.NumPending, fresh: time.Now()}, // nobody asks before it has begun
 		pace:    hanging.NewPace(cfg.HangsAfter),
-		fresh:   time.Now(),
 		ledger:  ledger.New(info.AckFloor.Stream), // where a consumer for new messages begins
-		wake:    make(chan struct{}, 1),
+		queue:   queue.New[*Delivery](cfg.Ordered),
 	}
 	if cfg.Ordered {
-		h.order = newOrdered()
+		h.crowding.room = make(chan struct{}, 1)
 	}
 	if cfg.Single {
 		h.pin = &pinned.Client{}
@@ -122,7 +118,10 @@ func (h *Hand) Pull() *pull.Pull { return h.pull }
 func (h *Hand) Pin() *pinned.Client { return h.pin }
 
 // Wake tells a worker that has nothing to do that it may have.
-func (h *Hand) Wake() <-chan struct{} { return h.wake }
+func (h *Hand) Wake() <-chan struct{} { return h.queue.Wake() }
+
+// Nudge wakes a worker that has nothing to do.
+func (h *Hand) Nudge() { h.queue.Nudge() }
 
 // stopped reports whether nothing is started any more.
 func (h *Hand) stopped() bool { return h.cfg.Life.Err() != nil }
@@ -150,7 +149,7 @@ func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, 
 	if d = h.first(); d == nil {
 		return nil, request, false, nil, nil
 	}
-	if n := h.backlog(); h.pull.Early(h.consumer.Load(), n) && h.cfg.Conn.Up() {
+	if n := h.queue.Backlog(); h.pull.Early(h.consumer.Load(), n) && h.cfg.Conn.Up() {
 		request, wanted = h.request(n)
 	}
 	d.Began = time.Since(d.Received)
@@ -164,16 +163,6 @@ func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, 
 	return d, request, wanted, refused, also
 }
 
-// pop takes the first of the waiting messages. The caller holds the lock.
-func (h *Hand) pop() *Delivery {
-	d := h.waiting[0]
-	h.waiting[0] = nil
-	if h.waiting = h.waiting[1:]; len(h.waiting) == 0 {
-		h.waiting = h.room[:0]
-	}
-	return d
-}
-
 // Finish ends the handling of a delivery. If nobody has settled it, it is to be
 // delivered again.
 func (h *Hand) Finish(slot int, d *Delivery) {
@@ -182,11 +171,7 @@ func (h *Hand) Finish(slot int, d *Delivery) {
 	h.running[slot] = nil
 	h.pace.Returned(time.Since(d.Received) - d.Began)
 	cs := h.consumer.Load()
-	if h.order != nil {
-		now := time.Now()
-		h.order.lanes.Finish(d, now, now.Add(cs.AckWait()))
-		h.schedule(now)
-	}
+	h.queue.Finish(d, cs.AckWait())
 	if !d.Settled() {
 		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 	}
@@ -202,17 +187,12 @@ func (h *Hand) keep(d *Delivery, delay time.Duration) bool {
 		h.ledger.Spend(cs, d.Meta, d.served())
 		return false
 	}
-	if h.stopped() {
-		return false
-	}
-	now := time.Now()
-	if !h.order.lanes.Keep(d, d.Repeat(), now, now.Add(delay)) {
+	if h.stopped() || !h.queue.Keep(d, delay) {
 		return false
 	}
 	if delay > 0 {
-		h.retries.add(now.Add(delay))
+		h.retries.add(time.Now().Add(delay))
 	}
-	h.schedule(now)
 	return true
 }
 
@@ -228,40 +208,18 @@ func (h *Hand) Crowded() (c Crowd, changed bool) {
 func (h *Hand) Unsorted() []*Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.order.keying) > 0 || h.stopped() {
+	if h.stopped() {
 		return nil
 	}
-	for len(h.waiting) > 0 && len(h.order.keying) < KeyBatch {
-		h.order.keying = append(h.order.keying, h.pop())
-	}
-	if len(h.order.keying) > 0 {
-		h.order.asked = time.Now()
-	}
-	return h.order.keying
+	return h.queue.Unsorted(KeyBatch)
 }
 
-// Sorted puts the first of the messages that Unsorted has returned into the lanes of
-// their keys. Those without a key come next time.
+// Sorted tells the keys of the first messages that Unsorted has returned. Those without a
+// key come next time.
 func (h *Hand) Sorted(keys []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now := time.Now()
-	h.order.asked = time.Time{}
-	if len(h.order.keying) == 0 { // given back meanwhile
-		return
-	}
-	for i, key := range keys {
-		h.order.lanes.Insert(h.order.keying[i], key, now)
-	}
-	if rest := h.order.keying[len(keys):]; len(rest) > 0 {
-		h.waiting = append(slices.Clone(rest), h.waiting...)
-	}
-	clear(h.order.keying)
-	h.order.keying = h.order.keying[:0]
-	h.schedule(now)
-	if h.order.lanes.Ready() || len(h.waiting) > 0 {
-		h.Nudge()
-	}
+	h.queue.Sorted(keys)
 }
 
 // settled notes what has become of a delivery. With Nak it comes again after the delay.
@@ -279,13 +237,7 @@ func (h *Hand) settled(d *Delivery, r Result, delay time.Duration) {
 	if r == Nak && delay > 0 {
 		h.retries.add(time.Now().Add(delay))
 	}
-	if h.order != nil {
-		now := time.Now()
-		h.order.lanes.Settled(d, now)
-		if h.schedule(now); h.order.lanes.Ready() {
-			h.Nudge()
-		}
-	}
+	h.queue.Settled(d)
 }
 
 // snooze notes that a delivery is not to count.
@@ -319,7 +271,7 @@ func (h *Hand) busy() (n int) {
 			n++
 		}
 	}
-	if h.order != nil && !h.order.asked.IsZero() { // the user's function runs
+	if _, asking := h.queue.Asking(); asking { // the user's function runs
 		n++
 	}
 	return n
@@ -330,18 +282,14 @@ func (h *Hand) busy() (n int) {
 func (h *Hand) Unstarted() (ds []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.drop()
+	return h.queue.Empty()
 }
 
 // Len returns how many messages are in hand and not being handled.
 func (h *Hand) Len() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n := len(h.waiting)
-	if h.order != nil {
-		n += len(h.order.keying) + h.order.lanes.Held()
-	}
-	return n
+	return h.queue.Len()
 }
 
 // Look returns a message that has come in the inbox, or whether to ask for more: it
@@ -376,13 +324,11 @@ func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration)
 	if h.pull.Outlived() { // while the workers were busy, perhaps
 		h.pull.Abandon()
 	}
-	if n := h.idleBacklog(); !h.stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
+	if n := h.queue.IdleBacklog(Quick); !h.stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
 		request, wanted = h.request(n)
 	}
-	if h.pull.Open() == 0 && (h.order != nil || h.holds()) {
-		if h.order != nil {
-			h.order.waiting = true
-		}
+	if h.pull.Open() == 0 && (h.queue.ByKey() || h.holds()) {
+		h.crowding.short = h.queue.ByKey()
 		return request, wanted, 0
 	}
 	return request, wanted, h.pull.Silence(time.Now())
@@ -391,13 +337,13 @@ func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration)
 // request returns a request for more, which the caller sends when it has released the
 // lock that it holds.
 func (h *Hand) request(waiting int) (r pull.Request, wanted bool) {
-	if h.order != nil {
+	if h.queue.ByKey() {
 		room := h.spare()
 		if room < 1 || h.keyHangs() {
 			return r, false
 		}
 		h.pull.Within(room)
-	} else if h.holds() && len(h.waiting) >= 2*maxHeld {
+	} else if h.holds() && h.queue.Len() >= 2*maxHeld {
 		return r, false
 	}
 	if r, wanted = h.pull.Request(h.consumer.Load(), waiting); wanted {
@@ -504,23 +450,15 @@ func (h *Hand) extensions() (due []extension) {
 			d.extended = age
 		}
 	}
-	for _, d := range h.waiting {
-		// A message past its deadline is delivered to somebody else. It must not pass
-		// for fresh again, but be skipped.
-		if !cs.Expired(d.served(), now.Sub(d.Received)-d.extended) {
-			extend(d)
-		}
-	}
 	for _, d := range h.running {
 		if d != nil && !d.Settled() {
 			extend(d)
 		}
 	}
-	if h.order == nil {
-		return due
-	}
-	h.order.all(now, func(d *Delivery, unwatched bool) {
+	h.queue.All(func(d *Delivery, unwatched bool) {
 		switch {
+		// A message past its deadline is delivered to somebody else. It must not pass
+		// for fresh again, but be skipped.
 		case cs.Expired(d.served(), now.Sub(d.Received)-d.extended):
 		case unwatched:
 			extend(d)
@@ -537,15 +475,7 @@ func (h *Hand) extensions() (due []extension) {
 func (h *Hand) Relieve() []*Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.order == nil {
-		return nil
-	}
-	now, cs := time.Now(), h.consumer.Load()
-	gone := h.order.lanes.Relieve(now, func(d *Delivery) bool { return h.lost(cs, d, now) })
-	if h.order.lanes.Ready() {
-		h.Nudge()
-	}
-	return gone
+	return h.queue.Relieve(h.lost(time.Now()))
 }
 
 // extended takes the marks back of deliveries whose extension could not be sent, and
@@ -557,7 +487,7 @@ func (h *Hand) extended(unsent []extension) {
 		x.d.extended = x.before
 	}
 	h.extending = false
-	if len(h.waiting) > 0 || h.busy() > 0 || h.order != nil && h.order.lanes.Held() > 0 {
+	if h.queue.Len() > 0 || h.busy() > 0 {
 		h.arm()
 	}
 }
@@ -569,9 +499,7 @@ func (h *Hand) End() {
 	if h.keeper != nil {
 		h.keeper.Stop()
 	}
-	if h.order != nil && h.order.timer != nil {
-		h.order.timer.Stop()
-	}
+	h.queue.End()
 }
 
 // Replace takes what the server has told of the consumer. It returns false if that is
@@ -599,9 +527,7 @@ func (h *Hand) Mended(m consumers.Mended) {
 	}
 	if !m.Consumer.Stream.Created.Equal(former.Stream.Created) {
 		h.ledger.StartAnew()
-		if h.order != nil {
-			h.order.lanes.Forget(time.Now())
-		}
+		h.queue.Forget()
 	}
 	h.consumer.Store(m.Consumer)
 	h.extendSooner(former, m.Consumer)
@@ -624,7 +550,7 @@ func (h *Hand) ResumeAt() uint64 {
 			n = min(n, d.Meta.StreamSequence)
 		}
 	}
-	if h.order != nil { // later ones of other keys may have been started
+	if h.queue.ByKey() { // later ones of other keys may have been started
 		for _, d := range h.unhandled() {
 			if d.Meta.StreamSequence > 0 {
 				n = min(n, d.Meta.StreamSequence)
@@ -639,7 +565,7 @@ func (h *Hand) ResumeAt() uint64 {
 func (h *Hand) Learned(info *jetstream.ConsumerInfo) (retries int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.left = left{at: time.Now(), pending: info.NumPending}
+	h.left.at, h.left.pending = time.Now(), info.NumPending
 	return h.retries.count(h.left.at)
 }
 
@@ -656,7 +582,7 @@ func (h *Hand) Starved(after time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	if now.Sub(h.fresh) < after {
+	if now.Sub(h.left.fresh) < after {
 		return false
 	}
 	most := h.consumer.Load().Config.MaxAckPending
@@ -689,7 +615,7 @@ func (h *Hand) Forfeit() (ds []*Delivery, turned, asked bool) {
 	asked = h.asked.Swap(false)
 	h.pull.Unpin(h.pull.Pin())
 	h.pull.Abandon()
-	ds = h.drop()
+	ds = h.queue.Empty()
 	turned, _ = h.notePin(time.Now())
 	return ds, turned, asked
 }
@@ -721,10 +647,8 @@ func (h *Hand) Reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (
 	hand := pinned.Hand{Sequences: h.sequences(), Before: before, Handling: h.handles()}
 	claims, released, gaveUp = h.pin.Reckon(info, hand, now)
 	if released {
-		if h.order == nil {
-			keyorder.Sort(h.waiting)
-		}
-		h.Nudge()
+		h.queue.Sort()
+		h.queue.Nudge()
 	}
 	return claims, released, gaveUp
 }

@@ -7,7 +7,7 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// What a delivery tells the order by key; see [keyorder.Message]. The caller holds the
+// What a delivery tells the queue; see [queue.Message]. The caller holds the
 // lock of Hand.
 
 // Seat is for the order by key.
@@ -23,6 +23,9 @@ func (d *Delivery) Weight() int { return wire.Weight(d.Msg) }
 
 // Keyless reports whether nobody knows the key of the message; see Unkey.
 func (d *Delivery) Keyless() bool { return d.unkeyed != nil }
+
+// AskAgain has the key of the message asked for again.
+func (d *Delivery) AskAgain() { d.unkeyed = nil }
 
 // Repeat returns the delivery as it is handled again without the server.
 func (d *Delivery) Repeat() *Delivery {

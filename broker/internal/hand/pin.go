@@ -20,7 +20,7 @@ func (h *Hand) notePin(now time.Time) (turned bool, dropped int) {
 	cs, pin := h.consumer.Load(), h.pull.Pin()
 	turned = h.pin.Turn(pin, now, cs.Config.PinnedTTL, cs.AckWait()+missingGrace)
 	if turned && pin == "" {
-		dropped = len(h.drop())
+		dropped = len(h.queue.Empty())
 	}
 	return turned, dropped
 }
