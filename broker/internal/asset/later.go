@@ -14,6 +14,8 @@ type Later struct {
 	Stream *Stream // has the schedules
 	Direct bool    // it is the topic's own stream
 	MaxMsg int     // bytes that the topic's stream accepts as a message; 0: no limit
+	// MaxWait is for how long a message can wait, because the stream then removes it; 0: no limit
+	MaxWait time.Duration
 
 	Checked time.Time // when somebody has looked
 }

@@ -67,8 +67,9 @@ func (cs *Companions) Place(ctx context.Context, s *asset.Stream, may bool) (*as
 	}
 	l := &asset.Later{MaxMsg: max(int(sc.MaxMsgSize), 0), Checked: time.Now()}
 	switch {
-	case sc.AllowMsgSchedules && wire.CoversAny(sc.Subjects, wire.LaterPattern(s.Name)) && sc.Retention != jetstream.InterestPolicy:
-		l.Stream, l.Direct = s, true
+	case holdsSchedules(sc):
+		l.Stream, l.Direct, l.MaxWait = s, true, maxWait(sc)
+		err = checkLimits(sc)
 	case link.AtLeast(version, minorCompanion, 0):
 		l.Stream, err = cs.companion(ctx, s, sc, may)
 	default:

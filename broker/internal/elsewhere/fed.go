@@ -72,13 +72,19 @@ func (f *Finder) fedStreams(ctx context.Context, topic string) (found []*asset.S
 		s, err := asset.StreamOf(info)
 		switch {
 		case err != nil:
-		case wire.CoversAny(letThrough(&info.Config), topic), feeds(&info.Config, topic) && f.api.Has(ctx, s.Name, topic):
+		case wire.CoversAny(letThrough(&info.Config), topic), feeds(&info.Config, topic) && f.has(ctx, s.Name, topic):
 			found = append(found, s)
 		case feeds(&info.Config, topic):
 			maybe = append(maybe, fmt.Sprintf("%s (%s)", s.Name, asset.FedBy(&s.Config)))
 		}
 	}
 	return found, maybe
+}
+
+// has reports whether a stream is known to have messages of the topic.
+func (f *Finder) has(ctx context.Context, name, topic string) bool {
+	has, err := f.api.Has(ctx, name, topic)
+	return has && err == nil
 }
 
 // letThrough returns the subjects that the origins of a stream let through by name.

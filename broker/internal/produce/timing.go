@@ -72,7 +72,7 @@ func (p *publication) addressed(ctx context.Context, st *asset.Stream) (*asset.S
 			return st, nil
 		}
 	}
-	later, err := p.publisher.streams.Later(ctx, p.rules, st)
+	later, err := p.publisher.streams.Later(ctx, p.rules, st, p.topic)
 	passed := !p.timing.Due.After(time.Now())
 	if passed && errors.Is(err, fault.ErrUnsupported) {
 		return p.unscheduled(st, p.topic), nil // nothing can wait there
@@ -134,12 +134,16 @@ func (p *publication) gone(err error) error {
 // errLookAgain is about a stream that was known and is gone.
 var errLookAgain = errors.New("the stream is gone")
 
-// fits reports that the topic's stream would refuse the message when it is due. It
-// would then stand in the way of all that are due later.
+// fits reports that the message would not outlive its wait, or that the topic's stream
+// would refuse it when it is due. It would then stand in the way of all that are due later.
 func (p *publication) fits(later *asset.Later, st *asset.Stream) error {
 	extra := wire.LaterOverhead + 3*len(p.topic) + 3*len(st.Name) + len(p.id)
 	if n := p.headerSize + extra; n > wire.MaxHeader {
 		return fmt.Errorf("%w: with what is added when it is due its header has up to %d bytes, and the server accepts %d", fault.ErrMessageTooLarge, n, wire.MaxHeader)
+	}
+	if wait := time.Until(p.timing.Due); later.MaxWait > 0 && wait > later.MaxWait {
+		return fmt.Errorf("%w: it would wait for %v in stream %s, which can keep it for %v because of its MaxAge: deliver it earlier, or have the owner of the stream raise MaxAge",
+			fault.ErrUnsupported, wait.Round(time.Second), st.Name, later.MaxWait.Round(time.Second))
 	}
 	if n := p.headerSize + len(p.msg.Data) + extra; later.MaxMsg > 0 && n > later.MaxMsg {
 		return fmt.Errorf("%w: with what is added when it is due it has up to %d bytes, and stream %s accepts %d", fault.ErrMessageTooLarge, n, st.Name, later.MaxMsg)

@@ -43,8 +43,8 @@ func (a *API) State(ctx context.Context, name string) (info *jetstream.StreamInf
 }
 
 // Has reports whether a stream has messages of the topic.
-func (a *API) Has(ctx context.Context, name, topic string) (has bool) {
-	_ = a.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
+func (a *API) Has(ctx context.Context, name, topic string) (has bool, err error) {
+	err = a.conn.Ask(ctx, "STREAM.INFO."+name, func(ctx context.Context) error {
 		s, err := a.conn.JetStream().Stream(ctx, name)
 		if err != nil {
 			return err
@@ -53,7 +53,7 @@ func (a *API) Has(ctx context.Context, name, topic string) (has bool) {
 		has = err == nil && len(info.State.Subjects) > 0
 		return err
 	})
-	return has
+	return has, err
 }
 
 // Config asks the server for the configuration of a stream.

@@ -14,11 +14,14 @@ import (
 // minorTTL is of the first nats-server with allow_msg_ttl.
 const minorTTL = 11
 
-// Later returns where messages of the stream wait that are delivered later. For a stream
-// of this module it makes the companion, and has the stream source it.
-func (ss *Streams) Later(ctx context.Context, rules *asset.Rules, s *asset.Stream) (*asset.Later, error) {
+// Later returns where messages of the topic wait that are delivered later. The stream is
+// the topic's. For one of this module it makes the companion, and has the stream source it.
+func (ss *Streams) Later(ctx context.Context, rules *asset.Rules, s *asset.Stream, topic string) (*asset.Later, error) {
 	if l := companion.Known(s); l != nil {
 		return l, nil
+	}
+	if err := companion.CheckMapped(s, topic); err != nil {
+		return nil, err
 	}
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return nil, err

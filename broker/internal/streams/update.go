@@ -9,6 +9,7 @@ import (
 
 	"go-micro-jetstream/broker/internal/asked"
 	"go-micro-jetstream/broker/internal/asset"
+	"go-micro-jetstream/broker/internal/companion"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -99,6 +100,11 @@ func (ss *Streams) grown(ctx context.Context, rules *asset.Rules, topic string) 
 func (ss *Streams) apply(ctx context.Context, rules *asset.Rules, s *asset.Stream, want jetstream.StreamConfig, topic string) *asset.Stream {
 	last := asked.Parse(s.Config.Metadata[asset.AskedKey])
 	plan := asset.Settings.Compare(last, want, s.Config)
+	if spared, taken := ss.companions.Spare(ctx, s.Config, want, plan.Apply); len(taken) > 0 {
+		ss.warn(s, topic, fmt.Sprintf("keeps its limit because messages wait for it in %s, which the new one could remove or refuse: %s; it follows at a later Subscribe, when none waits any more",
+			companion.PlaceOf(s.Config), asked.AreNot(taken)))
+		plan = asset.Settings.Compare(last, spared, s.Config)
+	}
 	asset.PlanSubjects(&plan, last, rules.StreamTemplate.Subjects)
 	if len(plan.Kept) > 0 {
 		ss.warn(s, topic, fmt.Sprintf("%s and is used as it is: %s", last.Changed(), asked.AreNot(plan.Kept)))
