@@ -88,7 +88,7 @@ func TestNothingWaitsWhereTheStreamsLimitsWouldRemoveIt(t *testing.T) {
 	theirs("aged", jetstream.StreamConfig{MaxAge: time.Hour})
 	theirs("few", jetstream.StreamConfig{MaxMsgs: 10})
 	theirs("small", jetstream.StreamConfig{MaxBytes: 1 << 20})
-	wantError(t, b.Publish("aged.a", message("x"), jsbroker.DeliverAfter(time.Hour)), jsbroker.ErrUnsupported, "AGED", "1h0m0s", "59m0s", "MaxAge")
+	wantError(t, b.Publish("aged.a", message("x"), jsbroker.DeliverAfter(time.Hour)), jsbroker.ErrUnsupported, "AGED", "keep it for 59m0s", "MaxAge")
 	for _, topic := range []string{"few.a", "small.a"} {
 		wantError(t, b.Publish(topic, message("x"), jsbroker.DeliverAfter(time.Second)), jsbroker.ErrUnsupported, strings.ToUpper(topic[:3]), "MaxMsgs or MaxBytes")
 	}
