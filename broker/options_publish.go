@@ -138,7 +138,14 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // ORDERS is full when a message is due, that one and those after it wait for room.
 // Interest and WorkQueue retention work, and DiscardNew. A stream that others made
 // must hold schedules itself, or source such a stream; else the error is
-// [ErrUnsupported], which says what is missing, and nothing is stored.
+// [ErrUnsupported], which says what is missing, and nothing is stored. One that holds
+// them itself must have no MaxMsgs and no MaxBytes, and a MaxAge that is at least a minute
+// longer than the wait: the server removes what waits as it removes other messages. A
+// topic that a subject mapping leads to another subject is refused as well.
+//
+// A message that ORDERS refuses when it is due holds up all those behind it. So while
+// messages wait, the broker does not lower the MaxMsgSize of ORDERS, and warns. Nobody
+// else should.
 //
 // That is with nats-server 2.14 or later. With 2.12 and 2.13 the message waits in
 // ORDERS itself, under the subject _later.ORDERS.>, which the broker adds to the
