@@ -66,7 +66,11 @@ func (b *jetstreamBroker) health(ctx context.Context) error {
 	var errs []error
 	for _, sub := range s.subs.all() {
 		if h, held := sub.core.HeldUp(); held {
-			errs = append(errs, fmt.Errorf("the subscription to %q with queue %q fetches nothing more: %s", sub.topic, sub.queue, sub.heldUpBy(h)))
+			stands := "fetches nothing more"
+			if h.Beside {
+				stands = "gives nothing back that waits behind handlers"
+			}
+			errs = append(errs, fmt.Errorf("the subscription to %q with queue %q %s: %s", sub.topic, sub.queue, stands, sub.heldUpBy(h)))
 		}
 		if err := sub.core.Trouble(); err != nil {
 			errs = append(errs, fmt.Errorf("the subscription to %q with queue %q does not fetch: %w", sub.topic, sub.queue, err))

@@ -47,19 +47,26 @@ func (o observer) Crowded(c consume.Crowd) {
 	emit(s.hooks.held, s.base, Held{Subscription: s.identity(), Messages: c.Messages, Keys: c.Keys, Full: c.Full})
 }
 
-// HeldUp says in the log that code of the user holds up fetching, or has done so.
+// HeldUp says in the log that code of the user holds something up, or has done so.
 func (o observer) HeldUp(h consume.HeldUp, over bool) {
+	what, stands := "fetching", "nothing more is fetched"
+	if h.Beside {
+		what, stands = "giving back", "nothing is given back that waits behind handlers"
+	}
 	if over {
-		o.s.log.Info(fmt.Sprintf("fetching goes on: what it waited for has returned after %v", h.For.Round(time.Millisecond)))
+		o.s.log.Info(fmt.Sprintf("%s goes on: what it waited for has returned after %v", what, h.For.Round(time.Millisecond)))
 		return
 	}
-	o.s.log.Warn("nothing more is fetched: " + o.s.heldUpBy(h))
+	o.s.log.Warn(stands + ": " + o.s.heldUpBy(h))
 }
 
-// heldUpBy names the code of the user that holds up fetching.
+// heldUpBy names the code of the user.
 func (s *subscription) heldUpBy(h consume.HeldUp) string {
 	by := "the key function of OrderBy"
-	if !h.Key {
+	switch {
+	case h.Beside:
+		by = "the hook " + s.hooks.inside.beside()
+	case !h.Key:
 		by = "the hook " + s.hooks.inside.fetching()
 	}
 	return fmt.Sprintf("%s has not returned for %v", by, h.For.Round(time.Second))

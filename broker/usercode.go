@@ -22,9 +22,9 @@ const (
 	inBackoff
 	inConsumerState
 	inSkipped // until here
+	inSettled // what is given back beside the workers waits for this one and for those
 	inHandleStart
 	inPanicked
-	inSettled
 	inDeadLettered
 	inExhausted
 	inHandled
@@ -35,7 +35,7 @@ const (
 
 var placeNames = [placesOfUser]string{
 	"PublishStart", "Published", "SubscriptionStart", "SubscriptionEnd", "SubscribeFailed",
-	"Fetched", "Held", "ActiveChanged", "FetchError", "Backoff", "ConsumerState", "Skipped", "HandleStart", "Panicked", "Settled",
+	"Fetched", "Held", "ActiveChanged", "FetchError", "Backoff", "ConsumerState", "Skipped", "Settled", "HandleStart", "Panicked",
 	"DeadLettered", "Exhausted", "Handled", "ConnectionChanged", "broker.ErrorHandler",
 }
 
@@ -49,6 +49,9 @@ func (i *insideUser) names() string { return i.among(0, placesOfUser-1) }
 
 // fetching is names for hooks that fetching waits for.
 func (i *insideUser) fetching() string { return i.among(inFetched, inSkipped) }
+
+// beside is names for hooks that what goes on beside the workers waits for.
+func (i *insideUser) beside() string { return i.among(inFetched, inSettled) }
 
 func (i *insideUser) among(first, last codeOfUser) string {
 	var names []string

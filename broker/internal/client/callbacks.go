@@ -124,6 +124,17 @@ func (c *Conn) regain() {
 	}
 }
 
+// reconnectNow is for a connection that may have its inbox again. One goroutine does it.
+func (c *Conn) reconnectNow() {
+	if !c.inbox.hastening.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer c.inbox.hastening.Store(false)
+		c.reconnectIn(0)
+	}()
+}
+
 // reconnectIn reconnects after a pause, or ends with the connection.
 func (c *Conn) reconnectIn(pause time.Duration) {
 	timer := time.NewTimer(pause)

@@ -16,7 +16,8 @@ import (
 
 // inbox knows whether the server lets answers arrive, and when to ask it again.
 type inbox struct {
-	deaf atomic.Pointer[error] // why no answer can arrive; nil: it can
+	deaf      atomic.Pointer[error] // why no answer can arrive; nil: it can
+	hastening atomic.Bool           // see reconnectNow
 
 	mu       sync.Mutex
 	awaiting bool      // a reconnect is to come

@@ -11,8 +11,14 @@ import (
 	"go-micro-jetstream/broker/internal/fault"
 )
 
-// limitWait is how long to wait for the client's word about a refusal that it knows of.
-const limitWait = time.Second
+const (
+	// limitWait is how long to wait for the client's word about a refusal that it knows of.
+	limitWait = time.Second
+	// limitWaitAgain is that where the client has given its word about an earlier one,
+	// which it goes on to remember: mostly it means that one. A refusal that is missed is
+	// noticed later, as nothing comes: see [Listener.AgainAfter].
+	limitWaitAgain = limitWait / 10
+)
 
 // MoreRoom is the way out of fault.ErrSubscriptionLimit.
 const MoreRoom = "raise max_subscriptions of the server, or subs of the account or user, or spread the subscriptions over several brokers"
@@ -36,7 +42,11 @@ func (c *Conn) confirm(nc *nats.Conn, before uint64) error {
 	if !errors.Is(nc.LastError(), nats.ErrMaxSubscriptionsExceeded) {
 		return nil
 	}
-	for until := time.Now().Add(limitWait); c.refusals.times.Load() == before; time.Sleep(time.Millisecond) {
+	wait := limitWait
+	if before > 0 {
+		wait = limitWaitAgain
+	}
+	for until := time.Now().Add(wait); c.refusals.times.Load() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) || c.expected.Load() {
 			return nil
 		}

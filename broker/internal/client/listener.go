@@ -133,7 +133,7 @@ func (l *Listener) close(end func(*nats.Subscription) error) error {
 	}
 	err := end(cur.sub)
 	if errors.Is(l.conn.Deaf(), fault.ErrSubscriptionLimit) {
-		go l.conn.reconnectIn(0) // there may be room now
+		l.conn.reconnectNow() // there may be room now
 	}
 	return err
 }

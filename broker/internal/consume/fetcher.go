@@ -50,7 +50,7 @@ type setback struct {
 }
 
 func newFetcher(s *Subscription) *fetcher {
-	f := &fetcher{s: s, told: s.newCall(false), token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
+	f := &fetcher{s: s, told: s.newCall(HeldUp{}), token: make(chan struct{}, 1), refused: make(chan error, 1), silent: time.NewTimer(time.Hour), again: time.NewTimer(time.Hour)}
 	f.silent.Stop()
 	f.again.Stop()
 	return f

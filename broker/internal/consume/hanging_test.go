@@ -11,6 +11,7 @@ import (
 	"go-micro-jetstream/broker/internal/consume"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/streams"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // soon has handlers count as hanging soon.
@@ -220,5 +221,38 @@ func TestKeyFunctionThatHangs(t *testing.T) {
 	close(release)
 	if body := receive(t, o.handled); body != "hang" {
 		t.Errorf("handled %s", body)
+	}
+}
+
+// The observer hangs when it is told of what is given back. The deadlines of what runs are
+// extended all the same, and the subscription says what holds it up.
+func TestDeadlinesAreExtendedWhileTheObserverHangs(t *testing.T) {
+	t.Parallel()
+	b, o := newTestbed(t), newObserver()
+	h, open := newHanging(o), make(chan struct{})
+	hangs := make(chan struct{}, 100)
+	o.onSettle = func(s settled) {
+		if s.returned {
+			hangs <- struct{}{}
+			<-open
+		}
+	}
+	s := b.open(o, soon, h.change, ackWait(2*time.Second))
+	b.publish("hang", "1", "2")
+	b.begin(s)
+	t.Cleanup(func() { close(h.release); close(open) })
+	receive(t, h.started)
+	receive(t, hangs)
+	acks := natstest.Listen(t, b.conn.NATS(), "$JS.ACK.>")
+	for n := 0; n < 8; { // more than two AckWaits, as there are three for each
+		if string(receive(t, acks).Data) == "+WPI" {
+			n++
+		}
+	}
+	for told := receive(t, o.heldUp); !told.Beside || told.over; told = receive(t, o.heldUp) {
+	}
+	eventually(t, "it is held up", func() bool { held, is := s.HeldUp(); return is && held.Beside })
+	if len(h.started) > 0 || len(hangs) > 0 {
+		t.Error("a message came a second time, or another goroutine hangs")
 	}
 }

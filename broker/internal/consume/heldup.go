@@ -6,32 +6,37 @@ import (
 	"go-micro-jetstream/broker/internal/hanging"
 )
 
-// HeldUp is what keeps a subscription from fetching although nothing has failed: code of
-// the user that does not return.
+// HeldUp is what holds up a subscription although nothing has failed: code of the user
+// that does not return.
 type HeldUp struct {
-	Key bool          // it is Config.Key; otherwise what the observer does
-	For time.Duration // since it was called
+	Key    bool          // it is Config.Key; otherwise what the observer does
+	Beside bool          // fetching goes on; what goes on beside the workers does not
+	For    time.Duration // since it was called
 }
 
-// HeldUp returns what has kept the subscription from fetching for longer than
-// Config.HangsAfter, and whether anything has. Handlers do not count.
+// HeldUp returns what has held up the subscription for longer than Config.HangsAfter, and
+// whether anything has. Handlers do not count.
 func (s *Subscription) HeldUp() (h HeldUp, held bool) {
 	if s.Stopped() {
 		return h, false
 	}
-	if h.For, held = s.fetcher.told.Lasts(); held {
-		return h, true
+	if lasts, hangs := s.fetcher.told.Lasts(); hangs {
+		return HeldUp{For: lasts}, true
 	}
-	h.Key = true
-	h.For, held = s.keyed.Lasts()
-	return h, held
+	if lasts, hangs := s.keyed.Lasts(); hangs {
+		return HeldUp{Key: true, For: lasts}, true
+	}
+	lasts, hangs := s.beside.call.Lasts()
+	return HeldUp{Beside: true, For: lasts}, hangs
 }
 
-// newCall returns a call of the user's code that fetching waits for.
-func (s *Subscription) newCall(key bool) *hanging.Call {
+// newCall returns a call of the user's code that others wait for.
+func (s *Subscription) newCall(what HeldUp) *hanging.Call {
 	return hanging.NewCall(s.cfg.HangsAfter, func(lasts time.Duration, over bool) {
 		if !s.Stopped() {
-			s.cfg.Observer.HeldUp(HeldUp{Key: key, For: lasts}, over)
+			what := what
+			what.For = lasts
+			s.cfg.Observer.HeldUp(what, over)
 		}
 	})
 }

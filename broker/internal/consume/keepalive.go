@@ -2,21 +2,43 @@ package consume
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go-micro-jetstream/broker/internal/hand"
+	"go-micro-jetstream/broker/internal/hanging"
 )
 
 // keepAlive keeps everything in hand from being delivered a second time while work goes
-// on. It runs on a timer of its own as long as something is in hand.
+// on. It runs on a timer of its own as long as something is in hand. Deadlines come first:
+// what the observer does may hang, and then the next keepAlive runs beside this one.
 func (s *Subscription) keepAlive() {
-	a, ok := s.hand.BeginExtending()
+	tells := s.beside.telling.CompareAndSwap(false, true)
+	if tells {
+		defer s.beside.telling.Store(false)
+	}
+	a, ok := s.hand.BeginExtending(tells)
 	if !ok {
 		return
 	}
-	s.giveStrandedBack()
 	s.hand.Extend()
+	if tells {
+		s.beside.call.Begin()
+		defer s.beside.call.End()
+		s.tellBeside(a)
+	}
+}
+
+// beside is what goes on beside the workers.
+type beside struct {
+	telling atomic.Bool   // one keepAlive at a time tells the observer
+	call    *hanging.Call // which hangs if the observer does
+}
+
+// tellBeside looks after what waits, and tells the observer.
+func (s *Subscription) tellBeside(a hand.Arrivals) {
 	s.report(a)
+	s.giveStrandedBack()
 	for _, d := range s.hand.Relieve() {
 		s.skip(d, hand.Expired)
 	}

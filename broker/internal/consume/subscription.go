@@ -110,6 +110,7 @@ type Subscription struct {
 	crowded atomic.Bool // see Crowd
 	fetcher *fetcher
 	keyed   *hanging.Call // Config.Key
+	beside  beside
 	limit   limitWatch
 }
 
@@ -143,7 +144,8 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 		s.giveUp()
 		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
 	}
-	s.fetcher, s.keyed = newFetcher(s), s.newCall(true)
+	s.fetcher = newFetcher(s)
+	s.keyed, s.beside.call = s.newCall(HeldUp{Key: true}), s.newCall(HeldUp{Beside: true})
 	s.workers.Store(int64(cfg.Concurrency))
 	s.ids[0].Store(goroutine.ID())
 	return s, info, nil

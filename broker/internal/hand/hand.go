@@ -422,9 +422,9 @@ func (h *Hand) Collect(m *nats.Msg) Arrivals {
 
 // BeginExtending reports whether there may be anything to keep alive. The keeper stands
 // still until Extend is over. With all workers busy nobody else empties the inbox,
-// so BeginExtending takes in what is there. What fails comes again with the next
-// request.
-func (h *Hand) BeginExtending() (a Arrivals, ok bool) {
+// so BeginExtending takes in what is there, unless the caller cannot tell of it now. What
+// fails comes again with the next request.
+func (h *Hand) BeginExtending(takesIn bool) (a Arrivals, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.armed = false
@@ -432,7 +432,7 @@ func (h *Hand) BeginExtending() (a Arrivals, ok bool) {
 		return a, false
 	}
 	h.extending = true
-	if !h.fetching && !h.stopped() {
+	if takesIn && !h.fetching && !h.stopped() {
 		a = h.takeIn(h.Arrived())
 	}
 	return a, true

@@ -2,6 +2,8 @@ package hanging_test
 
 import (
 	"os"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,4 +78,35 @@ func TestQuickCallIsNotTold(t *testing.T) {
 		t.Error("it hangs")
 	}
 	c.End()
+}
+
+// Calls that last about as long as those that hang tell of each of them in turn: that it
+// hangs, and then that it is over.
+func TestCallsAtTheEdgeAreToldInTurn(t *testing.T) {
+	t.Parallel()
+	const after = 200 * time.Microsecond
+	var mu sync.Mutex
+	var told []bool
+	c := hanging.NewCall(after, func(_ time.Duration, over bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, over)
+	})
+	for range 2000 {
+		c.Begin()
+		for began := time.Now(); time.Since(began) < after; {
+			runtime.Gosched()
+		}
+		c.End()
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for i, over := range told {
+		if over != (i%2 == 1) {
+			t.Fatalf("at %d of %d: over is %v", i, len(told), over)
+		}
+	}
+	if len(told)%2 != 0 {
+		t.Error("the last is not over")
+	}
 }

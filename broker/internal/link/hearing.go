@@ -73,7 +73,8 @@ func (c *Conn) listensStill() {
 }
 
 // hears returns why no answer can arrive, or nil if one can, or if it cannot be told. Each
-// inbox is asked for an answer of JetStream. That takes APITimeout at most.
+// inbox is asked for an answer of JetStream, which takes a user who may ask for INFO. That
+// takes APITimeout at most.
 func (c *Conn) hears() error {
 	a := c.hearing.answers.Load()
 	if a == nil { // Listen says that there is no room
@@ -98,6 +99,9 @@ func (c *Conn) hears() error {
 	<-asked
 	if _, now := c.State(); now != number || c.Expected() {
 		return nil // if the new connection has too many as well, that is another refusal
+	}
+	if errors.Is(requests, fault.ErrPermission) {
+		return nil // the user may not ask, so silence says nothing
 	}
 	if !heard {
 		return c.answersAgain(a)
