@@ -6,9 +6,10 @@ import (
 )
 
 // Unsorted returns the next messages whose keys are to be asked for, so many at most. It
-// returns none if somebody is at it.
+// returns none until Sorted has followed the call before, also if everything was taken out
+// meanwhile: the keys that are being asked for are of no others.
 func (q *Queue[M]) Unsorted(most int) []M {
-	if len(q.keying) > 0 {
+	if !q.asked.IsZero() {
 		return nil
 	}
 	for len(q.waiting) > 0 && len(q.keying) < most {
@@ -25,7 +26,10 @@ func (q *Queue[M]) Unsorted(most int) []M {
 func (q *Queue[M]) Sorted(keys []uint64) {
 	now := time.Now()
 	q.asked = time.Time{}
-	if len(q.keying) == 0 { // given back meanwhile
+	if len(q.keying) == 0 { // taken out meanwhile
+		if len(q.waiting) > 0 {
+			q.Nudge()
+		}
 		return
 	}
 	for i, key := range keys {

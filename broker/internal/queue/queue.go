@@ -92,7 +92,7 @@ func (q *Queue[M]) Startable() (message, key bool) {
 		return len(q.waiting) > 0, false
 	}
 	q.elapse(time.Now())
-	return q.lanes.Ready(), len(q.waiting) > 0 && len(q.keying) == 0
+	return q.lanes.Ready(), len(q.waiting) > 0 && q.asked.IsZero()
 }
 
 // Take takes the message that is to be handled next, or returns the zero value.
@@ -178,7 +178,7 @@ func (q *Queue[M]) All(f func(d M, unwatched bool)) {
 func (q *Queue[M]) Empty() (ds []M) {
 	if ds = q.waiting; q.lanes != nil {
 		ds = slices.Concat(ds, q.keying, q.lanes.Empty())
-		q.keying = nil // whoever asks for their keys finds out
+		q.keying = nil // Sorted finds out
 		keyorder.Sort(ds)
 	}
 	q.waiting, q.room = nil, nil

@@ -193,3 +193,25 @@ func TestUnsettledMessageHoldsUpItsKey(t *testing.T) {
 	check(t, "taken", take(&q, 2), 2)
 	q.End()
 }
+
+// Everything is taken out while somebody asks for keys. Until that is over nobody asks for
+// others, and the keys are of none of them.
+func TestKeysOfWhatWasTakenOutAreDropped(t *testing.T) {
+	t.Parallel()
+	q := queue.New[*message](true)
+	add(&q, 1, 3)
+	check(t, "asked for", q.Unsorted(10), 1, 2, 3)
+	check(t, "taken out", q.Empty(), 1, 2, 3)
+	add(&q, 4, 5)
+	check(t, "asked for meanwhile", q.Unsorted(10))
+	if _, key := q.Startable(); key {
+		t.Error("a worker would ask in vain")
+	}
+	q.Sorted([]uint64{1, 1, 1})
+	if !nudged(&q) {
+		t.Error("nobody is woken to ask for the others")
+	}
+	check(t, "asked for then", q.Unsorted(10), 4, 5)
+	q.Sorted([]uint64{2, 3})
+	check(t, "started", take(&q, 10), 4, 5)
+}
