@@ -165,9 +165,10 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // micro_broker_stream_messages of metrics.NewServer, or nats stream info. A server that
 // was killed while messages fell due may count some for ever that it has delivered: it
 // keeps what its stream had not acknowledged yet, and goes on behind that
-// (resetStartingSeq in server/consumer.go). If the consumer ORDERS of ORDERS-later has
-// nothing pending, nats stream purge ORDERS-later --subject '_due.ORDERS.>' removes
-// them. A clean restart leaves none.
+// (resetStartingSeq in server/consumer.go). They have sequences up to N, the ack floor
+// of the consumer ORDERS of ORDERS-later, and can be removed with
+// nats stream purge ORDERS-later --subject '_due.ORDERS.>' --seq N. A clean restart
+// leaves none.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when
