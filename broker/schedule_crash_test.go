@@ -138,7 +138,10 @@ func TestWhatWaitsSurvivesANodeAndItsLeaders(t *testing.T) {
 	noErr(t, b.Connect())
 	t.Cleanup(func() { _ = b.Disconnect() })
 	h, got := stamper()
-	subscribe(t, b, "orders.>", h, broker.Queue("q"), impatient())
+	eventually(t, "the busy cluster has made a stream and a consumer in time", func() bool {
+		_, err := b.Subscribe("orders.>", h, broker.Queue("q"), impatient())
+		return err == nil
+	})
 	publish(t, b, "orders.0", "first", jsbroker.DeliverAfter(time.Millisecond), broker.PublishContext(testContext(t))) // makes the companion
 	receive(t, got)
 	w := postpone(t, b, 2000, time.Now().Add(5*time.Second))

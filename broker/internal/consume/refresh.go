@@ -67,6 +67,8 @@ type limitWatch struct {
 	mu   sync.Mutex // held while the server is asked, so that others wait for the answer
 	next time.Time  // when it is asked again
 	note time.Time  // when it is told again of snoozes, after it has refused that
+
+	warned bool // that it has refused that
 }
 
 func (l *limitWatch) learn(s *Subscription) {
@@ -103,40 +105,58 @@ func (l *limitWatch) ask(s *Subscription) bool {
 	return true
 }
 
-// noteSnoozes makes known that a handler snoozes: here at once, and to others by the
-// consumer. It does so where this module counts.
-func (l *limitWatch) noteSnoozes(s *Subscription) {
-	if cs := s.Consumer(); cs.Limit == 0 || cs.ByServer || cs.Snoozes && cs.Noted() {
+// noteSnoozes makes known that a handler snoozes this delivery: here at once, and to
+// others by the consumer. It does so where this module counts. Each time a message has
+// had half as many deliveries as are spared, it looks whether somebody has taken the
+// note off.
+func (l *limitWatch) noteSnoozes(s *Subscription, d *Delivery) {
+	look := d.Meta.NumDelivered%(consumers.SpareDeliveries/2) == 0
+	if cs := s.Consumer(); cs.Limit == 0 || cs.ByServer || cs.Snoozes && cs.Noted() && !(look && cs.Notes) {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	cs := s.Consumer()
 	for ; !cs.Snoozes; cs = s.Consumer() {
-		s.hand.Replace(cs, cs.Snoozing())
+		if s.hand.Replace(cs, cs.Snoozing()) && cs.Foreign() {
+			s.log.Warn(fmt.Sprintf("handlers of consumer %s of stream %s snooze, and the broker must not note that there: other replicas, and this one after a restart, take snoozes for deliveries that failed; put %s: \"true\" into its metadata", cs.Name, cs.Stream.Name, consumers.SnoozesKey))
+		}
+	}
+	if look && cs.Notes && !time.Now().Before(l.next) && l.ask(s) {
+		cs = s.Consumer()
 	}
 	if cs.Noted() || time.Now().Before(l.note) || !s.cfg.Conn.Up() {
 		return
 	}
+	l.tell(s, cs)
+}
+
+// tell notes in the consumer that handlers snooze. If that fails, it is said once. The
+// caller holds the lock.
+func (l *limitWatch) tell(s *Subscription, cs *consumers.Consumer) {
 	ctx, cancel := context.WithTimeout(s.base, link.LookUpTimeout)
 	defer cancel()
 	info, err := s.cfg.Consumers.NoteSnoozes(ctx, cs)
 	switch {
-	case s.base.Err() != nil:
-		return
-	case err != nil:
+	case err == nil:
+		l.warned = false
+		s.adopt(cs, info)
+	case s.base.Err() != nil || !s.cfg.Conn.Up():
+		// The next snooze tells it.
+	default:
 		l.note = time.Now().Add(limitPause)
-		s.log.Warn(fmt.Sprintf("consumer %s of stream %s cannot be told that its handlers snooze, so other replicas take their snoozes for deliveries that failed: %v", cs.Name, cs.Stream.Name, err))
-		return
+		if !l.warned {
+			l.warned = true
+			s.log.Warn(fmt.Sprintf("consumer %s of stream %s cannot be told that its handlers snooze, so other replicas take their snoozes for deliveries that failed: %v", cs.Name, cs.Stream.Name, err))
+		}
 	}
-	s.adopt(cs, info)
 }
 
 // Snooze is [Delivery.Settle] with Nak for a delivery that is not to count where this
 // module counts. For the first one it tells the server of that, and waits up to
 // [link.LookUpTimeout] for the answer.
 func (s *Subscription) Snooze(d *Delivery, delay time.Duration) (Result, time.Duration, error) {
-	s.limit.noteSnoozes(s)
+	s.limit.noteSnoozes(s, d)
 	d.Discount()
 	return d.Settle(Nak, delay)
 }
@@ -152,7 +172,19 @@ func (s *Subscription) UsedUp(d *Delivery) bool {
 			!cs.Snoozes && (cs.Notes || cs.Ephemeral)
 	}
 	return d.Meta.NumDelivered > consumers.SpareDeliveries && // as few have: spares the rest
-		used() && s.limit.learnNow(s) && used()
+		used() && s.limit.learnNow(s) && used() && s.mayNote()
+}
+
+// mayNote reports whether the server lets this process note snoozes in the consumer. If
+// it does not, others could not do so either.
+func (s *Subscription) mayNote() bool {
+	cs := s.Consumer()
+	if cs.Ephemeral { // it has no other subscribers
+		return true
+	}
+	ctx, cancel := context.WithTimeout(s.base, link.LookUpTimeout)
+	defer cancel()
+	return s.cfg.Consumers.MayNote(ctx, cs)
 }
 
 // LearnLimit asks the server for the consumer's limit of deliveries, which an operator

@@ -43,8 +43,8 @@ const (
 // becomes a dead letter.
 const limitKey = asset.OwnerKey + "-max-deliver"
 
-// snoozesKey says, in a consumer's metadata, that handlers have snoozed messages of it.
-const snoozesKey = asset.OwnerKey + "-snoozes"
+// SnoozesKey says, in a consumer's metadata, that handlers have snoozed messages of it.
+const SnoozesKey = asset.OwnerKey + "-snoozes"
 
 // CheckConsumerTemplate reports why consumers cannot be created from a template.
 // The error names the field, not the option.
