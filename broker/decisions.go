@@ -58,9 +58,9 @@ func (e *snoozeError) Error() string { return "snoozed for " + e.delay.String() 
 //
 // The broker makes no note on consumers that somebody else has made, or with
 // [WithExistingConsumers]: put go-micro-jetstream-snoozes: "true" into their metadata.
-// If the server refuses the note, that is logged. Without a note, a message that
-// others have snoozed may become a dead letter at its first failure. After a refused
-// note, it may also become one after 10 deliveries more than MaxDeliver.
+// That, and that the server refuses the note, is logged once. Without a note, a message
+// that others have snoozed may become a dead letter at its first failure. A process that
+// is not permitted to make the note gives no message up for its deliveries alone.
 //
 // Where the server counts, this one counts, too: with a MaxDeliver and without
 // WithDeadLetter. After the last one that MaxDeliver permits, the message is not
