@@ -16,9 +16,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/consume"
+	"go-micro-jetstream/broker/internal/delivery"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/goroutine"
-	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/internal/natstest"
@@ -178,7 +178,7 @@ func TestSecondDeliveryIsSkipped(t *testing.T) {
 		}
 	}
 	nak()
-	if d := receive(t, o.skipped); d.Meta.NumDelivered != 2 || first.Deliveries() != 2 || d.why != hand.SkipRunning {
+	if d := receive(t, o.skipped); d.Meta.NumDelivered != 2 || first.Deliveries() != 2 || d.why != delivery.SkipRunning {
 		t.Errorf("skipped delivery %d as %s; the first one counts %d", d.Meta.NumDelivered, d.why, first.Deliveries())
 	}
 	// Once it has failed, the next delivery is one to be handled.

@@ -1,19 +1,22 @@
 package consume
 
-import "go-micro-jetstream/broker/internal/hand"
-
-// The types of package hand that the observer and the handler get.
-type (
-	Delivery   = hand.Delivery
-	Result     = hand.Result
-	SkipReason = hand.SkipReason
-	Crowd      = hand.Crowd
+import (
+	"go-micro-jetstream/broker/internal/delivery"
+	"go-micro-jetstream/broker/internal/hand"
 )
 
-// The results; see package hand.
+// What the observer and the handler get.
+type (
+	Delivery   = hand.Delivery
+	Crowd      = hand.Crowd
+	Result     = delivery.Result
+	SkipReason = delivery.SkipReason
+)
+
+// The results; see package delivery.
 const (
-	Ack  = hand.Ack
-	Nak  = hand.Nak
-	Term = hand.Term
-	None = hand.None
+	Ack  = delivery.Ack
+	Nak  = delivery.Nak
+	Term = delivery.Term
+	None = delivery.None
 )

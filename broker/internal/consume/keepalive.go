@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go-micro-jetstream/broker/internal/delivery"
 	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/hanging"
 )
@@ -40,7 +41,7 @@ func (s *Subscription) tellBeside(a hand.Arrivals) {
 	s.report(a)
 	s.giveStrandedBack()
 	for _, d := range s.hand.Relieve() {
-		s.skip(d, hand.Expired)
+		s.skip(d, delivery.Expired)
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"go-micro-jetstream/broker/internal/delivery"
 	"go-micro-jetstream/broker/internal/goroutine"
-	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -91,7 +91,7 @@ func (s *Subscription) next(slot int) *Delivery {
 }
 
 // skipAll is skip for a worker. A hook that holds up the only one holds up fetching.
-func (s *Subscription) skipAll(ds []*Delivery, why *hand.Refusal) {
+func (s *Subscription) skipAll(ds []*Delivery, why *delivery.Refusal) {
 	if s.cfg.Concurrency == 1 {
 		s.fetcher.told.Begin()
 		defer s.fetcher.told.End()
@@ -102,7 +102,7 @@ func (s *Subscription) skipAll(ds []*Delivery, why *hand.Refusal) {
 }
 
 // skip is the end of a message that is not handled.
-func (s *Subscription) skip(d *Delivery, why *hand.Refusal) {
+func (s *Subscription) skip(d *Delivery, why *delivery.Refusal) {
 	if why.Settle != None {
 		_ = d.Send(why.Settle, 0, false)
 	}

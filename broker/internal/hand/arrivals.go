@@ -95,7 +95,7 @@ func (h *Hand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *Arri
 		a.Err = fmt.Errorf("%w: consumer %s of stream %s has been changed and delivers %s", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name, m.Subject)
 		return
 	}
-	d.epoch = h.ledger.Epoch()
+	d.Epoch = h.ledger.Epoch()
 	if h.pin != nil {
 		h.pin.Delivered(m.Reply)
 	}

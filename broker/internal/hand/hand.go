@@ -13,9 +13,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/delivery"
 	"go-micro-jetstream/broker/internal/hanging"
 	"go-micro-jetstream/broker/internal/ledger"
-	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/pinned"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/queue"
@@ -55,49 +55,6 @@ type left struct {
 	fresh   time.Time // when a message last came for the first time
 }
 
-// Config is what a hand is made of.
-type Config struct {
-	Conn            *link.Conn
-	Topic           string        // may have wildcards
-	Workers         int           // that handle messages
-	Ordered         bool          // messages of one key are handled one after the other
-	Single          bool          // the consumer serves one subscriber at a time
-	MaxAckExtension time.Duration // how long after its arrival a message's ack deadline is extended
-	HangsAfter      time.Duration // see [hanging.NewPace]
-	Observer        Observer
-	Base            context.Context // ends when nobody waits for handlers any more
-	Life            context.Context // ends when nothing is started any more
-	KeepAlive       func()          // see BeginExtending; called on a goroutine of its own
-}
-
-// Observer is told what is sent to the server.
-type Observer interface {
-	// Settled tells of an acknowledgement that was sent, or could not be sent, which
-	// err says. A message that was returned has not been handled.
-	Settled(d *Delivery, r Result, delay time.Duration, returned bool, err error)
-}
-
-// New returns an empty hand for the messages of a consumer. Open, or Discard of the
-// subscription, follows.
-func New(cfg Config, cs *consumers.Consumer, info *jetstream.ConsumerInfo) *Hand {
-	h := &Hand{
-		cfg:     cfg,
-		running: make([]*Delivery, cfg.Workers),
-		left:    left{at: time.Now(), pending: info.NumPending, fresh: time.Now()}, // nobody asks before it has begun
-		pace:    hanging.NewPace(cfg.HangsAfter),
-		ledger:  ledger.New(info.AckFloor.Stream), // where a consumer for new messages begins
-		queue:   queue.New[*Delivery](cfg.Ordered),
-	}
-	if cfg.Ordered {
-		h.crowding.room = make(chan struct{}, 1)
-	}
-	if cfg.Single {
-		h.pin = &pinned.Client{}
-	}
-	h.consumer.Store(cs)
-	return h
-}
-
 // Open opens the inbox.
 func (h *Hand) Open(l pull.Limits) (err error) {
 	h.pull, err = pull.Open(h.cfg.Conn, h.consumer.Load(), l)
@@ -130,7 +87,7 @@ func (h *Hand) stopped() bool { return h.cfg.Life.Err() != nil }
 // be handled. It returns nothing if none waits, or the subscription is stopped.
 //
 // With those that are not to be handled come others for which the same is true.
-func (h *Hand) Take(slot int) (d *Delivery, refused *Refusal, also []*Delivery) {
+func (h *Hand) Take(slot int) (d *Delivery, refused *delivery.Refusal, also []*Delivery) {
 	d, request, wanted, refused, also := h.start(slot)
 	if wanted {
 		_ = h.send(request) // what goes wrong comes again with the next request
@@ -140,7 +97,7 @@ func (h *Hand) Take(slot int) (d *Delivery, refused *Refusal, also []*Delivery) 
 
 // start is take as far as it needs the lock: it returns the request to send, if one is
 // wanted.
-func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused *Refusal, also []*Delivery) {
+func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused *delivery.Refusal, also []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopped() {
@@ -155,7 +112,7 @@ func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, 
 	d.Began = time.Since(d.Received)
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
-		d.uncounted, d.known = h.ledger.Started(d.Meta)
+		d.Uncounted, d.Known = h.ledger.Started(d.Meta)
 		h.pace.Started(d.Received.Add(d.Began))
 	} else {
 		also = h.refused(d, refused)
@@ -184,7 +141,7 @@ func (h *Hand) keep(d *Delivery, delay time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if cs := h.consumer.Load(); cs.IsLast(d.Deliveries()) {
-		h.ledger.Spend(cs, d.Meta, d.served())
+		h.ledger.Spend(cs, d.Meta, d.Served())
 		return false
 	}
 	if h.stopped() || !h.queue.Keep(d, delay) {
@@ -223,18 +180,18 @@ func (h *Hand) Sorted(keys []uint64) {
 }
 
 // settled notes what has become of a delivery. With Nak it comes again after the delay.
-func (h *Hand) settled(d *Delivery, r Result, delay time.Duration) {
+func (h *Hand) settled(d *Delivery, r delivery.Result, delay time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch cs := h.consumer.Load(); r {
-	case Ack:
+	case delivery.Ack:
 		h.ledger.Ack(cs, d.Meta)
-	case Term:
+	case delivery.Term:
 		h.ledger.Term(cs, d.Meta)
 	default:
 		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 	}
-	if r == Nak && delay > 0 {
+	if r == delivery.Nak && delay > 0 {
 		h.retries.add(time.Now().Add(delay))
 	}
 	h.queue.Settled(d)
@@ -244,16 +201,16 @@ func (h *Hand) settled(d *Delivery, r Result, delay time.Duration) {
 func (h *Hand) snooze(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ledger.Discount(d.Meta, d.discount(h.consumer.Load())+1)
+	h.ledger.Discount(d.Meta, d.Discounted(h.consumer.Load())+1)
 }
 
 // fail is [Delivery.Fail].
 func (h *Hand) fail(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	d.failed = true
+	d.Failed = true
 	if cs := h.consumer.Load(); cs.Limit > 0 && !cs.ByServer {
-		h.ledger.Discount(d.Meta, d.discount(cs))
+		h.ledger.Discount(d.Meta, d.Discounted(cs))
 	}
 }
 
@@ -440,34 +397,10 @@ func (h *Hand) BeginExtending(takesIn bool) (a Arrivals, ok bool) {
 
 // extensions returns the deliveries whose ack deadlines are to be extended now, each
 // marked as extended, with the mark that it had. Extend calls it, and then extended.
-func (h *Hand) extensions() (due []extension) {
+func (h *Hand) extensions() []extension {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	now, cs := time.Now(), h.consumer.Load()
-	extend := func(d *Delivery) {
-		if age := now.Sub(d.Received); age <= h.cfg.MaxAckExtension {
-			due = append(due, extension{d: d, before: d.extended})
-			d.extended = age
-		}
-	}
-	for _, d := range h.running {
-		if d != nil && !d.Settled() {
-			extend(d)
-		}
-	}
-	h.queue.All(func(d *Delivery, unwatched bool) {
-		switch {
-		// A message past its deadline is delivered to somebody else. It must not pass
-		// for fresh again, but be skipped.
-		case cs.Expired(d.served(), now.Sub(d.Received)-d.extended):
-		case unwatched:
-			extend(d)
-		default: // however long its key is stuck
-			due = append(due, extension{d: d, before: d.extended})
-			d.extended = now.Sub(d.Received)
-		}
-	})
-	return due
+	return h.extendAll()
 }
 
 // Relieve frees the lanes of handlers that hang. It returns what has expired behind
@@ -484,7 +417,7 @@ func (h *Hand) extended(unsent []extension) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, x := range unsent {
-		x.d.extended = x.before
+		x.d.Extended = x.before
 	}
 	h.extending = false
 	if h.queue.Len() > 0 || h.busy() > 0 {
@@ -518,19 +451,7 @@ func (h *Hand) Replace(former, told *consumers.Consumer) bool {
 func (h *Hand) Mended(m consumers.Mended) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	former := h.consumer.Load()
-	switch {
-	case m.Remade:
-		h.ledger.ExpectCopies(former, h.highest())
-	case m.Another:
-		h.ledger.ExpectCopies(m.Consumer, h.highest())
-	}
-	if !m.Consumer.Stream.Created.Equal(former.Stream.Created) {
-		h.ledger.StartAnew()
-		h.queue.Forget()
-	}
-	h.consumer.Store(m.Consumer)
-	h.extendSooner(former, m.Consumer)
+	h.adopt(m)
 }
 
 // ResumeAt returns where in the stream a consumer for new messages begins when it is
@@ -541,23 +462,7 @@ func (h *Hand) Mended(m consumers.Mended) {
 func (h *Hand) ResumeAt() uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if cs := h.consumer.Load(); !cs.Ephemeral {
-		return cs.Floor + 1
-	}
-	n := h.ledger.ResumeAt()
-	for _, d := range h.running {
-		if d != nil && d.Meta.StreamSequence > 0 {
-			n = min(n, d.Meta.StreamSequence)
-		}
-	}
-	if h.queue.ByKey() { // later ones of other keys may have been started
-		for _, d := range h.unhandled() {
-			if d.Meta.StreamSequence > 0 {
-				n = min(n, d.Meta.StreamSequence)
-			}
-		}
-	}
-	return n
+	return h.lowest()
 }
 
 // Learned notes what the server has said of the consumer. It returns how many messages

@@ -62,3 +62,32 @@ func (h *Hand) Extend() {
 	}
 	h.extended(unsent)
 }
+
+// extendAll is extensions for callers that hold the lock.
+func (h *Hand) extendAll() (due []extension) {
+	now, cs := time.Now(), h.consumer.Load()
+	extend := func(d *Delivery) {
+		if age := now.Sub(d.Received); age <= h.cfg.MaxAckExtension {
+			due = append(due, extension{d: d, before: d.Extended})
+			d.Extended = age
+		}
+	}
+	for _, d := range h.running {
+		if d != nil && !d.Settled() {
+			extend(d)
+		}
+	}
+	h.queue.All(func(d *Delivery, unwatched bool) {
+		switch {
+		// A message past its deadline is delivered to somebody else. It must not pass
+		// for fresh again, but be skipped.
+		case d.Expired(cs, now.Sub(d.Received)):
+		case unwatched:
+			extend(d)
+		default: // however long its key is stuck
+			due = append(due, extension{d: d, before: d.Extended})
+			d.Extended = now.Sub(d.Received)
+		}
+	})
+	return due
+}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/delivery"
 )
 
 // What a hand does otherwise with an order. The caller holds the lock.
@@ -108,9 +109,9 @@ func (h *Hand) crowd() (c Crowd, changed bool) {
 
 // refused ends a message that was taken and is not handled. It returns those that are
 // not handled for the same reason.
-func (h *Hand) refused(d *Delivery, why *Refusal) (also []*Delivery) {
+func (h *Hand) refused(d *Delivery, why *delivery.Refusal) (also []*Delivery) {
 	wait := time.Duration(0)
-	if why == Expired {
+	if why == delivery.Expired {
 		wait = h.consumer.Load().AckWait() + missingGrace
 	}
 	return h.queue.Refuse(d, wait, h.lost(time.Now()))
@@ -121,24 +122,10 @@ func (h *Hand) refused(d *Delivery, why *Refusal) (also []*Delivery) {
 func (h *Hand) lost(now time.Time) func(d *Delivery) bool {
 	cs := h.consumer.Load()
 	return func(d *Delivery) bool {
-		if !cs.Expired(d.served(), now.Sub(d.Received)-d.extended) || cs.IsLast(d.served()) {
+		if !d.Expired(cs, now.Sub(d.Received)) || cs.IsLast(d.Served()) {
 			return false
 		}
 		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 		return true
 	}
-}
-
-// unhandled returns everything that is in hand and that no handler has, in no order.
-func (h *Hand) unhandled() (ds []*Delivery) {
-	h.queue.All(func(d *Delivery, _ bool) { ds = append(ds, d) })
-	return ds
-}
-
-// highest returns the highest stream sequence of what no handler has.
-func (h *Hand) highest() (n uint64) {
-	for _, d := range h.unhandled() {
-		n = max(n, d.Meta.StreamSequence)
-	}
-	return n
 }

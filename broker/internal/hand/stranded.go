@@ -16,7 +16,7 @@ func (h *Hand) takeStranded() (ds []*Delivery) {
 	}
 	goes := func(d *Delivery) bool {
 		last := cs.Limit > 0 && d.Deliveries() >= cs.Limit
-		return !last && !cs.Expired(d.served(), now.Sub(d.Received)-d.extended)
+		return !last && !d.Expired(cs, now.Sub(d.Received))
 	}
 	ds = h.queue.Strand(now, goes)
 	if len(ds) > 0 {
