@@ -23,7 +23,7 @@ const (
 )
 
 // Each incident raises its alert, with the topic and queue that it is about, and none
-// of the others.
+// of the others. The right panels show it, and no panel of another alert does.
 func TestIncidents(t *testing.T) {
 	needPrometheus(t)
 	for _, c := range []struct {
@@ -67,7 +67,13 @@ func TestIncidents(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			texts := c.play(t).check(t, c.minutes, c.alerts...)
+			shows, ok := incidentPanels[c.name]
+			if !ok {
+				t.Error("incidentPanels does not say which panels show it")
+			}
+			s := c.play(t)
+			s.panels = &shows
+			texts := s.check(t, c.minutes, c.alerts...)
 			checkTexts(t, texts)
 			if c.says != "" && !slices.ContainsFunc(texts, func(r rendered) bool {
 				return strings.Contains(r.annotations["summary"]+" "+r.annotations["description"], c.says)

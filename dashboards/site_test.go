@@ -36,7 +36,8 @@ import (
 type site struct {
 	srv      *natstest.Restartable
 	replicas []*replica
-	labels   string // further labels of its targets
+	labels   string  // further labels of its targets
+	panels   *panels // that show the incident; nil: not checked
 
 	// What happens between earlier and before is what happened in each minute of the
 	// half hour. Without earlier, that was nothing.
@@ -279,6 +280,9 @@ func (s *site) check(t *testing.T, minutes int, alerts ...string) []rendered {
 			fmt.Fprintf(&test, "{labels: '%s', value: 1},", a)
 		}
 		test.WriteString("]\n")
+		if scrapes == time.Minute && s.panels != nil {
+			fmt.Fprintf(&test, "      - {expr: '%s', eval_time: %dm, exp_samples: []}\n", strings.ReplaceAll(wronglyShown(t, *s.panels, minutes), "'", "''"), incidentBegins+minutes)
+		}
 		if scrapes == time.Minute && len(alerts) > 0 { // and the texts
 			test.WriteString("    alert_rule_test:\n")
 			for _, a := range alerts {
