@@ -62,7 +62,6 @@ func settingsOf(o *broker.Options) settings {
 		}
 	}
 	return settings{
-		rules:           asset.Rules{StreamName: asset.DefaultStreamName},
 		concurrency:     1,
 		window:          defaultWindow,
 		shutdownTimeout: defaultShutdownTimeout,
@@ -278,7 +277,8 @@ func WithStreamConfig(cfg jetstream.StreamConfig) broker.Option {
 // WithStreamName replaces the rule that names the stream of a topic when one
 // has to be created: the first token, upper-cased, with - turned into _. The
 // function must be pure and safe for concurrent use. If it panics, or has not returned
-// after a second, what asks for the stream fails with [ErrInvalidConfig].
+// after a second, what asks for the stream fails with [ErrInvalidConfig]. Other topics do
+// not wait for it. At most five calls for a topic hang at a time, and 30 in all.
 func WithStreamName(name func(topic string) string) broker.Option {
 	return option("WithStreamName", func(s *settings) error {
 		if name == nil {

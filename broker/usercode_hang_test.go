@@ -3,6 +3,8 @@ package broker_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -208,6 +210,113 @@ func TestUnsubscribeNamesWhatHangs(t *testing.T) {
 			noErr(t, b.Disconnect())
 		})
 	}
+}
+
+// badName is a function for stream names that does something else for topics that begin
+// with bad.
+type badName struct {
+	do      func()
+	entered chan struct{}
+	calls   atomic.Int64
+}
+
+func (n *badName) of(topic string) string {
+	if strings.HasPrefix(topic, "bad") {
+		n.calls.Add(1)
+		n.entered <- struct{}{}
+		n.do()
+	}
+	return "S_" + topic
+}
+
+func (n *badName) broker(t *testing.T) broker.Broker {
+	n.entered = make(chan struct{}, 1000)
+	return newBroker(t, startServer(t), jsbroker.WithStreamName(n.of))
+}
+
+// What a function for stream names does for one topic is an error that names it for
+// everybody who needs the name of that one.
+func TestStreamNameIsAnErrorForAllWhoNeedIt(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for does, do := range map[string]func(){
+		"has not returned in time": func() { <-release },
+		"has panicked: no name":    func() { panic("no name") },
+		"has ended its goroutine":  runtime.Goexit,
+	} {
+		t.Run(does, func(t *testing.T) {
+			t.Parallel()
+			n := badName{do: do}
+			b := n.broker(t)
+			const calls = 20
+			failed := make(chan error, 2*calls)
+			for range calls {
+				go func() { failed <- b.Publish("bad", message("x"), broker.PublishContext(testContext(t))) }()
+				go func() {
+					failed <- b.Publish("bad", message("x"), broker.PublishContext(testContext(t)), jsbroker.Async(func(error) {}))
+				}()
+			}
+			for range 2 * calls {
+				wantError(t, receive(t, failed), jsbroker.ErrInvalidConfig, "WithStreamName", "bad", does)
+			}
+			_, err := b.Subscribe("bad", ignore, broker.Queue("q"))
+			wantError(t, err, jsbroker.ErrInvalidConfig, "WithStreamName", "bad", does)
+			wantError(t, jsbroker.CancelDelivery(testContext(t), b, "bad", "id"), jsbroker.ErrInvalidConfig, "WithStreamName", "bad", does)
+			publish(t, b, "good", "x")
+		})
+	}
+}
+
+// Nobody waits for the name of another topic.
+func TestStreamNameThatHangsHoldsUpNoOtherTopic(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	n := badName{do: func() { <-release }}
+	b := n.broker(t)
+	t.Cleanup(func() { close(release) })
+	go func() { _ = b.Publish("bad", message("x")) }()
+	receive(t, n.entered)
+	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	wantError(t, b.Publish("bad", message("x"), broker.PublishContext(short)), jsbroker.ErrInvalidConfig, "WithStreamName", "bad", "deadline")
+	round := 0
+	eventually(t, "a publish to another topic is over while the function hangs", func() bool {
+		round++
+		failed := make(chan error, 1)
+		go func() {
+			failed <- b.Publish(fmt.Sprint("bad", round), message("x"), broker.PublishContext(testContext(t)))
+		}()
+		receive(t, n.entered)
+		publish(t, b, fmt.Sprint("good", round), "x", broker.PublishContext(testContext(t)))
+		select {
+		case err := <-failed:
+			wantError(t, err, jsbroker.ErrInvalidConfig, "WithStreamName")
+			return false // this machine is slow
+		default:
+			return true
+		}
+	})
+}
+
+// However often somebody asks, few calls hang. When they return, the topic works.
+func TestFewCallsForStreamNamesHang(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	n := badName{do: func() { <-release }}
+	b := n.broker(t)
+	fails := func() { wantError(t, b.Publish("bad", message("x")), jsbroker.ErrInvalidConfig, "WithStreamName") }
+	eventually(t, "as many hang as may", func() bool { fails(); return n.calls.Load() == 5 })
+	for range 40 {
+		fails()
+	}
+	if got := n.calls.Load(); got != 5 {
+		t.Errorf("%d calls hang", got)
+	}
+	close(release)
+	eventually(t, "the topic works", func() bool {
+		return b.Publish("bad", message("x"), broker.PublishContext(testContext(t))) == nil
+	})
 }
 
 // A dialer that hangs holds up Connect, but not a Disconnect.

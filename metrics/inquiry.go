@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
 )
@@ -234,7 +233,7 @@ func (q *inquiry) refuse(api string, err error) {
 	said := map[string]bool{kind: true}
 	maps.Copy(said, q.state.said)
 	q.state.said = said
-	q.server.log.Log(logger.WarnLevel, fmt.Sprintf("metrics: no permission to ask the server for $JS.API.%s: what depends on it is missing in the metrics, and all else goes on. Permit the user to publish there, or do without metrics.NewServer: %v", api, err))
+	say(q.server.log, fmt.Sprintf("metrics: no permission to ask the server for $JS.API.%s: what depends on it is missing in the metrics, and all else goes on. Permit the user to publish there, or do without metrics.NewServer: %v", api, err))
 }
 
 // covers reports whether the subject matches the pattern.

@@ -2,6 +2,8 @@ package metrics_test
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/internal/natstest"
@@ -200,6 +203,49 @@ func TestServerWithoutPermission(t *testing.T) {
 	})
 	if lines := log.With("no permission"); len(lines) != 1 || !strings.Contains(lines[0].Text, "$JS.API.CONSUMER.LIST.ORDERS") {
 		t.Errorf("lines: %v", lines)
+	}
+}
+
+// badLogger does what it should not, instead of writing the line about permissions.
+type badLogger struct {
+	logger.Logger
+	do      func()
+	entered chan struct{}
+}
+
+func (l badLogger) Log(level logger.Level, v ...any) {
+	if !strings.Contains(fmt.Sprint(v...), "no permission to ask") {
+		l.Logger.Log(level, v...)
+		return
+	}
+	l.entered <- struct{}{}
+	l.do()
+}
+
+// Whatever the user's logger does, the process goes on, and so do the questions.
+func TestServerBesideABadLogger(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for name, do := range map[string]func(){
+		"panics": func() { panic("no log") }, "ends its goroutine": runtime.Goexit, "hangs": func() { <-release },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := natstest.Start(t, natstest.Limited(natstest.NoPublish("$JS.API.CONSUMER.LIST.>")))
+			log := badLogger{Logger: natstest.Quiet(), do: do, entered: make(chan struct{}, 100)}
+			b, _ := connected(t, natstest.URL(srv, "limited:pw"), broker.Logger(log))
+			publish(t, b, "orders", 1)
+			reg := newServer(t, b, metrics.ServerInterval(time.Second))
+			_ = values(t, reg)
+			natstest.Receive(t, log.entered)
+			for n := range 3 {
+				publish(t, b, "orders", 1)
+				natstest.Eventually(t, "the next answer", func() bool {
+					return values(t, reg)[`micro_broker_stream_messages{stream="ORDERS"}`] == float64(n+2)
+				})
+			}
+		})
 	}
 }
 

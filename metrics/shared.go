@@ -149,7 +149,7 @@ func (s *shared) giveUp(log logger.Logger, why string) {
 	s.alone = time.Now().Add(refusedFor)
 	if !s.said {
 		s.said = true
-		log.Log(logger.WarnLevel, fmt.Sprintf("metrics: ServerShared(%q): this process asks the server for itself: %s", s.subject, why))
+		say(log, fmt.Sprintf("metrics: ServerShared(%q): this process asks the server for itself: %s", s.subject, why))
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/goroutine"
-	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -67,16 +65,16 @@ func (r *Rules) StreamConfig(topic string) (jetstream.StreamConfig, error) {
 	return sc, nil
 }
 
-// NameOf names the stream of a topic. It contains what the user's function does.
+// NameOf names the stream of a topic. What the user's function says, the rules have to
+// know already; see [Rules.Named].
 func (r *Rules) NameOf(topic string) (string, error) {
-	if r.StreamName == nil {
+	switch {
+	case r.StreamName == nil:
 		return DefaultStreamName(topic), nil
+	case r.named == nil:
+		return "", ErrNameless
 	}
-	name, _, what := goroutine.Call(link.LookUpTimeout, func() (string, error) { return r.StreamName(topic), nil }, func(string) {})
-	if what != nil {
-		return "", fmt.Errorf("%w: the function of WithStreamName %w for the topic %q", fault.ErrInvalidConfig, what, wire.Shorten(topic))
-	}
-	return name, nil
+	return r.named.name, r.named.err
 }
 
 // Owned returns a copy of the metadata with the mark of this module.

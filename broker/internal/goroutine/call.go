@@ -23,10 +23,28 @@ func (e *PanicError) Error() string { return fmt.Sprintf("has panicked: %v", e.V
 // errGoexit is about code that has ended its goroutine.
 var errGoexit = errors.New("has ended its goroutine (runtime.Goexit)")
 
-// Call calls code of the user on a goroutine of its own, and waits for it within the
-// bound. Fault says what the code has done instead of returning: it is a [PanicError],
-// about a runtime.Goexit, or [ErrHangs]. If the code ends after that, late is called with
-// what it has returned, or the zero value.
+// Begin calls code of the user on a goroutine of its own, and end with what has become
+// of it. Fault says what the code has done instead of returning: it is a [PanicError], or
+// about a runtime.Goexit.
+func Begin[R any](code func() (R, error), end func(r R, err, fault error)) {
+	go func() {
+		var r R
+		var err error
+		fault := errGoexit
+		defer func() {
+			if p := recover(); p != nil {
+				fault = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+			end(r, err, fault)
+		}()
+		r, err = code()
+		fault = nil
+	}()
+}
+
+// Call is Begin for a caller that waits for the code within the bound. Then fault may also
+// be [ErrHangs]. If the code ends after that, late is called with what it has returned, or
+// the zero value.
 func Call[R any](bound time.Duration, code func() (R, error), late func(R)) (r R, err, fault error) {
 	type result struct {
 		r          R
@@ -34,21 +52,13 @@ func Call[R any](bound time.Duration, code func() (R, error), late func(R)) (r R
 	}
 	var over atomic.Bool // whoever sets it first decides whether the code was in time
 	done := make(chan result, 1)
-	go func() {
-		got := result{fault: errGoexit}
-		defer func() {
-			if p := recover(); p != nil {
-				got.fault = &PanicError{Value: p, Stack: debug.Stack()}
-			}
-			if over.CompareAndSwap(false, true) {
-				done <- got
-			} else {
-				late(got.r)
-			}
-		}()
-		got.r, got.err = code()
-		got.fault = nil
-	}()
+	Begin(code, func(r R, err, fault error) {
+		if over.CompareAndSwap(false, true) {
+			done <- result{r, err, fault}
+		} else {
+			late(r)
+		}
+	})
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	select {

@@ -176,14 +176,12 @@ func (p *publication) lookUpStream(ctx context.Context) (*asset.Stream, error) {
 	if p.stream != nil {
 		patience = link.LookUpTimeout
 	}
-	until := p.deadline
-	if early := time.Now().Add(patience); early.Before(until) {
-		until = early
-	}
-	ctx, cancel := context.WithDeadline(ctx, until)
+	ctx, cancel := context.WithDeadline(ctx, p.deadline)
 	defer cancel()
-	st, err := p.publisher.streams.Stream(ctx, p.rules, p.topic)
+	st, err := p.publisher.streams.Stream(ctx, patience, p.rules, p.topic)
 	if err == nil && p.timed() {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
 		return p.addressed(ctx, st)
 	}
 	return st, err

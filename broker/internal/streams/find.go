@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -16,13 +17,14 @@ import (
 // Stream returns the stream that captures the topic. If the server has none, it
 // creates one, unless NeverCreateStreams leaves that to others. It does not replace a
 // stream of others that is gone either, as its owner will make it again as it
-// was. Concurrent calls look a stream up once. The context bounds the wait; each
-// request is also bounded by link.APITimeout.
+// was. Concurrent calls look a stream up once. The context bounds the wait, and each
+// request is also bounded by link.APITimeout. Patience, if it is not 0, bounds the wait for
+// the server, but not for the user's function for stream names.
 //
 // Errors: ErrStreamNotFound, ErrStreamMismatch, ErrInvalidTopic, ErrInvalidConfig,
 // those of link.Conn.Do, or the server's.
-func (ss *Streams) Stream(ctx context.Context, rules *asset.Rules, topic string) (*asset.Stream, error) {
-	return ss.find(ctx, rules, topic, wish{forbidden: forbidden(rules)})
+func (ss *Streams) Stream(ctx context.Context, patience time.Duration, rules *asset.Rules, topic string) (*asset.Stream, error) {
+	return ss.find(ctx, rules, topic, wish{forbidden: forbidden(rules), patience: patience})
 }
 
 // ForConsumer is Stream for a subscriber. It looks again at a stream that is known.
@@ -69,7 +71,7 @@ func (ss *Streams) Again(ctx context.Context, rules *asset.Rules, former *asset.
 		if err := ss.Forget(ctx, former); err != nil {
 			return nil, err
 		}
-		s, err = ss.Stream(ctx, rules, topic)
+		s, err = ss.Stream(ctx, 0, rules, topic)
 	}
 	if err != nil {
 		return nil, err
@@ -89,8 +91,9 @@ func (ss *Streams) Existing(ctx context.Context, topic string) (*asset.Stream, e
 
 // wish is what a stream is wanted for.
 type wish struct {
-	consume   bool   // to subscribe to it
-	forbidden string // the option that forbids to create one; empty: none does
+	consume   bool          // to subscribe to it
+	forbidden string        // the option that forbids to create one; empty: none does
+	patience  time.Duration // with the server; 0: as the context has
 }
 
 func forbidden(rules *asset.Rules) string {
@@ -103,8 +106,30 @@ func forbidden(rules *asset.Rules) string {
 // find returns the stream that captures the topic. If there is none, it creates one,
 // unless an option forbids that, or another stream has the topic's messages all the same.
 func (ss *Streams) find(ctx context.Context, rules *asset.Rules, topic string, w wish) (*asset.Stream, error) {
-	if s := ss.Known(topic); s != nil {
-		return s, nil
+	for {
+		if s := ss.Known(topic); s != nil {
+			return s, nil
+		}
+		if !ss.isNaming(rules, topic) {
+			s, err := ss.findNamed(ctx, rules, topic, w)
+			if !errors.Is(err, asset.ErrNameless) {
+				return s, err
+			}
+		}
+		rules = ss.named(ctx, rules, topic)
+		if err := rules.NameFault(); err != nil && ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+// findNamed is find for rules that know the name of the stream that would be made. Else it
+// returns asset.ErrNameless, unless no name is needed or the user's function says it at once.
+func (ss *Streams) findNamed(ctx context.Context, rules *asset.Rules, topic string, w wish) (*asset.Stream, error) {
+	if w.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.patience)
+		defer cancel()
 	}
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return nil, err
@@ -117,6 +142,11 @@ func (ss *Streams) find(ctx context.Context, rules *asset.Rules, topic string, w
 	if err == nil || errors.Is(err, fault.ErrStreamNotFound) {
 		if err := ss.elsewhere.CheckNearby(ctx, s, topic); err != nil {
 			return nil, err
+		}
+	}
+	if errors.Is(err, fault.ErrStreamNotFound) || rules.StreamTemplate != nil { // it is to be made, or to be compared
+		if rules = ss.namedSoon(ctx, rules, topic); rules == nil {
+			return nil, asset.ErrNameless
 		}
 	}
 	if errors.Is(err, fault.ErrStreamNotFound) {

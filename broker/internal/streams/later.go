@@ -88,18 +88,14 @@ func (ss *Streams) waitsFor(ctx context.Context, rules *asset.Rules, topic strin
 	if s := ss.Known(topic); s != nil {
 		return s.Name, nil
 	}
-	if err := ss.ensuring.acquire(ctx); err != nil {
-		return "", err
-	}
-	defer ss.ensuring.release()
-	s, err := ss.lookUp(ctx, topic)
+	s, err := ss.Existing(ctx, topic)
 	switch {
 	case err == nil:
 		return s.Name, nil
 	case !errors.Is(err, fault.ErrStreamNotFound):
 		return "", err
 	}
-	sc, err := rules.StreamConfig(topic)
+	sc, err := ss.named(ctx, rules, topic).StreamConfig(topic)
 	switch {
 	case errors.Is(err, fault.ErrInvalidConfig): // the name is not known, as its function failed
 		return "", err

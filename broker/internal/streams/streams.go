@@ -20,6 +20,7 @@ type Streams struct {
 	cache      cache
 	ensuring   slot                // held by who looks up, creates, changes or forgets a stream
 	followed   map[string]followed // by name; guarded by ensuring
+	naming     naming
 }
 
 // New returns a Streams that knows no stream yet. It sends nothing.
@@ -32,6 +33,7 @@ func New(conn *link.Conn) *Streams {
 		companions: companion.New(conn, api),
 		ensuring:   make(slot, 1),
 		followed:   map[string]followed{},
+		naming:     newNaming(),
 	}
 }
 

@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -10,6 +11,7 @@ import (
 	"go-micro-jetstream/broker/internal/asked"
 	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/companion"
+	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -32,6 +34,10 @@ func (ss *Streams) follow(ctx context.Context, rules *asset.Rules, s *asset.Stre
 		return s
 	}
 	want, err := rules.StreamConfig(topic)
+	if errors.Is(err, fault.ErrInvalidConfig) {
+		ss.warn(s, topic, fmt.Sprintf("is used as it is, and not compared with WithStreamConfig: %v", err))
+		return s
+	}
 	if err != nil {
 		return s // the template is for other topics
 	}
@@ -58,6 +64,7 @@ func (ss *Streams) followForConsumer(ctx context.Context, rules *asset.Rules, s 
 	if rules.StreamTemplate == nil {
 		return s, nil
 	}
+	rules = ss.named(ctx, rules, topic)
 	if err := ss.ensuring.acquire(ctx); err != nil {
 		return nil, err
 	}

@@ -153,7 +153,7 @@ func TestSubjectsOfATemplateAreAdded(t *testing.T) {
 	if s := b.use(t, shop("a.*"), "a.*"); !slices.Equal(s.Subjects, []string{"a.*"}) {
 		t.Errorf("%v", s.Subjects)
 	}
-	_, err := b.Stream(b.ctx, template(jetstream.StreamConfig{Name: "SHOP", Subjects: []string{"_INBOX.x", "a.*"}}), "a.c")
+	_, err := b.Stream(b.ctx, 0, template(jetstream.StreamConfig{Name: "SHOP", Subjects: []string{"_INBOX.x", "a.*"}}), "a.c")
 	if got := b.config(t, "SHOP").Subjects; err != nil || !slices.Equal(got, []string{"a.*"}) {
 		t.Errorf("%v: %v", got, err)
 	}
@@ -167,7 +167,7 @@ func TestStreamsOfOthersAreNotChangedAndTheDifferenceIsLoggedOnce(t *testing.T) 
 	before := b.config(t, "THEIRS")
 	rules := template(jetstream.StreamConfig{Retention: jetstream.InterestPolicy, MaxAge: time.Hour, MaxMsgs: -1})
 	for _, topic := range []string{"orders.a", "orders.b", "orders.a"} {
-		if _, err := b.Stream(b.ctx, rules, topic); err != nil {
+		if _, err := b.Stream(b.ctx, 0, rules, topic); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := b.ForConsumer(b.ctx, rules, topic); err != nil {
@@ -190,15 +190,15 @@ func TestVersionsSideBySideDoNotUndoEachOther(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	old, now := template(jetstream.StreamConfig{MaxAge: time.Hour}), template(jetstream.StreamConfig{MaxAge: 2 * time.Hour})
-	s, err := b.Stream(b.ctx, old, "orders")
+	s, err := b.Stream(b.ctx, 0, old, "orders")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.another(t).Stream(b.ctx, now, "orders"); err != nil {
+	if _, err := b.another(t).Stream(b.ctx, 0, now, "orders"); err != nil {
 		t.Fatal(err)
 	}
 	b.Doubt(s, "orders")
-	if _, err := b.Stream(b.ctx, old, "orders"); err != nil {
+	if _, err := b.Stream(b.ctx, 0, old, "orders"); err != nil {
 		t.Fatal(err)
 	}
 	if sc := b.config(t, "ORDERS"); sc.MaxAge != 2*time.Hour {
