@@ -10,6 +10,7 @@ import (
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/logger"
 
+	"go-micro-jetstream/broker/internal/lifecycle"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -26,9 +27,9 @@ type jetstreamBroker struct {
 	cfg    atomic.Pointer[config] // nil if cfgErr is set; written under mu
 	inDial *config                // of the Connect under way
 
-	lifecycle
+	life    lifecycle.Cycle[session, shutdown]
 	running finder
-	states  stateQueue
+	states  lifecycle.Teller
 }
 
 // NewBroker returns a broker that speaks NATS JetStream. It does not connect.
@@ -72,7 +73,7 @@ func (b *jetstreamBroker) Init(opts ...broker.Option) error {
 		return err
 	}
 	inUse := b.inDial
-	if s := b.session.Load(); s != nil {
+	if s := b.life.Session(); s != nil {
 		inUse = s.cfg
 	}
 	if inUse != nil {
@@ -117,7 +118,7 @@ func (b *jetstreamBroker) Options() broker.Options {
 // Address returns the URL of the connected server without credentials, or the
 // first configured one when not connected.
 func (b *jetstreamBroker) Address() string {
-	if s := b.session.Load(); s != nil {
+	if s := b.life.Session(); s != nil {
 		if url := s.conn.NATS().ConnectedUrl(); url != "" {
 			return wire.WithoutCredentials(url)
 		}

@@ -45,7 +45,7 @@ func (b *jetstreamBroker) cancelDelivery(ctx context.Context, topic, id string) 
 	if err := wire.CheckPublishTopic(topic); err != nil {
 		return err
 	}
-	s, cfg := b.session.Load(), b.cfg.Load()
+	s, cfg := b.life.Session(), b.cfg.Load()
 	if s == nil || cfg == nil {
 		return fault.ErrNoConnection
 	}

@@ -107,7 +107,7 @@ func publishUntil(t testing.TB, b broker.Broker, l *ledger, topics []string) (en
 // its way then are a matter of timing: AckWait is an hour.
 func TestStopsInAClusterStrandNothing(t *testing.T) {
 	if testing.Short() {
-		t.Skip("needs a cluster")
+		t.Skip("starts a cluster of three servers, which takes seconds")
 	}
 	c := natstest.StartCluster(t)
 	_, js := natsConn(t, c.Nodes[0].Server)
@@ -155,7 +155,7 @@ func TestStopsInAClusterStrandNothing(t *testing.T) {
 // back.
 func TestDisconnectDuringAStopInAClusterStrandsNothing(t *testing.T) {
 	if testing.Short() {
-		t.Skip("needs a cluster")
+		t.Skip("starts a cluster of three servers, which takes seconds")
 	}
 	c := natstest.StartCluster(t)
 	_, js := natsConn(t, c.Nodes[0].Server)
@@ -194,7 +194,7 @@ func TestDisconnectDuringAStopInAClusterStrandsNothing(t *testing.T) {
 // A stream whose only server is down is offline, not gone: Publish waits for it.
 func TestPublishWaitsForTheServerOfItsStream(t *testing.T) {
 	if testing.Short() {
-		t.Skip("needs a cluster")
+		t.Skip("starts a cluster of three servers, which takes seconds")
 	}
 	c := natstest.StartCluster(t)
 	_, js := natsConn(t, c.Nodes[0].Server)
@@ -217,7 +217,7 @@ func TestPublishWaitsForTheServerOfItsStream(t *testing.T) {
 // Its consumer lives on as many servers as the stream.
 func TestSubscriberWithoutAQueueGoesOnWithoutANode(t *testing.T) {
 	if testing.Short() {
-		t.Skip("needs a cluster")
+		t.Skip("starts a cluster of three servers, which takes seconds")
 	}
 	c := natstest.StartCluster(t)
 	started := make(chan string, 1)
@@ -253,7 +253,7 @@ func TestSubscriberWithoutAQueueGoesOnWithoutANode(t *testing.T) {
 // A cluster without a leader refuses a Subscribe, which would work a moment later.
 func TestSubscribeRidesThroughAnElection(t *testing.T) {
 	if testing.Short() {
-		t.Skip("needs a cluster")
+		t.Skip("starts a cluster of three servers, which takes seconds")
 	}
 	c := natstest.StartCluster(t)
 	_, js := natsConn(t, c.Nodes[0].Server)

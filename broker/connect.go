@@ -29,7 +29,7 @@ func (b *jetstreamBroker) Connect() error {
 		if err := b.invalid(); err != nil {
 			return err
 		}
-		dial, s, dialing, closing := b.beginDial()
+		dial, s, dialing, closing := b.life.BeginDial()
 		switch {
 		case dial:
 			return b.dial()
@@ -46,7 +46,7 @@ func (b *jetstreamBroker) Connect() error {
 			_ = b.Disconnect()
 		default:
 			s.connects.Add(1)
-			b.states.await(s.reported.last(), link.CloseTimeout) // of another Connect
+			b.states.Await(s.reported.Last(), link.CloseTimeout) // of another Connect
 			return nil
 		}
 	}
@@ -73,7 +73,7 @@ func (b *jetstreamBroker) dial() error {
 	if cfg.opts.Codec != nil {
 		s.log.Warn("broker.Codec is ignored, because bodies are sent as they are: encode messages before Publish, and decode them in the handler, as go-micro's client and server do")
 	}
-	b.states.await(s.reported.last(), link.CloseTimeout)
+	b.states.Await(s.reported.Last(), link.CloseTimeout)
 	return nil
 }
 
@@ -93,6 +93,6 @@ func (b *jetstreamBroker) open(cfg *config) (s *session, err error) {
 		s, err = openSession(b, cfg)
 	}()
 	<-done
-	b.endDial(s)
+	b.life.EndDial(s)
 	return s, err
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/lifecycle"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -48,7 +49,7 @@ func (b *jetstreamBroker) Disconnect() error {
 	}
 	<-sd.done
 	if sd.ended {
-		b.states.await(sd.session.reported.last(), link.CloseTimeout)
+		b.states.Await(sd.session.reported.Last(), link.CloseTimeout)
 	}
 	return sd.err
 }
@@ -63,7 +64,7 @@ func (b *jetstreamBroker) beginShutdown() (*shutdown, error) {
 	timer := time.NewTimer(bound)
 	defer timer.Stop()
 	for {
-		sd, dialing := b.beginClose(b.shutDown)
+		sd, dialing := b.life.BeginClose(b.shutDown)
 		if dialing == nil {
 			return sd, nil
 		}
@@ -88,11 +89,11 @@ func (sd *shutdown) calledFromWithin() bool {
 	id := goroutine.ID()
 	switch s := sd.session; {
 	case id != 0 && (id == sd.id.Load() || id == s.watcher.Load()),
-		!sd.ended && s.broker.states.runsOn(id),
+		!sd.ended && s.broker.states.RunsOn(id),
 		s.publisher.RunsOn(id):
 		return true
 	}
-	for _, sub := range sd.session.subs.all() {
+	for _, sub := range sd.session.subs.All() {
 		if sub.runsOn(id) {
 			return true
 		}
@@ -107,7 +108,7 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 	timeout := time.NewTimer(bound)
 	defer timeout.Stop()
 
-	subs := s.subs.close()
+	subs := s.subs.Close()
 	s.sayShared(subs)
 	stopAll(subs, max(bound, stopGrace))
 	left, expired := awaitHandlers(subs, timeout.C)
@@ -122,18 +123,18 @@ func (sd *shutdown) run(b *jetstreamBroker, bound time.Duration) {
 			expired = true
 		}
 	}
-	left.hooks = s.hooks.inside.names()
-	left.subscribes, left.publishes = s.subscribes.Inside(), s.publisher.Inside()
-	if left.looks = s.watcher.Load() != 0; left.looks {
-		left.subscribes = max(left.subscribes-1, 0)
+	left.Hooks = s.hooks.inside.names()
+	left.Subscribes, left.Publishes = s.subscribes.Inside(), s.publisher.Inside()
+	if left.Looks = s.watcher.Load() != 0; left.Looks {
+		left.Subscribes = max(left.Subscribes-1, 0)
 	}
-	b.endSession()
+	b.life.EndSession()
 	s.close()
 	// A client that has closed before may have a hook that deals with it in this
 	// very call.
-	left.states = !sd.ended && !b.states.await(s.reported.last(), max(time.Until(until), link.CloseTimeout))
-	sd.err = left.timeoutError(bound, expired)
-	b.endClose()
+	left.States = !sd.ended && !b.states.Await(s.reported.Last(), max(time.Until(until), link.CloseTimeout))
+	sd.err = left.TimeoutError(bound, expired)
+	b.life.EndClose()
 	close(sd.done)
 }
 
@@ -178,20 +179,9 @@ func stopAll(subs []*subscription, bound time.Duration) {
 	stopping.Wait()
 }
 
-// leftBehind is what has not ended within the bound of Disconnect.
-type leftBehind struct {
-	handlers      int
-	subscriptions int  // whose handlers have all returned
-	subscribes    int  // calls of Subscribe
-	looks         bool // the monitor waits for an answer of the server, or for a hook
-	publishes     int
-	hooks         string // their names
-	states        bool   // a hook of ConnectionChanged runs
-}
-
 // awaitHandlers waits until all subscriptions have ended, or until the timeout,
 // when it gives up those that have not.
-func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (left leftBehind, expired bool) {
+func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (left lifecycle.Left, expired bool) {
 	for _, s := range subs {
 		if !expired {
 			select {
@@ -208,42 +198,12 @@ func awaitHandlers(subs []*subscription, timeout <-chan time.Time) (left leftBeh
 		}
 		s.core.Abandon()
 		if n := s.core.Running(); n > 0 {
-			left.handlers += n
+			left.Handlers += n
 		} else {
-			left.subscriptions++
+			left.Subscriptions++
 		}
 	}
 	return left, expired
-}
-
-// timeoutError says what was left behind, or returns nil if nothing was.
-func (l leftBehind) timeoutError(bound time.Duration, expired bool) error {
-	var left []string
-	if l.states {
-		left = append(left, "a hook of ConnectionChanged still running")
-	}
-	if l.handlers > 0 {
-		left = append(left, fmt.Sprintf("%d handlers still running, whose messages are delivered again after AckWait", l.handlers))
-	}
-	if expired && l.hooks != "" {
-		left = append(left, "hooks still running: "+l.hooks)
-	}
-	if l.subscriptions > 0 {
-		left = append(left, fmt.Sprintf("%d subscriptions that have not ended, as a hook, the logger or the server holds them up", l.subscriptions))
-	}
-	if l.subscribes > 0 {
-		left = append(left, fmt.Sprintf("%d calls of Subscribe under way", l.subscribes))
-	}
-	if l.looks {
-		left = append(left, "a question to the server about a consumer")
-	}
-	if l.publishes > 0 {
-		left = append(left, fmt.Sprintf("%d publishes without an answer, whose callers are told, or whose done still runs", l.publishes))
-	}
-	if len(left) == 0 {
-		return nil
-	}
-	return fmt.Errorf("jetstream: disconnect: %w after %v: %s", ErrShutdownTimeout, bound, strings.Join(left, "; "))
 }
 
 // close flushes what is still to be sent and closes the connection.
@@ -251,5 +211,5 @@ func (s *session) close() {
 	url := s.conn.URL()
 	s.conn.Close()
 	s.publisher.Close()
-	s.report(StateClosed, url, nil)
+	s.report(lifecycle.Closed, url, nil)
 }

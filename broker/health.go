@@ -45,7 +45,7 @@ func (b *jetstreamBroker) health(ctx context.Context) error {
 	if err := b.invalid(); err != nil {
 		return err
 	}
-	s := b.session.Load()
+	s := b.life.Session()
 	switch {
 	case s == nil:
 		return fault.ErrNoConnection
@@ -64,7 +64,7 @@ func (b *jetstreamBroker) health(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, sub := range s.subs.all() {
+	for _, sub := range s.subs.All() {
 		if h, held := sub.core.HeldUp(); held {
 			stands := "fetches nothing more"
 			if h.Beside {

@@ -39,7 +39,7 @@ func JetStream(ctx context.Context, b broker.Broker, api string, request func(ct
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	s := own.session.Load()
+	s := own.life.Session()
 	if s == nil {
 		return fmt.Errorf("jetstream: %s: %w", api, fault.ErrNoConnection)
 	}

@@ -38,7 +38,7 @@ func (s *session) look() (goOn bool) {
 	defer s.subscribes.Leave()
 	s.watcher.Store(goroutine.ID())
 	defer s.watcher.Store(0)
-	for _, sub := range s.subs.all() {
+	for _, sub := range s.subs.All() {
 		if s.conn.Up() && !sub.core.Stopped() {
 			sub.core.RefreshIfOlder(monitorInterval)
 		}

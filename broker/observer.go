@@ -121,7 +121,7 @@ func (o observer) Ended() {
 		s.unwatch()
 	}
 	emit(s.hooks.subscriptionEnd, s.base, SubscriptionEnd{Subscription: s.identity()})
-	s.session.subs.remove(s)
+	s.session.subs.Remove(s)
 }
 
 // delivery tells hooks about a message.

@@ -53,7 +53,7 @@ import (
 // [ErrSubscriptionLimit], [ErrPermission], [ErrUnsupported], and
 // [ErrInvalidConfig] for an option out of range.
 func (b *jetstreamBroker) Publish(topic string, m *broker.Message, opts ...broker.PublishOption) error {
-	return publishOn(b.session.Load(), b.cfg.Load(), topic, m, publishOptionsOf(opts))
+	return publishOn(b.life.Session(), b.cfg.Load(), topic, m, publishOptionsOf(opts))
 }
 
 // publishOn is Publish on a given session, which is nil when there is none.

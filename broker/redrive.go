@@ -150,7 +150,7 @@ func newRedrive(b broker.Broker, topic string, opts []RedriveOption) (*redrive, 
 	if err := wire.CheckSubscribeTopic(topic); err != nil {
 		return nil, err
 	}
-	r.session, r.cfg = own.session.Load(), own.cfg.Load()
+	r.session, r.cfg = own.life.Session(), own.cfg.Load()
 	if r.session == nil || r.cfg == nil {
 		return nil, fault.ErrNoConnection
 	}

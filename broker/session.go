@@ -2,11 +2,11 @@ package broker
 
 import (
 	"log/slog"
-	"sync"
 	"sync/atomic"
 
 	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/goroutine"
+	"go-micro-jetstream/broker/internal/lifecycle"
 	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/produce"
 	"go-micro-jetstream/broker/internal/streams"
@@ -25,8 +25,8 @@ type session struct {
 	consumers *consumers.Consumers
 	publisher *produce.Publisher
 
-	reported   connectionReport // what hooks have been told of the connection
-	subs       registry
+	reported   lifecycle.Report // what hooks have been told of the connection
+	subs       lifecycle.Registry[*subscription]
 	subscribes goroutine.Gate // Subscribe calls under way, and the monitor while it looks
 	connects   atomic.Int64   // calls of Connect that found the session open
 	watcher    atomic.Uint64  // the goroutine of the monitor, while it looks
@@ -45,8 +45,8 @@ func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
 		Domain:  cfg.domain, APIPrefix: cfg.apiPrefix,
 		Log: cfg.log,
 		Events: link.Events{
-			Up:      func(url string) { s.report(StateReconnected, url, nil) },
-			Down:    func(err error) { s.report(StateDisconnected, "", err) },
+			Up:      func(url string) { s.report(lifecycle.Reconnected, url, nil) },
+			Down:    func(err error) { s.report(lifecycle.Disconnected, "", err) },
 			Closed:  s.closedByClient,
 			Lost:    func() { s.publisher.Interrupt() },
 			Refused: s.refused,
@@ -75,8 +75,8 @@ func openSession(b *jetstreamBroker, cfg *config) (*session, error) {
 // closedByClient is for a client that has given up, because of a limit that
 // the user has set. The subscriptions end: nothing can arrive any more.
 func (s *session) closedByClient(err error) {
-	s.report(StateClosed, "", err)
-	for _, sub := range s.subs.all() {
+	s.report(lifecycle.Closed, "", err)
+	for _, sub := range s.subs.All() {
 		go func() { _ = sub.Unsubscribe() }()
 	}
 }
@@ -84,52 +84,7 @@ func (s *session) closedByClient(err error) {
 // refused passes a permission violation on to whom it may be about.
 func (s *session) refused(violation error) {
 	s.publisher.Refuse(violation)
-	for _, sub := range s.subs.all() {
+	for _, sub := range s.subs.All() {
 		sub.core.Refuse(violation)
 	}
-}
-
-// registry holds the subscriptions of a session.
-type registry struct {
-	mu     sync.Mutex
-	subs   map[*subscription]struct{}
-	closed bool
-}
-
-// add reports false once the registry is closed.
-func (r *registry) add(s *subscription) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return false
-	}
-	if r.subs == nil {
-		r.subs = make(map[*subscription]struct{})
-	}
-	r.subs[s] = struct{}{}
-	return true
-}
-
-func (r *registry) remove(s *subscription) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.subs, s)
-}
-
-func (r *registry) all() []*subscription {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	subs := make([]*subscription, 0, len(r.subs))
-	for s := range r.subs {
-		subs = append(subs, s)
-	}
-	return subs
-}
-
-// close lets no further subscription in and returns those that there are.
-func (r *registry) close() []*subscription {
-	r.mu.Lock()
-	r.closed = true
-	r.mu.Unlock()
-	return r.all()
 }

@@ -70,7 +70,7 @@ type subscription struct {
 func (b *jetstreamBroker) Subscribe(topic string, handler broker.Handler, opts ...broker.SubscribeOption) (broker.Subscriber, error) {
 	request := subscribeOptionsOf(opts)
 	cfg := b.cfg.Load()
-	s, err := subscribe(b.session.Load(), cfg, topic, handler, request)
+	s, err := subscribe(b.life.Session(), cfg, topic, handler, request)
 	if err == nil {
 		return s, nil
 	}
@@ -185,7 +185,7 @@ func (s *session) newSubscription(cfg *config, topic string, handler broker.Hand
 		return nil, none, err
 	}
 	sub.core, sub.base, sub.log, sub.consumer = core, core.Context(), core.Log(), core.Consumer().Name
-	if !s.subs.add(sub) {
+	if !s.subs.Add(sub) {
 		core.Discard()
 		return nil, none, fault.ErrShuttingDown
 	}
