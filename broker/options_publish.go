@@ -126,8 +126,10 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // and about a second late at most, by the clocks of publisher and server, which
 // should agree. It survives restarts of clients and servers. What is due while a server
 // is down or has just started comes when that has moved it to its topic's stream, which
-// was seen to take up to 5 seconds after the start, and longer on an overloaded machine;
-// the broker itself then takes less than 0.1 seconds. A server that is killed while
+// was seen to take up to 5 seconds after the start. An overloaded server that does not
+// answer itself in time tries that again 10 seconds later, then 20 and more
+// (calculateRetryBackoff in server/stream.go). The broker itself then takes less than
+// 0.1 seconds. A server that is killed while
 // messages fall due may deliver some of these again. A time that has passed means now,
 // and so does the zero time. Use it for reminders, and for retries in hours. It works with
 // [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.

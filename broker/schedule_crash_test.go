@@ -59,6 +59,20 @@ func publishLater(t *testing.T, b broker.Broker, due map[string]time.Time) {
 	answers.Wait()
 }
 
+// receiveLate is receive for what waits over a restart or a change of leaders. The server
+// has to reset the consumer of the source. If an overloaded one does not answer itself in
+// time, it tries that again after 10 seconds, then after 20 (calculateRetryBackoff in
+// server/stream.go).
+func receiveLate(t *testing.T, got <-chan stamped) (r stamped) {
+	t.Helper()
+	select {
+	case r = <-got:
+	case <-time.After(4 * natstest.Patience):
+		t.Fatalf("nothing received within %v", 4*natstest.Patience)
+	}
+	return r
+}
+
 // impatient has what a server took along when it went delivered again while a test
 // still waits for it. By default that takes as long as a test waits.
 func impatient() broker.SubscribeOption {
@@ -69,7 +83,7 @@ func impatient() broker.SubscribeOption {
 func (w *waiting) come(t *testing.T, got <-chan stamped, n int) {
 	t.Helper()
 	for range n {
-		r := receive(t, got)
+		r := receiveLate(t, got)
 		at, ok := w.due[r.body]
 		if !ok {
 			t.Fatalf("%q is a second delivery", r.body)

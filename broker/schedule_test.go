@@ -351,7 +351,7 @@ func TestWhatWaitsSurvivesARestart(t *testing.T) {
 	subscribe(t, again, "orders.>", h, broker.Queue("q"), impatient())
 	late := make([]time.Duration, 0, n)
 	for range n {
-		r := receive(t, got)
+		r := receiveLate(t, got)
 		at, ok := due[r.body]
 		if !ok {
 			t.Fatalf("%q is a second delivery", r.body)
