@@ -158,7 +158,7 @@ func newRedrive(b broker.Broker, topic string, opts []RedriveOption) (*redrive, 
 }
 
 func (r *redrive) run(ctx context.Context, topic string) (n int, err error) {
-	r.store, err = deadletter.Open(ctx, r.session.conn, r.session.streams, topic)
+	r.store, err = deadletter.Open(ctx, r.session.streams, topic)
 	if topic == r.cfg.rules.DeadLetter && errors.Is(err, ErrStreamNotFound) {
 		return 0, nil // its stream comes with the first dead letter
 	}

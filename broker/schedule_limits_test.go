@@ -1,10 +1,12 @@
 package broker_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -134,5 +136,74 @@ func TestNoLimitIsSetThatWouldRemoveWhatWaits(t *testing.T) {
 	subscribe(t, limited(), "orders.>", h, broker.Queue("q"))
 	if sc := streamInfo(t, js, "ORDERS").Config; sc.MaxMsgs != 1 || sc.MaxBytes != 1<<20 || sc.MaxMsgSize != 1000 {
 		t.Errorf("%+v", sc)
+	}
+}
+
+// A replica that lags, or a missing permission for direct gets, must not make a message
+// look as if it did not wait.
+func TestCancelDeliveryAsksTheLeader(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, natstest.Limited(natstest.NoPublish("$JS.API.DIRECT.GET.>", "$JS.API.STREAM.MSG.GET.BILLS-later")))
+	_, js := natstest.Connect(t, natstest.URL(s, "admin:admin"))
+	natstest.MakeStream(t, js, jetstream.StreamConfig{
+		Name: "OPEN", Subjects: []string{"orders.>", "_later.OPEN.>"}, AllowMsgSchedules: true, AllowRollup: true, AllowMsgTTL: true, AllowDirect: true,
+	})
+	at := func(user string) broker.Broker {
+		b := jsbroker.NewBroker(broker.Addrs(natstest.URL(s, user)), quiet())
+		noErr(t, b.Connect())
+		t.Cleanup(func() { _ = b.Disconnect() })
+		return b
+	}
+	b, ctx := at("limited:pw"), testContext(t)
+	publish(t, b, "orders.a", "x", jsbroker.DeliverAfter(time.Hour), jsbroker.MessageID("1"))
+	noErr(t, jsbroker.CancelDelivery(ctx, b, "orders.a", "1"))
+	wantError(t, jsbroker.CancelDelivery(ctx, b, "orders.a", "1"), jsbroker.ErrNotScheduled)
+	publish(t, at("admin:admin"), "bills.a", "x", jsbroker.DeliverAfter(time.Hour), jsbroker.MessageID("1"))
+	wantError(t, jsbroker.CancelDelivery(ctx, b, "bills.a", "1"), jsbroker.ErrPermission, "STREAM.MSG.GET.BILLS-later")
+}
+
+// The first try may have been stored where messages wait, which its stream does not know.
+func TestAMessageThatMayWaitIsNotStoredInItsStreamAsWell(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	theirs := jetstream.StreamConfig{Name: "THEIRS", Subjects: []string{"orders.>"}, Sources: []*jetstream.StreamSource{
+		{Name: "THEIRS-later", SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: "_due.THEIRS.>", Destination: ">"}}},
+	}}
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "THEIRS-later", Subjects: []string{"_later.THEIRS.>", "_due.THEIRS.>"}, Retention: jetstream.WorkQueuePolicy, AllowMsgSchedules: true, AllowRollup: true, AllowMsgTTL: true})
+	natstest.MakeStream(t, js, theirs)
+	tries, err := nc.SubscribeSync("_later.THEIRS.>")
+	noErr(t, err)
+	lookUps, err := nc.SubscribeSync("$JS.API.STREAM.NAMES")
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	p := natstest.StartProxy(t, s)
+	b := jsbroker.NewBroker(broker.Addrs(p.URL()), quiet())
+	noErr(t, b.Connect())
+	t.Cleanup(func() { _ = b.Disconnect() })
+	next := func(sub *nats.Subscription) {
+		t.Helper()
+		_, err := sub.NextMsg(natstest.Patience)
+		noErr(t, err)
+	}
+	publish(t, b, "orders.a", "first", jsbroker.DeliverAfter(time.Hour))
+	next(tries)
+	next(lookUps)
+	p.Forget(false, true)
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience)
+		defer cancel()
+		done <- b.Publish("orders.a", message("x"), jsbroker.DeliverAfter(time.Second), broker.PublishContext(ctx))
+	}()
+	next(tries)
+	theirs.Sources = nil
+	natstest.UpdateStream(t, js, theirs)
+	next(tries)
+	next(lookUps) // nobody has answered twice
+	p.Cut()
+	wantError(t, receive(t, done), jsbroker.ErrPublishUnknown)
+	if n := streamInfo(t, js, "THEIRS").State.LastSeq; n != 0 {
+		t.Errorf("%d messages were stored in the stream, too", n)
 	}
 }

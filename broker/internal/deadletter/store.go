@@ -2,19 +2,17 @@ package deadletter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/fault"
-	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/streamapi"
 	"go-micro-jetstream/broker/internal/streams"
 	"go-micro-jetstream/broker/internal/wire"
 )
@@ -25,14 +23,13 @@ type Store struct {
 	Name      string
 	Last      uint64 // the sequence of the last message when the store was opened
 	Consumers int    // how many there were then
-	conn      *link.Conn
 	streams   *streams.Streams
 	topic     string
 }
 
 // Open finds the stream of a dead-letter topic, which may have wildcards. It refuses one
 // from which nothing can be removed.
-func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic string) (*Store, error) {
+func Open(ctx context.Context, ss *streams.Streams, topic string) (*Store, error) {
 	st, err := ss.Existing(ctx, topic)
 	if errors.Is(err, fault.ErrStreamNotFound) {
 		err = fmt.Errorf("%w: there has been no dead letter yet, or the topic is misspelt", err)
@@ -40,7 +37,7 @@ func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic strin
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{Name: st.Name, conn: conn, streams: ss, topic: topic}
+	s := &Store{Name: st.Name, streams: ss, topic: topic}
 	info, err := ss.State(ctx, st.Name)
 	if err != nil {
 		return nil, err
@@ -53,59 +50,20 @@ func Open(ctx context.Context, conn *link.Conn, ss *streams.Streams, topic strin
 }
 
 // Stored is a message in a stream.
-type Stored struct {
-	Stream   string
-	Sequence uint64
-	Subject  string
-	Header   nats.Header
-	Body     []byte
-	StoredAt time.Time
-}
+type Stored = streamapi.Message
 
 // Next returns the first message of the topic from the sequence on, or nil if there is
 // none.
 func (s *Store) Next(ctx context.Context, from uint64) (*Stored, error) {
-	return s.get(ctx, s.Name, map[string]any{"seq": from, "next_by_subj": s.topic})
-}
-
-// get asks the leader of a stream for a message. A direct get may be answered by a
-// replica that still has what was removed. It returns nil if there is none.
-func (s *Store) get(ctx context.Context, stream string, which map[string]any) (*Stored, error) {
-	var answer struct {
-		Message *struct {
-			Subject string    `json:"subject"`
-			Seq     uint64    `json:"seq"`
-			Header  []byte    `json:"hdrs"`
-			Data    []byte    `json:"data"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	err := s.request(ctx, "STREAM.MSG.GET."+stream, which, &answer)
-	switch {
-	case fault.HasCode(err, jetstream.JSErrCodeMessageNotFound):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("read stream %s: %w", stream, err)
-	case answer.Message == nil:
-		return nil, fmt.Errorf("read stream %s: the answer has no message", stream)
-	}
-	m := answer.Message
-	stored := &Stored{Stream: stream, Sequence: m.Seq, Subject: m.Subject, Body: m.Data, StoredAt: m.Time}
-	if len(m.Header) > 0 {
-		if stored.Header, err = nats.DecodeHeadersMsg(m.Header); err != nil {
-			return nil, fmt.Errorf("read message %d of stream %s: %w", m.Seq, stream, err)
-		}
-	}
-	return stored, nil
+	return s.streams.Next(ctx, s.Name, s.topic, from)
 }
 
 // Remove removes a message from its stream, and reports whether it has: that somebody
 // else has done so before is no error.
 func (s *Store) Remove(ctx context.Context, m *Stored) (removed bool, err error) {
-	tries := 0
-	err = s.requested(ctx, "STREAM.MSG.DELETE."+m.Stream, map[string]any{"seq": m.Sequence, "no_erase": true}, nil, &tries)
+	tries, err := s.streams.Remove(ctx, m.Stream, m.Sequence)
 	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
-		if left, again := s.get(ctx, m.Stream, map[string]any{"seq": m.Sequence}); again == nil && left == nil {
+		if left, again := s.streams.At(ctx, m.Stream, m.Sequence); again == nil && left == nil {
 			return tries > 1, nil // an earlier try has removed it, whose answer was lost
 		}
 	}
@@ -113,40 +71,6 @@ func (s *Store) Remove(ctx context.Context, m *Stored) (removed bool, err error)
 		return false, fmt.Errorf("remove message %d of stream %s: %w", m.Sequence, m.Stream, err)
 	}
 	return true, nil
-}
-
-// request sends a request to the API and reads the answer.
-func (s *Store) request(ctx context.Context, name string, body map[string]any, answer any) error {
-	var tries int
-	return s.requested(ctx, name, body, answer, &tries)
-}
-
-// requested is request that counts its tries.
-func (s *Store) requested(ctx context.Context, name string, body map[string]any, answer any, tries *int) error {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	return s.conn.Ask(ctx, name, func(ctx context.Context) error {
-		*tries++
-		m, err := s.conn.NATS().RequestWithContext(ctx, s.conn.API(name), data)
-		if err != nil {
-			return err
-		}
-		var failed struct {
-			Error *jetstream.APIError `json:"error"`
-		}
-		if err := json.Unmarshal(m.Data, &failed); err != nil {
-			return err
-		}
-		if failed.Error != nil {
-			return failed.Error
-		}
-		if answer == nil {
-			return nil
-		}
-		return json.Unmarshal(m.Data, answer)
-	})
 }
 
 // Parse returns what the headers of a dead letter say. It is not ok if the message is
@@ -176,7 +100,7 @@ func (s *Store) Original(ctx context.Context, l *Letter) (*Stored, error) {
 	if l.Sequence == 0 || !isName(l.Stream) {
 		return nil, nil
 	}
-	m, err := s.get(ctx, l.Stream, map[string]any{"seq": l.Sequence})
+	m, err := s.streams.At(ctx, l.Stream, l.Sequence)
 	if errors.Is(err, jetstream.ErrStreamNotFound) || fault.HasCode(err, jetstream.JSErrCodeStreamNotFound) {
 		m, err = nil, nil
 	}

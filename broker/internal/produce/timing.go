@@ -63,7 +63,7 @@ func (p *publication) addressed(ctx context.Context, st *asset.Stream) (*asset.S
 	if p.timing.TTL > 0 {
 		var err error
 		if st, err = p.publisher.streams.WithTTL(ctx, p.rules, st); err != nil {
-			return nil, p.gone(err)
+			return nil, p.lookAgainIfGone(err)
 		}
 		p.topics = st
 		if p.timing.Due.IsZero() {
@@ -74,11 +74,11 @@ func (p *publication) addressed(ctx context.Context, st *asset.Stream) (*asset.S
 	}
 	later, err := p.publisher.streams.Later(ctx, p.rules, st, p.topic)
 	passed := !p.timing.Due.After(time.Now())
-	if passed && errors.Is(err, fault.ErrUnsupported) {
+	if passed && errors.Is(err, fault.ErrUnsupported) && !p.mayWait() {
 		return p.unscheduled(st, p.topic), nil // nothing can wait there
 	}
 	if err != nil {
-		return nil, p.gone(err)
+		return nil, p.lookAgainIfGone(err)
 	}
 	if err := p.fits(later, st); err != nil {
 		return nil, err
@@ -90,8 +90,9 @@ func (p *publication) addressed(ctx context.Context, st *asset.Stream) (*asset.S
 	if passed && p.sent.IsZero() && later.Direct {
 		return p.unscheduled(later.Stream, target), nil
 	}
-	// In a companion what is due is a schedule as well. As it is, the message would take
-	// its id along, and the topic's stream would drop it silently beside another of that id.
+	// A companion gets it as a schedule even if it is due. Stored under _due directly it
+	// would keep its Nats-Msg-Id, and the topic's stream would silently drop it as a
+	// duplicate of another message with that id.
 	due := p.timing.Due
 	if now := time.Now(); due.Before(now.Add(-longPassed)) {
 		due = now.Add(-longPassed)
@@ -101,6 +102,10 @@ func (p *publication) addressed(ctx context.Context, st *asset.Stream) (*asset.S
 	wire.SetSchedule(p.msg.Header, due, target, p.id, !p.ownID, p.timing.TTL)
 	return later.Stream, nil
 }
+
+// mayWait reports whether an earlier try may have stored the message where it waits. The
+// stream of the topic does not recognise a second copy.
+func (p *publication) mayWait() bool { return p.unknown && p.msg.Subject != p.topic }
 
 // unscheduled sends the message as it is: its time has passed.
 func (p *publication) unscheduled(st *asset.Stream, subject string) *asset.Stream {
@@ -121,8 +126,8 @@ func (p *publication) untimed() {
 	}
 }
 
-// gone has the stream looked up again if it is not there.
-func (p *publication) gone(err error) error {
+// lookAgainIfGone has the stream looked up again if it is not there.
+func (p *publication) lookAgainIfGone(err error) error {
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		p.doubt()
 		p.last = err
