@@ -130,4 +130,3 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
-
