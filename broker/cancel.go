@@ -22,6 +22,9 @@ import (
 // cancelled, or never published. The context bounds the call; without a deadline it
 // takes 5 seconds at most per request.
 //
+// The server decides by its clock what is due, so the clock here need not agree. Only if
+// the topic's stream is gone the clock here counts.
+//
 // To publish the message again within the stream's duplicates window (2 minutes by
 // default), use another id: with the same one it is dropped as a duplicate.
 //

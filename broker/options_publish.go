@@ -147,7 +147,8 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 //
 // A message that ORDERS refuses when it is due holds up all those behind it. So while
 // messages wait, the broker does not lower the MaxMsgSize of ORDERS, and warns. Nobody
-// else should.
+// else should. Publish still returns nil if somebody does, so a process that publishes
+// such messages looks once a minute, and warns once if what is due stands still.
 //
 // That is with nats-server 2.14 or later. With 2.12 and 2.13 the message waits in
 // ORDERS itself, under the subject _later.ORDERS.>, which the broker adds to the

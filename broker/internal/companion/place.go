@@ -2,6 +2,7 @@ package companion
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -38,11 +39,15 @@ type Companions struct {
 	conn   *link.Conn
 	api    *streamapi.API
 	behind map[string]int // replicas that companions could not have, by name
+
+	patience time.Duration // how long what is due may stand still before that is logged
+	moves    map[string]movement
+	blind    map[string]bool // streams for whose moves it has no permission to ask
 }
 
 // New returns the companions of the connection. It sends nothing.
 func New(conn *link.Conn, api *streamapi.API) *Companions {
-	return &Companions{conn: conn, api: api, behind: map[string]int{}}
+	return &Companions{conn: conn, api: api, behind: map[string]int{}, patience: freshness / 2, moves: map[string]movement{}, blind: map[string]bool{}}
 }
 
 // Known returns where messages of the stream wait, or nil if that is not known, or was
@@ -55,8 +60,28 @@ func Known(s *asset.Stream) *asset.Later {
 }
 
 // Place returns where messages of the stream wait. If may, it makes the companion, and
-// has the stream source it.
+// has the stream source it. If nobody answers, it is where they waited before: cluster
+// and consumer may be without a leader while both streams have theirs.
 func (cs *Companions) Place(ctx context.Context, s *asset.Stream, may bool) (*asset.Later, error) {
+	l, err := cs.look(ctx, s, may)
+	if before := s.Later.Load(); err != nil && before != nil && isSilence(err) {
+		again := *before
+		again.Checked = time.Now()
+		l, err = &again, nil
+	}
+	if err == nil {
+		s.Later.Store(l)
+	}
+	return l, err
+}
+
+// isSilence reports that nobody has answered who could.
+func isSilence(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || fault.HasCode(err, fault.CodeTemporarilyAway, fault.CodeStreamOffline)
+}
+
+// look is Place without what was known before.
+func (cs *Companions) look(ctx context.Context, s *asset.Stream, may bool) (*asset.Later, error) {
 	sc, err := cs.api.Config(ctx, s.Name)
 	if err != nil {
 		return nil, err
@@ -82,7 +107,6 @@ func (cs *Companions) Place(ctx context.Context, s *asset.Stream, may bool) (*as
 	if !l.Direct && sourceIn(sc) < 0 { // it was added just now
 		l.Checked = l.Checked.Add(changedFreshness - freshness)
 	}
-	s.Later.Store(l)
 	return l, nil
 }
 

@@ -37,7 +37,7 @@ func (cs *Companions) sourceCompanion(ctx context.Context, sc *jetstream.StreamC
 	sourced := at >= 0
 	if !sourced || sc.Sources[at].Consumer != nil {
 		// Who may not make it can use one that is there.
-		if err := cs.makeSourceConsumer(ctx, sc.Name); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
+		if err := cs.sourceConsumer(ctx, sc.Name, sourced); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
 			return err
 		}
 	}
