@@ -34,7 +34,9 @@ var (
 	// accepts. Nothing was stored.
 	ErrMessageTooLarge = fault.ErrMessageTooLarge
 	// ErrStreamFull: the stream is at one of its limits and discards new
-	// messages. Nothing was stored; try again later.
+	// messages. Nothing was stored; try again later. As every refusal by a stream,
+	// it can be forged by a subscriber of the topic that may publish to the client's
+	// inbox. With a [MessageID] to publish again is safe even then.
 	ErrStreamFull = fault.ErrStreamFull
 	// ErrStreamLimit: a stream cannot be created, because the account or the server
 	// is at a limit: of streams, of storage, or of bytes for one stream. Raise the

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 	"go-micro.dev/v5/client"
 	grpcclient "go-micro.dev/v5/client/grpc"
@@ -17,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // Shop is an RPC handler that publishes with its own context. It is exported
@@ -126,5 +130,100 @@ func TestForeignAnswersAlone(t *testing.T) {
 	cancel()
 	if err := b.Publish("orders", message("x"), broker.PublishContext(ctx)); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// forged are answers that a subscriber of the topic may send in the place of the stream.
+// Refused says that a publish may believe it, and fail.
+var forged = map[string]struct {
+	msg     nats.Msg
+	refused bool
+}{
+	"the stream is full":      {nats.Msg{Data: []byte(`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`)}, true},
+	"the name is in use":      {nats.Msg{Data: []byte(`{"error":{"code":400,"err_code":10058,"description":"stream name already in use"}}`)}, true},
+	"an unknown code":         {nats.Msg{Data: []byte(`{"error":{"code":599,"err_code":64999,"description":"` + strings.Repeat("no ", 1000) + `"}}`)}, true},
+	"temporarily unavailable": {nats.Msg{Data: []byte(`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`)}, true},
+	"no responders":           {nats.Msg{Header: nats.Header{"Status": {"503"}}}, true},
+	"rubbish":                 {nats.Msg{Data: []byte("\x00\xff{]")}, false},
+	"half an answer":          {nats.Msg{Data: []byte(`{"stream":"ORDERS","seq":`)}, false},
+}
+
+// Where a subscriber of the topic forges refusals beside a stream that stores everything,
+// a publish may fail although its message is stored. None succeeds whose message is not,
+// none is stored twice, and what is no answer at all changes nothing.
+func TestForgedRefusalsMakeNothingLookStored(t *testing.T) {
+	t.Parallel()
+	const n = 150
+	for name, f := range forged {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			nc, js := natsConn(t, s)
+			b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{}), jsbroker.WithAsyncWindow(n))
+			publish(t, b, "orders", "the stream is there")
+			_, err := nc.Subscribe("orders", func(m *nats.Msg) {
+				_ = nc.PublishMsg(&nats.Msg{Subject: m.Reply, Data: f.msg.Data, Header: f.msg.Header})
+			})
+			noErr(t, err)
+			noErr(t, nc.Flush())
+			errs := make([]error, n)
+			var all sync.WaitGroup
+			all.Add(n)
+			for i := range n {
+				noErr(t, b.Publish("orders", message(fmt.Sprint(i)), jsbroker.Async(func(err error) { errs[i] = err; all.Done() })))
+			}
+			all.Wait()
+			times := map[string]int{}
+			st, err := js.Stream(testContext(t), "ORDERS")
+			noErr(t, err)
+			last := streamInfo(t, js, "ORDERS").State.LastSeq
+			for seq := uint64(2); seq <= last; seq++ {
+				m, err := st.GetMsg(testContext(t), seq)
+				noErr(t, err)
+				times[string(m.Data)]++
+			}
+			failed := 0
+			for i, err := range errs {
+				body := fmt.Sprint(i)
+				switch {
+				case times[body] > 1:
+					t.Errorf("%s is stored %d times", body, times[body])
+				case err == nil && times[body] == 0:
+					t.Errorf("%s was reported as stored, and is not", body)
+				case err != nil && !f.refused:
+					t.Errorf("%s failed: %v", body, err)
+				}
+				if err != nil {
+					failed++
+					if len(err.Error()) > 2000 {
+						t.Errorf("an error of %d bytes", len(err.Error()))
+					}
+				}
+			}
+			t.Logf("%d stored, of these %d reported as failed", len(times), failed)
+		})
+	}
+}
+
+// Who may not publish to the client's inbox forges no answer.
+func TestPermissionsKeepForgedAnswersOut(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, natstest.Limited(natstest.NoPublish("_INBOX.shop.>")))
+	violations := make(chan error, 1000)
+	nc, _ := natstest.Connect(t, natstest.URL(s, "limited:pw"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { violations <- err }))
+	b := newBroker(t, s, broker.Addrs(natstest.URL(s, "admin:admin")), jsbroker.WithNATSOptions(nats.CustomInboxPrefix("_INBOX.shop")))
+	publish(t, b, "orders", "the stream is there")
+	_, err := nc.Subscribe("orders", func(m *nats.Msg) {
+		_ = m.Respond(forged["the stream is full"].msg.Data)
+	})
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	for range 100 {
+		publish(t, b, "orders", "x")
+	}
+	for range 100 { // it has tried
+		if err := receive(t, violations); !errors.Is(err, nats.ErrPermissionViolation) {
+			t.Error(err)
+		}
 	}
 }

@@ -41,8 +41,10 @@ import (
 // context. The log names those that might be missed.
 //
 // Subscribers of the topic see the reply subject for the stream's answer. What is no
-// answer of JetStream is ignored there, but an answer can be forged. So permit only
-// those whom you trust to publish to the client's inbox.
+// answer of JetStream is ignored there, but an answer can be forged: after a forged
+// refusal, such as [ErrStreamFull], the message may be stored, and after a forged
+// acknowledgement it may not. So permit only those whom you trust to publish to the
+// client's inbox; see docs/operations.md.
 //
 // The error is a [*PublishError]. If it wraps [ErrPublishUnknown], the message
 // may be stored. After every other error it is not: [ErrNotConnected],
