@@ -111,7 +111,7 @@ func (l *limitWatch) ask(s *Subscription) bool {
 // note off.
 func (l *limitWatch) noteSnoozes(s *Subscription, d *Delivery) {
 	look := d.Meta.NumDelivered%(consumers.SpareDeliveries/2) == 0
-	if cs := s.Consumer(); cs.Limit == 0 || cs.ByServer || cs.Snoozes && cs.Noted() && !(look && cs.Notes) {
+	if cs := s.Consumer(); cs.Limit == 0 || cs.ByServer || cs.Snoozes && cs.Noted() && (!look || !cs.Notes) {
 		return
 	}
 	l.mu.Lock()
