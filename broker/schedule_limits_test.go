@@ -2,7 +2,9 @@ package broker_test
 
 import (
 	"context"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -205,5 +207,31 @@ func TestAMessageThatMayWaitIsNotStoredInItsStreamAsWell(t *testing.T) {
 	wantError(t, receive(t, done), jsbroker.ErrPublishUnknown)
 	if n := streamInfo(t, js, "THEIRS").State.LastSeq; n != 0 {
 		t.Errorf("%d messages were stored in the stream, too", n)
+	}
+}
+
+// Replicas that start together change the stream at the same time: some add its source,
+// others the settings of the code and the flag for a time to live.
+func TestReplicasThatStartTogetherLoseNothingThatWaits(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	publish(t, newBroker(t, s), "orders.a", "makes the stream")
+	h, got := stamper()
+	var all sync.WaitGroup
+	for i := range 8 {
+		plain := newBroker(t, s)
+		changed := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy, MaxMsgs: 1000}))
+		all.Go(func() { publish(t, plain, "orders.a", strconv.Itoa(i), jsbroker.DeliverAfter(time.Second)) })
+		all.Go(func() { publish(t, plain, "orders.a", "kept", jsbroker.TTL(time.Hour)) })
+		all.Go(func() { subscribe(t, changed, "orders.>", h, broker.Queue("q")) })
+	}
+	all.Wait()
+	left := 17
+	for ; left > 0; left-- {
+		receive(t, got)
+	}
+	if sc := streamInfo(t, js, "ORDERS").Config; len(sc.Sources) != 1 || !sc.AllowMsgTTL {
+		t.Errorf("%+v", sc)
 	}
 }

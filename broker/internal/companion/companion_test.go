@@ -148,3 +148,31 @@ func TestTheServersClockSaysWhatIsDue(t *testing.T) {
 		t.Error("without the server's clock the one here does not count")
 	}
 }
+
+// Another process may have changed the stream since it was read.
+func TestTheSourceIsAddedToWhatTheStreamIsNow(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx := natstest.Context(t)
+	stale := natstest.StreamInfo(t, b.js, "ORDERS").Config
+	stale.Sources = nil
+	now := stale
+	now.AllowMsgTTL, now.MaxMsgs = true, 1000
+	natstest.UpdateStream(t, b.js, now)
+	if err := b.sourceCompanion(ctx, &stale, -1); err != nil {
+		t.Fatal(err)
+	}
+	if sc := natstest.StreamInfo(t, b.js, "ORDERS").Config; sourceIn(sc) < 0 || !sc.AllowMsgTTL || sc.MaxMsgs != 1000 {
+		t.Errorf("%+v", sc)
+	}
+	// One that has overwritten the source adds it again.
+	natstest.UpdateStream(t, b.js, now)
+	s, err := b.api.Info(ctx, "ORDERS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Relink(ctx, s)
+	if sc := natstest.StreamInfo(t, b.js, "ORDERS").Config; sourceIn(sc) < 0 {
+		t.Errorf("%+v", sc)
+	}
+}

@@ -44,12 +44,38 @@ func (cs *Companions) sourceCompanion(ctx context.Context, sc *jetstream.StreamC
 	if sourced {
 		return nil
 	}
-	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
-	if _, err := cs.api.Raise(ctx, *sc); err != nil {
+	return cs.addSource(ctx, sc)
+}
+
+// addSource has a stream that is there source its companion.
+func (cs *Companions) addSource(ctx context.Context, sc *jetstream.StreamConfig) error {
+	now, err := cs.api.Edit(ctx, sc.Name, func(sc *jetstream.StreamConfig) bool {
+		missing := sourceIn(*sc) < 0
+		if missing {
+			sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
+		}
+		return missing
+	})
+	if err != nil {
 		return err
 	}
+	*sc = now
 	cs.conn.Log().Info(fmt.Sprintf("stream %s sources %s now, where messages wait that are delivered later", sc.Name, wire.LaterStream(sc.Name)), "stream", sc.Name)
 	return nil
+}
+
+// Relink is for a stream that this process has just changed. If another one made it
+// source its companion at the same time, that change is lost, and nobody would bring what
+// is due. The companion is made before it is sourced, so whoever was the later one sees it.
+func (cs *Companions) Relink(ctx context.Context, s *asset.Stream) {
+	sc := s.Config
+	cs.AddSource(ctx, &sc)
+	if sourceIn(s.Config) >= 0 || sourceIn(sc) < 0 {
+		return
+	}
+	if err := cs.addSource(ctx, &sc); err != nil {
+		cs.conn.Log().Warn(fmt.Sprintf("stream %s does not source %s, where messages wait that are delivered later: %v; the next message that is delivered later tries again", s.Name, wire.LaterStream(s.Name), err), "stream", s.Name)
+	}
 }
 
 // AddSource has a stream that is about to be made source a companion that is there: it

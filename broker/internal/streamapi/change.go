@@ -3,6 +3,7 @@ package streamapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,6 +40,28 @@ func (a *API) Raise(ctx context.Context, sc jetstream.StreamConfig) (jetstream.S
 		return sc, fmt.Errorf("change stream %s: %w", sc.Name, err)
 	}
 	return info.Config, nil
+}
+
+// editTries is how often Edit changes a stream. Other processes may change it meanwhile.
+const editTries = 3
+
+// Edit changes what the stream has now, and looks whether it has that afterwards: another
+// process may have changed the stream at the same time, and have undone it. The function
+// reports whether it has changed anything. A server that does not know what is changed
+// leaves it out, so the caller has to look at the result.
+func (a *API) Edit(ctx context.Context, name string, edit func(*jetstream.StreamConfig) bool) (sc jetstream.StreamConfig, err error) {
+	for try := 0; ; try++ {
+		if sc, err = a.Config(ctx, name); err != nil || !edit(&sc) {
+			return sc, err
+		}
+		if try == editTries {
+			return a.Config(ctx, name)
+		}
+		_, err = a.Change(ctx, sc)
+		if _, refused := errors.AsType[*jetstream.APIError](err); err != nil && (!refused || try+1 == editTries) {
+			return sc, fmt.Errorf("change stream %s: %w", name, err)
+		}
+	}
 }
 
 // CheckInbox refuses subjects that overlap the client's inboxes. The stream would

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/companion"
 	"go-micro-jetstream/broker/internal/fault"
@@ -60,12 +62,17 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *asset.Rules, s *asset.Str
 	if version := ss.ServerOf(sc); !link.AtLeast(version, minorTTL, 0) {
 		return nil, fmt.Errorf("%w: a time to live needs nats-server 2.%d, and that of stream %s is %s", fault.ErrUnsupported, minorTTL, s.Name, version)
 	}
-	if !sc.AllowMsgTTL {
+	changed := !sc.AllowMsgTTL
+	if changed {
 		if !s.Ours || rules.NeverCreateStreams {
 			return nil, fmt.Errorf("%w: stream %s lacks allow_msg_ttl, and the broker does not change it: have its owner set the flag", fault.ErrUnsupported, s.Name)
 		}
-		sc.AllowMsgTTL = true
-		if sc, err = ss.Raise(ctx, sc); err != nil {
+		sc, err = ss.Edit(ctx, s.Name, func(sc *jetstream.StreamConfig) bool {
+			missing := !sc.AllowMsgTTL
+			sc.AllowMsgTTL = true
+			return missing
+		})
+		if err != nil {
 			return nil, err
 		}
 		if !sc.AllowMsgTTL {
@@ -76,6 +83,9 @@ func (ss *Streams) WithTTL(ctx context.Context, rules *asset.Rules, s *asset.Str
 	now, err := ss.Info(ctx, s.Name)
 	if err != nil {
 		return nil, err
+	}
+	if changed {
+		ss.companions.Relink(ctx, now)
 	}
 	ss.cache.add(now)
 	return now, nil

@@ -136,6 +136,7 @@ func (ss *Streams) apply(ctx context.Context, rules *asset.Rules, s *asset.Strea
 	if err != nil {
 		return s
 	}
+	ss.companions.Relink(ctx, now)
 	return now
 }
 
