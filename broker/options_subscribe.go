@@ -82,17 +82,34 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 // needs broker.Queue, and nats-server 2.11.
 //
 // The consumer has the priority policy pinned_client (ADR-42). When the active
-// subscription ends, another one becomes active at once, and when its process or its
+// subscription ends, another one becomes active within 4 seconds, and when its process or its
 // connection dies, after 5 to 8 seconds. A connection that is back sooner keeps its place.
-// [Hooks.ActiveChanged] and the log say who is active.
+// [Hooks.ActiveChanged] and the log say who is active. While that hook runs the place is
+// not confirmed, so a hook that takes longer than some seconds costs it.
+//
+// The server forgets who is active when the consumer's leader changes, when it restarts,
+// and when an operator unpins the consumer. Then the replica that was active goes on, and
+// its messages are handled nowhere else, as long as it is connected and its ack
+// deadlines are extended ([WithMaxAckExtension]): it lets the server hear of it more than
+// once in 2 seconds while it has something in hand. The others become active once nothing
+// is unsettled, or nobody was heard of: for 2.5 seconds, or, after such a change, for 5
+// seconds and not before 15 seconds have passed. A replica that has nothing in hand may lose its place to another one by
+// such a change.
+//
+// What no server can promise: if a replica is cut off, or stands still, for that long, another
+// one handles its message, although its handler may still run. It starts no other handler
+// then, and once it can, it logs a warning that says how many of its handlers run beside
+// the next one. Make such a handler's effects safe with a fencing token or a condition in
+// the database.
 //
 // Whoever becomes active first gets everything that its predecessor had not settled, in
 // the order of the stream, and then goes on with what is new. For this, what waits for a
-// retry or a [Snooze] is delivered at once, whatever its delay. If something does not
-// come, the subscription goes on without it 5 seconds after AckWait. A handler of the
-// predecessor that still runs, because only its connection was lost, may overlap with
-// the new one: no server can stop it. It starts no other handler. With several handlers
-// and no OrderBy there is no order, as without this option.
+// retry or a [Snooze] is delivered at once, whatever its delay, and so is what a handler
+// has left unsettled with broker.DisableAutoAck. The same holds for a
+// message that waits beside its cut dead letter (see [WithDeadLetter]): it is handled once
+// more after a takeover. If something does not
+// come, the subscription goes on without it 5 seconds after AckWait, which a warning says.
+// With several handlers and no OrderBy there is no order, as without this option.
 //
 // A handler that hangs keeps its replica active, past [WithMaxAckExtension], too: the
 // others get nothing until it returns or the process ends. Give handlers a time limit.

@@ -24,9 +24,6 @@ func (s *Subscription) report(a hand.Arrivals) {
 			s.log.Warn(fmt.Sprintf(text, wire.Shorten(a.Foreign.Reply), more))
 		}
 	}
-	if a.Turned {
-		s.turned(a.Dropped)
-	}
 	if len(a.Unpinned) > 0 {
 		s.withdraw(a.Unpinned)
 	}

@@ -101,6 +101,9 @@ func (f *fetcher) try() (over bool, err error) {
 			return false, err
 		}
 		f.clearTransientTrouble()
+		if s := f.s.hand.Pin(); s != nil && s.StandsBy() {
+			f.healthy() // there is nothing to fetch
+		}
 		f.lookAround()
 		m, err = f.await(changed, silence)
 		if m == nil {
@@ -172,7 +175,7 @@ func (f *fetcher) down() error {
 func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.Msg, error) {
 	var lost error = jetstream.ErrNoHeartbeat
 	if silence == 0 { // there was no room for more
-		silence, lost = hand.Quick, nil
+		silence, lost = f.s.noRoom(), nil
 	}
 	f.silent.Reset(silence)
 	defer f.silent.Stop()

@@ -23,6 +23,9 @@ func (s *Subscription) HeldUp() (h HeldUp, held bool) {
 	if lasts, hangs := s.fetcher.told.Lasts(); hangs {
 		return HeldUp{For: lasts}, true
 	}
+	if lasts, hangs := s.turning.Lasts(); hangs {
+		return HeldUp{For: lasts}, true
+	}
 	if lasts, hangs := s.keyed.Lasts(); hangs {
 		return HeldUp{Key: true, For: lasts}, true
 	}

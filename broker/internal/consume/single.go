@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"go-micro-jetstream/broker/internal/consumers"
+	"go-micro-jetstream/broker/internal/hand"
 	"go-micro-jetstream/broker/internal/link"
+	"go-micro-jetstream/broker/internal/pinned"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -17,19 +21,24 @@ const unpinTimeout = 500 * time.Millisecond
 // package pinned.
 func (cfg *Config) single() bool { return cfg.Rules != nil && cfg.Rules.SingleActive }
 
-// turned tells that the subscription has become active, or is no longer.
-func (s *Subscription) turned(dropped int) {
-	active := s.hand.Pin().Active()
+// tellTurned tells if the subscription has become active, or is no longer. Only renew calls
+// it: while the observer holds it up the pin is not renewed, so that another subscription
+// becomes active.
+func (s *Subscription) tellTurned() {
+	active, left, changed := s.hand.Pin().Tell()
 	switch {
+	case !changed:
+		return
 	case active:
 		s.log.Info("this subscription is the active one")
-	case dropped > 0:
-		s.log.Warn(fmt.Sprintf("this subscription is no longer the active one: the server has not heard of it for a while; it leaves %d messages to the next one", dropped))
+	case left.Waiting+left.Running > 0:
+		s.log.Warn(fmt.Sprintf("this subscription is no longer the active one: the server has not heard of it for a while; %d of its handlers still run beside the next one, to which it leaves %d messages", left.Running, left.Waiting))
 	default:
 		s.log.Info("this subscription is no longer the active one")
 	}
+	s.turning.Begin()
+	defer s.turning.End()
 	s.cfg.Observer.Turned(active)
-	s.hand.Pin().RenewIn(0)
 }
 
 // beginSingle has the pin looked after once Begin says when.
@@ -37,7 +46,7 @@ func (s *Subscription) beginSingle() error {
 	if !s.cfg.single() {
 		return nil
 	}
-	answer, err := s.hand.Pull().ListenRenewals(s.lostPin, s.keptPin, func() { s.lookAtPending(true) })
+	answer, err := s.hand.Pull().ListenRenewals(s.hand.Unpinned, s.keptPin, s.hand.Suspect)
 	if err != nil {
 		return err
 	}
@@ -45,73 +54,93 @@ func (s *Subscription) beginSingle() error {
 	return nil
 }
 
-// lostPin is called with a pin that the server knows no more.
-func (s *Subscription) lostPin(pin string) {
-	if turned, dropped := s.hand.Unpinned(pin); turned {
-		s.turned(dropped)
-	}
-}
-
 // keptPin is called with a pin that the server has renewed.
-func (s *Subscription) keptPin(pin string) {
-	s.hand.Pin().Renewed(pin, s.Consumer().Config.PinnedTTL)
+func (s *Subscription) keptPin(pin string, asked time.Time) {
+	s.hand.Pin().Renewed(pin, asked, s.Consumer().Config.PinnedTTL)
 	s.hand.Nudge()
 }
 
-// renew renews the pin of an active subscription, and has the others look whether there
-// is one.
+// renew is called with each beat; see [pinned.Client]. It shows that this subscription
+// works, renews its pin, and looks who is active unless that is clear.
 func (s *Subscription) renew() {
-	holding, ok := s.hand.Pin().BeginRenewal()
+	beat, ok := s.hand.Pin().BeginRenewal(s.Consumer().Config.PinnedTTL)
 	if !ok {
 		return
 	}
-	request, active := s.hand.Renewal()
 	if s.cfg.Conn.Up() {
-		if active {
+		s.hand.ShowLife()
+		if request, ok := s.hand.Renewal(); ok {
 			_ = s.hand.Pull().Send(request) // the next one tells
 		}
-		if holding || !active && !s.Stopped() {
-			s.lookAtPending(active)
+		if beat.Look && (beat.Active || !s.Stopped()) {
+			s.look(beat)
 		}
 	}
+	s.tellTurned()
 	s.hand.Pin().EndRenewal(s.Consumer().Config.PinnedTTL)
 }
 
-// lookAtPending asks the server what is not settled, and claims what nobody has in hand:
-// the active subscription what has not come here, and the others everything if nobody is
-// active and nothing new would make one of them so.
-func (s *Subscription) lookAtPending(active bool) {
+// look asks the server who is active and what is not settled. It naks what is not in hand
+// here: as the active subscription what its predecessor has left, otherwise, if nobody is active and
+// nobody works, everything.
+func (s *Subscription) look(beat pinned.Beat) {
 	ctx, cancel := context.WithTimeout(context.Background(), link.LookUpTimeout)
 	defer cancel()
-	cs, before := s.Consumer(), s.hand.UnstartedSequences()
+	cs, before := s.Consumer(), s.hand.CountUnsettled()
+	l := pinned.Look{Beat: beat, TTL: cs.Config.PinnedTTL}
+	_, l.Link = s.cfg.Conn.State()
 	info, err := s.cfg.Consumers.Info(ctx, cs)
 	if err != nil {
-		return // the next look, or a fetch, tells
+		s.lookFailed(beat, err)
+		return
 	}
 	if err := consumers.Serves(info, s.cfg.Rules); err != nil {
+		s.hand.Pin().Fails(time.Now())
 		s.withdraw(nil)
 		s.fetcher.refuse(err)
 		return
 	}
-	var claims []uint64
-	released, gaveUp := false, 0
-	switch {
-	case active:
-		claims, released, gaveUp = s.hand.Reckon(info, before, time.Now())
-	case !cs.Pinned(info) && info.NumAckPending > 0 && (info.NumPending == 0 || StateOf(info).full()):
-		claims = s.hand.Unclaimed(info)
+	shared := consumers.WasShared(info)
+	if shared { // a handler of a subscriber without a pin may be at it, and says so less often
+		l.Slow = cs.AckWait() + hand.MissingGrace
 	}
-	if consumers.WasShared(info) {
-		claims = nil // a handler of a subscriber without a pin may be at it
-	}
-	for _, sequence := range claims {
-		if s.cfg.Conn.NATS().Publish(s.hand.Pin().AckSubject(info, sequence), wire.NakBody) != nil {
-			break
-		}
+	claims := s.hand.Looked(info, l)
+	s.tellTurned()
+	more, released, gaveUp := s.hand.Reckon(info, before, time.Now())
+	if !shared {
+		s.claim(info, append(claims, more...))
 	}
 	if released && gaveUp > 0 {
 		s.log.Warn(fmt.Sprintf("%d messages that the former active subscription had in hand have not come: they are handled when they do, after later ones", gaveUp))
 	}
+}
+
+// claim has the server deliver messages again.
+func (s *Subscription) claim(info *jetstream.ConsumerInfo, sequences []uint64) {
+	for _, sequence := range sequences {
+		if s.cfg.Conn.NATS().Publish(s.hand.Pin().AckSubject(info, sequence), wire.NakBody) != nil {
+			return
+		}
+	}
+}
+
+// lookFailed has a subscription that stands by say that it cannot, as it does not fetch.
+func (s *Subscription) lookFailed(beat pinned.Beat, err error) {
+	s.hand.Pin().Fails(time.Now())
+	if !beat.Active && s.cfg.Conn.Up() {
+		s.fetcher.refuse(err)
+	}
+}
+
+// standBy is how long a subscription that may ask for nothing waits, unless it is woken.
+const standBy = time.Second
+
+// noRoom returns how long to wait for a message if none may be asked for.
+func (s *Subscription) noRoom() time.Duration {
+	if pin := s.hand.Pin(); pin != nil && !pin.MayAsk() {
+		return standBy
+	}
+	return hand.Quick
 }
 
 // withdraw leaves everything to the other subscribers, as the consumer serves all of them
@@ -119,13 +148,12 @@ func (s *Subscription) lookAtPending(active bool) {
 // without a pin. Before that the server drops the requests under way, or it would deliver
 // the same here again.
 func (s *Subscription) withdraw(unpinned []*Delivery) {
-	ds, turned, asked := s.hand.Forfeit()
-	if turned {
-		s.turned(0)
-	}
+	ds, asked := s.hand.Forfeit()
 	if asked && !s.Stopped() && s.cfg.Conn.Up() {
 		_ = s.hand.Pull().Cancel(s.askForConsumer)
 		unpinned = append(unpinned, s.takeUnpinned()...)
+		more, _ := s.hand.Forfeit() // what has come with the pin
+		ds = append(ds, more...)
 	}
 	for _, d := range unpinned {
 		_ = s.cfg.Conn.NATS().Publish(d.Msg.Reply, wire.NakBody)
@@ -154,7 +182,7 @@ func (s *Subscription) endSingle() {
 	if s.hand.Pin() == nil {
 		return
 	}
-	active, answer := s.hand.Pin().End()
+	active, told, answer := s.hand.Pin().End()
 	if answer != nil {
 		_ = answer.Unsubscribe()
 	}
@@ -168,5 +196,7 @@ func (s *Subscription) endSingle() {
 			s.log.Info(fmt.Sprintf("the next subscription becomes active in %v, as the server has not confirmed the end of this one: %v", s.Consumer().Config.PinnedTTL, err))
 		}
 	}
-	s.cfg.Observer.Turned(false)
+	if told {
+		s.cfg.Observer.Turned(false)
+	}
 }

@@ -110,6 +110,7 @@ type Subscription struct {
 	fetcher *fetcher
 	keyed   *hanging.Call // Config.Key
 	beside  beside
+	turning *hanging.Call // Observer.Turned
 	limit   limitWatch
 }
 
@@ -143,7 +144,7 @@ func Open(ctx context.Context, cfg Config) (*Subscription, *jetstream.ConsumerIn
 		s.giveUp()
 		return nil, nil, fmt.Errorf("open the inbox: %w", fault.API(err))
 	}
-	s.fetcher = newFetcher(s)
+	s.fetcher, s.turning = newFetcher(s), s.newCall(HeldUp{})
 	s.keyed, s.beside.call = s.newCall(HeldUp{Key: true}), s.newCall(HeldUp{Beside: true})
 	s.workers.Store(int64(cfg.Concurrency))
 	s.ids[0].Store(goroutine.ID())

@@ -158,15 +158,15 @@ func (c *Consumer) Group() string {
 	return c.Config.PriorityGroups[0]
 }
 
-// Pinned returns whether the server says that some subscriber of the consumer is the
-// one that it serves.
-func (c *Consumer) Pinned(info *jetstream.ConsumerInfo) bool {
+// Pinned returns the pin of the subscriber that the consumer serves. It is empty if there
+// is none.
+func (c *Consumer) Pinned(info *jetstream.ConsumerInfo) string {
 	for _, g := range info.PriorityGroups {
 		if g.Group == c.Group() {
-			return g.PinnedClientID != ""
+			return g.PinnedClientID
 		}
 	}
-	return false
+	return ""
 }
 
 // Next returns the name of the request for the consumer's next messages, without the

@@ -21,8 +21,6 @@ type Arrivals struct {
 	Strays   []*Delivery // messages that were not subscribed to
 	Unpinned []*Delivery // messages of a consumer that serves all its subscribers now
 	Foreign  *nats.Msg   // the last message that no consumer has delivered
-	Turned   bool        // the subscription has become active, or is no longer
-	Dropped  int         // messages that were dropped for that
 	Alive    bool        // the server has given a sign of life
 	Err      error       // the request under way has failed
 }
@@ -53,10 +51,9 @@ func (h *Hand) takeIn(m *nats.Msg) (a Arrivals) {
 			continue
 		}
 		h.pull.Heard(now)
+		former := h.pull.Pin()
 		delivery, err := h.pull.Accept(m)
-		if turned, dropped := h.notePin(now); turned {
-			a.Turned, a.Dropped = true, a.Dropped+dropped
-		}
+		h.notePin(former, now)
 		switch {
 		case delivery:
 			h.admit(m, now, cs, &a)
@@ -86,6 +83,8 @@ func (h *Hand) takeIn(m *nats.Msg) (a Arrivals) {
 func (h *Hand) admit(m *nats.Msg, now time.Time, cs *consumers.Consumer, a *Arrivals) {
 	d := h.newDelivery(m, now)
 	switch {
+	case h.pin != nil && h.pull.Lost(m): // whoever is active claims it
+		return
 	case h.pin != nil && m.Header.Get(wire.PinHeader) == "":
 		a.Unpinned = append(a.Unpinned, d)
 		a.Err = fmt.Errorf("%w: consumer %s of stream %s has been changed and serves all its subscribers", fault.ErrConsumerConflict, cs.Name, cs.Stream.Name)

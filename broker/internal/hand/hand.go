@@ -19,6 +19,7 @@ import (
 	"go-micro-jetstream/broker/internal/pinned"
 	"go-micro-jetstream/broker/internal/pull"
 	"go-micro-jetstream/broker/internal/queue"
+	"go-micro-jetstream/broker/internal/wire"
 )
 
 // Hand is what a subscription has in hand, and what it remembers of what it had.
@@ -284,7 +285,7 @@ func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration)
 	if n := h.queue.IdleBacklog(Quick); !h.stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
 		request, wanted = h.request(n)
 	}
-	if h.pull.Open() == 0 && (h.queue.ByKey() || h.holds()) {
+	if h.pull.Open() == 0 && (h.queue.ByKey() || h.pin != nil) {
 		h.crowding.short = h.queue.ByKey()
 		return request, wanted, 0
 	}
@@ -294,6 +295,9 @@ func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration)
 // request returns a request for more, which the caller sends when it has released the
 // lock that it holds.
 func (h *Hand) request(waiting int) (r pull.Request, wanted bool) {
+	if h.pin != nil && !h.pin.MayAsk() {
+		return r, false
+	}
 	if h.queue.ByKey() {
 		room := h.spare()
 		if room < 1 || h.keyHangs() {
@@ -503,26 +507,55 @@ func (h *Hand) KnownFor() time.Duration {
 
 // What follows is for a consumer that serves one subscriber at a time.
 
-// Unpinned notes that the server knows a pin no more.
-func (h *Hand) Unpinned(pin string) (turned bool, dropped int) {
+// Unpinned notes that the server does not know a pin.
+func (h *Hand) Unpinned(pin string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pull.Unpin(pin)
-	return h.notePin(time.Now())
+	h.pin.Doubt(pin)
+}
+
+// Suspect has the server asked whether the consumer still has pins.
+func (h *Hand) Suspect() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pin.Doubt(h.pull.Pin())
 }
 
 // Forfeit gives up the pin and the requests under way, as the consumer has no pins any
 // more. It takes out what is not started. Asked reports whether a request was sent
 // since the last time.
-func (h *Hand) Forfeit() (ds []*Delivery, turned, asked bool) {
+func (h *Hand) Forfeit() (ds []*Delivery, asked bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	asked = h.asked.Swap(false)
-	h.pull.Unpin(h.pull.Pin())
-	h.pull.Abandon()
 	ds = h.queue.Empty()
-	turned, _ = h.notePin(time.Now())
-	return ds, turned, asked
+	h.pull.Abandon()
+	h.pull.Unpin(h.pull.Pin())
+	h.pin.Lose(pinned.Left{})
+	return ds, asked
+}
+
+// Looked notes who is pinned, as the server has said. It returns what is to be claimed
+// because nobody works.
+func (h *Hand) Looked(info *jetstream.ConsumerInfo, l pinned.Look) (claims []uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.pin.Looked(info, h.consumer.Load().Pinned(info), l)
+	switch {
+	case v.Known:
+		h.pull.Repin(l.Pin)
+	case v.None:
+		h.pull.Unpin(l.Pin)
+	case v.Lost:
+		h.lose(l.Pin)
+	case v.Claim:
+		claims = pinned.Unclaimed(info, h.sequences())
+	}
+	if h.pin.MayAsk() {
+		h.queue.Nudge()
+	}
+	return claims
 }
 
 // Renewal returns the request that renews the pin, if there is one.
@@ -532,15 +565,29 @@ func (h *Hand) Renewal() (r pull.Request, active bool) {
 	return h.pull.Renewal(h.consumer.Load())
 }
 
-// UnstartedSequences returns how many messages are in hand and not started.
-func (h *Hand) UnstartedSequences() int {
+// ShowLife extends the ack deadline of a message in hand, if there is one, so that others
+// see that somebody works; see [pinned.Client].
+func (h *Hand) ShowLife() {
+	if d := h.lockedSign(); d != nil && !d.Settled() {
+		_ = h.cfg.Conn.NATS().Publish(d.Msg.Reply, wire.ProgressBody)
+	}
+}
+
+func (h *Hand) lockedSign() *Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := map[uint64]struct{}{}
-	for _, d := range h.unhandled() {
-		all[d.Meta.StreamSequence] = struct{}{}
+	if h.cfg.Base.Err() != nil { // nobody waits for the handlers any more
+		return nil
 	}
-	return len(all)
+	return h.sign()
+}
+
+// CountUnsettled returns how many messages are in hand and not settled. One that was
+// delivered twice counts once, as for the server.
+func (h *Hand) CountUnsettled() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.sequences())
 }
 
 // Reckon finds out whether all that the former active subscription had in hand has come,
@@ -556,13 +603,6 @@ func (h *Hand) Reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (
 		h.queue.Nudge()
 	}
 	return claims, released, gaveUp
-}
-
-// Unclaimed returns what to claim if nobody is active.
-func (h *Hand) Unclaimed(info *jetstream.ConsumerInfo) []uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return pinned.Unclaimed(info, h.sequences())
 }
 
 // Stranded returns what waits behind handlers that hang, so that it can be given back

@@ -18,10 +18,10 @@ const (
 	maxHeldBytes = 16 << 20
 	// KeyBatch is how many keys are asked for at a time.
 	KeyBatch = 32
-	// missingGrace is how much longer than the ack wait the later messages of a key wait
+	// MissingGrace is how much longer than the ack wait the later messages of a key wait
 	// for one that expired in hand. By then the server has delivered it again, here or
 	// to another replica.
-	missingGrace = 5 * time.Second
+	MissingGrace = 5 * time.Second
 )
 
 // crowding is how a subscription with an order finds out that there is no room for more.
@@ -112,7 +112,7 @@ func (h *Hand) crowd() (c Crowd, changed bool) {
 func (h *Hand) refused(d *Delivery, why *delivery.Refusal) (also []*Delivery) {
 	wait := time.Duration(0)
 	if why == delivery.Expired {
-		wait = h.consumer.Load().AckWait() + missingGrace
+		wait = h.consumer.Load().AckWait() + MissingGrace
 	}
 	return h.queue.Refuse(d, wait, h.lost(time.Now()))
 }

@@ -3,6 +3,8 @@ package hand
 import (
 	"slices"
 	"time"
+
+	"go-micro-jetstream/broker/internal/pinned"
 )
 
 // What a hand does for a consumer that serves one subscriber at a time. The caller holds the
@@ -11,18 +13,42 @@ import (
 // holds reports whether nothing may be started.
 func (h *Hand) holds() bool { return h.pin != nil && h.pin.Holds(time.Now()) }
 
-// notePin finds out whether the subscription has become active, or is no longer. With the
-// latter it drops what is in hand and not started: whoever is active now gets it.
-func (h *Hand) notePin(now time.Time) (turned bool, dropped int) {
+// notePin notes the pin that a delivery has brought, or that the server does not know the
+// former one.
+func (h *Hand) notePin(former string, now time.Time) {
 	if h.pin == nil {
-		return false, 0
+		return
 	}
-	cs, pin := h.consumer.Load(), h.pull.Pin()
-	turned = h.pin.Turn(pin, now, cs.Config.PinnedTTL, cs.AckWait()+missingGrace)
-	if turned && pin == "" {
-		dropped = len(h.queue.Empty())
+	switch pin := h.pull.Pin(); {
+	case pin != "":
+		h.pin.Turn(pin, now, h.consumer.Load().AckWait()+MissingGrace)
+	case former != "":
+		h.pin.Doubt(former)
 	}
-	return turned, dropped
+}
+
+// lose drops what is not started: another subscription is active, and gets it.
+func (h *Hand) lose(pin string) {
+	h.pull.Lose(pin)
+	h.pin.Lose(pinned.Left{Waiting: len(h.queue.Empty()), Running: h.busy()})
+}
+
+// sign returns a message whose ack deadline is to be extended only to show that there is
+// somebody who works. It returns nil if nothing is in hand.
+func (h *Hand) sign() (sign *Delivery) {
+	now := time.Now()
+	for _, d := range h.running {
+		if d != nil && !d.Settled() && now.Sub(d.Received) <= h.cfg.MaxAckExtension {
+			return d
+		}
+	}
+	cs := h.consumer.Load()
+	h.queue.All(func(d *Delivery, _ bool) {
+		if !cs.Expired(d.Served(), now.Sub(d.Received)-d.Extended) && !d.Settled() {
+			sign = d
+		}
+	})
+	return sign
 }
 
 // sequences returns the stream sequences of what is in hand and not settled.

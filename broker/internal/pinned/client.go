@@ -23,10 +23,21 @@ const (
 	// maxClaims is how many messages are claimed at a time. Most are settled already, as
 	// the server does not say which are not. The others come after AckWait.
 	maxClaims = 50_000
+	// beats is how often in the time to live of a pin the active subscription lets the
+	// server hear of it, and the others look.
+	beats = 4
+	// absence is for how many times to live an active subscription may have heard nothing,
+	// and go on all the same if nobody else is active then.
+	absence = 12
 )
 
 // Client is one of the subscriptions of such a consumer. The active one renews its pin.
-// The others look whether there is one.
+//
+// The server forgets the pin when another server becomes the consumer's leader, when it
+// restarts, and when an operator takes the pin away. The next message gives a new one to
+// whoever asks. So only the one that was active asks then. The others ask for nothing, and claim nothing,
+// until nobody has the pin and nobody works; see watch. As long as a subscription has
+// something in hand, it says so with each beat.
 //
 // Whoever becomes active waits until it has all that its predecessor had in hand, so that
 // the order is kept. The server would deliver that only after AckWait. So it is claimed:
@@ -34,22 +45,42 @@ const (
 //
 // Client is safe for concurrent use.
 type Client struct {
-	mu      sync.Mutex
-	pin     string    // that of the pull, when it was last looked at
-	leased  time.Time // until then the server keeps the pin, whatever happens to the connection
-	sent    time.Time // when the latest renewal was sent
-	holding bool      // nothing is started
+	mu     sync.Mutex
+	pin    string    // the latest that the server has given; empty: this is not the active one
+	doubt  bool      // the server may have forgotten it
+	leased time.Time // until then nobody else becomes active, whatever happens to the connection
+	known  time.Time // when the server last said that nobody else is active
+	free   bool      // messages may be asked for without a pin
+	others watch
+	hold   hold
+	told   bool   // what Tell has returned
+	left   Left   // see Tell
+	like   string // the ack subject of a delivery
+
+	timer  *time.Timer // has the pin renewed
+	busy   bool        // it is being renewed
+	began  time.Time   // when that has begun
+	failed bool        // the latest look has failed
+	ended  bool        // it is not renewed any more
+	answer *link.Listener
+}
+
+// hold is the wait of a subscription that has become active.
+type hold struct {
+	on      bool      // nothing is started
+	own     bool      // for what it had itself: it was active before
+	claims  bool      // what is missing may be claimed
 	until   time.Time // until then at most
 	upTo    uint64    // the stream sequence that was delivered when this one became active; 0: not known
 	wanted  int       // how many were not settled up to there
 	missing int       // how many of them had not come at the last look
 	claimed time.Time // when they were last claimed
-	like    string    // the ack subject of a delivery
+}
 
-	timer  *time.Timer // has the pin renewed
-	busy   bool        // it is being renewed
-	ended  bool        // it is not renewed any more
-	answer *link.Listener
+// Left is what a subscription had in hand when another one became active.
+type Left struct {
+	Waiting int // messages that it leaves to the other one
+	Running int // handlers that run on beside the other one
 }
 
 // Active reports whether this subscription is the active one.
@@ -57,6 +88,21 @@ func (c *Client) Active() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pin != ""
+}
+
+// MayAsk reports whether messages may be asked for.
+func (c *Client) MayAsk() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.free || c.pin != "" && !c.doubt
+}
+
+// StandsBy reports whether another subscription is active, or may be, as the server has
+// said lately.
+func (c *Client) StandsBy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pin == "" && !c.free && !c.failed
 }
 
 // Holds reports whether nothing may be started: something of the former active
@@ -67,22 +113,56 @@ func (c *Client) Active() bool {
 func (c *Client) Holds(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.holding || c.pin != "" && now.After(c.leased)
+	return c.hold.on || c.pin != "" && now.After(c.leased)
 }
 
-// Turn notes the pin that the subscription has now, which is empty if it has none. The
-// server keeps the pin for the time to live. If the subscription becomes active, it waits
-// at most for so long for what is missing. Turn reports whether the pin is another one.
-func (c *Client) Turn(pin string, now time.Time, ttl, wait time.Duration) bool {
+// Turn notes the pin that a delivery has brought. With another one the subscription waits
+// at most for so long for what is missing.
+func (c *Client) Turn(pin string, now time.Time, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if pin == c.pin {
-		return false
+		return
 	}
-	c.pin = pin
-	c.holding, c.upTo, c.missing, c.claimed = pin != "", 0, -1, time.Time{}
-	c.until, c.leased = now.Add(wait), now.Add(ttl)
-	return true
+	own := c.pin != ""
+	c.hold = hold{on: true, own: own, claims: own || c.free, until: now.Add(wait), missing: -1}
+	if !own {
+		c.leased = now // until the server has confirmed it
+	}
+	c.pin, c.doubt, c.known = pin, false, now
+	c.renewIn(0)
+}
+
+// Doubt notes that the server does not know the pin.
+func (c *Client) Doubt(pin string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pin == pin && pin != "" {
+		c.doubt, c.free, c.leased = true, false, time.Time{}
+		c.renewIn(0)
+	}
+}
+
+// Lose notes that the subscription is no longer the active one, and what it leaves.
+func (c *Client) Lose(l Left) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lose(l)
+	c.renewIn(0)
+}
+
+func (c *Client) lose(l Left) {
+	c.pin, c.doubt, c.free, c.hold, c.left = "", false, false, hold{}, l
+}
+
+// Tell returns whether the subscription is active if it has not been told yet.
+func (c *Client) Tell() (active bool, left Left, changed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	active = c.pin != ""
+	changed = active != c.told
+	c.told, left, c.left = active, c.left, Left{}
+	return active, left, changed
 }
 
 // Delivered notes the ack subject of a delivery, as a pattern for others.
@@ -116,21 +196,35 @@ func (c *Client) Begin(answer *link.Listener, renew func()) {
 func (c *Client) RenewIn(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.renewIn(d)
+}
+
+func (c *Client) renewIn(d time.Duration) {
 	if c.timer != nil && !c.ended && !c.busy {
 		c.timer.Reset(d)
 	}
 }
 
-// BeginRenewal reports whether to renew the pin now, and whether something may be
-// missing.
-func (c *Client) BeginRenewal() (holding, ok bool) {
+// Beat is what to do when it is time.
+type Beat struct {
+	Began  time.Time
+	Pin    string
+	Look   bool // ask the server who is active
+	Active bool
+}
+
+// BeginRenewal says what to do now, if it is not being done. The time to live is that of
+// the pin.
+func (c *Client) BeginRenewal(ttl time.Duration) (b Beat, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended || c.busy {
-		return false, false
+		return b, false
 	}
-	c.busy, c.sent = true, time.Now()
-	return c.holding, true
+	c.busy, c.began = true, time.Now()
+	b = Beat{Began: c.began, Pin: c.pin, Active: c.pin != ""}
+	b.Look = !b.Active || c.doubt || c.hold.on || c.began.After(c.leased.Add(-ttl/2))
+	return b, true
 }
 
 // EndRenewal sets the time of the next renewal.
@@ -140,46 +234,51 @@ func (c *Client) EndRenewal(ttl time.Duration) {
 	if c.busy = false; c.ended {
 		return
 	}
-	ttl = max(ttl, time.Second)
 	switch {
-	case c.holding:
+	case c.hold.on:
 		c.timer.Reset(holdInterval)
-	case c.pin != "":
-		c.timer.Reset(ttl / 3)
+	case c.doubt && c.leased.IsZero(), (c.pin != "") != c.told: // since it has begun
+		c.timer.Reset(holdInterval)
 	default:
-		c.timer.Reset(ttl / 2)
+		c.timer.Reset(max(ttl, time.Second) / beats)
 	}
 }
 
-// Renewed notes that the server has renewed a pin with that time to live. The answer may
-// be that to the renewal before the latest, which was sent a third of it earlier.
-func (c *Client) Renewed(pin string, ttl time.Duration) {
+// Renewed notes that the server has renewed a pin, which it was asked for at that time.
+func (c *Client) Renewed(pin string, asked time.Time, ttl time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.pin == pin {
-		c.leased = c.sent.Add(ttl - ttl/3)
+	if c.pin == pin && asked.Before(time.Now()) {
+		c.leased, c.known = later(c.leased, asked.Add(ttl)), later(c.known, asked)
 	}
 }
 
-// End ends the renewals. It reports whether the subscription is the active one, and
-// returns what Begin was called with, the first time.
-func (c *Client) End() (active bool, answer *link.Listener) {
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// End ends the renewals. It reports whether the subscription is the active one, and whether
+// Tell has said so, and returns what Begin was called with, the first time.
+func (c *Client) End() (active, told bool, answer *link.Listener) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
-		return false, nil
+		return false, false, nil
 	}
 	c.ended = true
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	return c.pin != "", c.answer
+	return c.pin != "", c.told, c.answer
 }
 
 // Hand is what a subscription has in hand.
 type Hand struct {
 	Sequences map[uint64]struct{} // of what is not settled, in the stream
-	Before    int                 // how many messages were not started when the server was asked
+	Before    int                 // how many there were when the server was asked
 	Handling  bool                // a handler runs
 }
 
@@ -190,29 +289,31 @@ type Hand struct {
 func (c *Client) Reckon(info *jetstream.ConsumerInfo, hand Hand, now time.Time) (claims []uint64, released bool, gaveUp int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.holding {
+	h := &c.hold
+	if !h.on {
 		return nil, false, 0
 	}
-	if c.upTo == 0 {
-		c.upTo, c.wanted = max(info.Delivered.Stream, 1), info.NumAckPending
+	if h.upTo == 0 {
+		h.upTo, h.wanted = max(info.Delivered.Stream, 1), info.NumAckPending
 	}
 	early := 0
 	for n := range hand.Sequences {
-		if n <= c.upTo {
+		if n <= h.upTo {
 			early++
 		}
 	}
-	missing := max(min(c.wanted-early, info.NumAckPending-hand.Before), 0)
-	still := missing == c.missing // nothing is on its way
-	c.missing = missing
-	if missing == 0 && !hand.Handling || now.After(c.until) { // handlers run from an earlier time
-		c.holding = false
+	missing := max(min(h.wanted-early, info.NumAckPending-hand.Before), 0)
+	still := missing == h.missing // nothing is on its way
+	h.missing = missing
+	waits := hand.Handling && !h.own // for handlers from an earlier time
+	if missing == 0 && !waits || now.After(h.until) {
+		h.on = false
 		return nil, true, missing
 	}
-	if missing == 0 || !still || now.Sub(c.claimed) < claimInterval {
+	if missing == 0 || !still || !h.claims || now.Sub(h.claimed) < claimInterval {
 		return nil, false, 0
 	}
-	c.claimed = now
+	h.claimed = now
 	return Unclaimed(info, hand.Sequences), false, 0
 }
 

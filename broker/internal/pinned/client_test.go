@@ -29,21 +29,27 @@ func info(delivered uint64, unsettled int) *jetstream.ConsumerInfo {
 	}
 }
 
+// pinnedAfterLook is a client that has become active with permission to claim.
+func pinnedAfterLook(now time.Time) *Client {
+	c := &Client{free: true}
+	c.Turn("a", now, wait)
+	return c
+}
+
 // Nothing is started until all that the former one had is here. What does not come is
 // claimed, once the server was asked twice.
 func TestActiveOneWaitsForItsPredecessor(t *testing.T) {
 	t.Parallel()
-	var c Client
 	now := time.Now()
-	if c.Active() || c.Holds(now) {
-		t.Error("without a pin it is active, or holds")
+	c := &Client{}
+	if c.Active() || c.Holds(now) || c.MayAsk() {
+		t.Error("without a pin it is active, or holds, or may ask")
 	}
-	if !c.Turn("a", now, ttl, wait) || c.Turn("a", now, ttl, wait) {
-		t.Error("a pin is another one once")
+	c = pinnedAfterLook(now)
+	if !c.Active() || !c.Holds(now) || !c.MayAsk() {
+		t.Error("it does not hold, or may not ask")
 	}
-	if !c.Active() || !c.Holds(now) {
-		t.Error("it does not hold")
-	}
+	c.Renewed("a", now.Add(-time.Second), ttl)
 	if claims, released, _ := c.Reckon(info(6, 3), hand(5), now); len(claims) > 0 || released {
 		t.Errorf("at the first look: %v, %v", claims, released)
 	}
@@ -63,11 +69,24 @@ func TestActiveOneWaitsForItsPredecessor(t *testing.T) {
 
 func TestActiveOneDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()
-	var c Client
 	now := time.Now()
-	c.Turn("a", now, ttl, wait)
+	c := pinnedAfterLook(now)
 	if _, released, gaveUp := c.Reckon(info(6, 3), hand(5), now.Add(wait+1)); !released || gaveUp != 2 {
 		t.Errorf("released %v, gave up %d, want 2", released, gaveUp)
+	}
+}
+
+// Whoever was not free to ask, and gets the pin all the same, claims nothing: another one
+// may work.
+func TestUnexpectedPinClaimsNothing(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	c := &Client{}
+	c.Turn("a", now, wait)
+	for range 3 {
+		if claims, released, _ := c.Reckon(info(6, 3), hand(5), now); len(claims) > 0 || released {
+			t.Errorf("claims %v, released %v", claims, released)
+		}
 	}
 }
 
@@ -75,35 +94,120 @@ func TestActiveOneDoesNotWaitForEver(t *testing.T) {
 // active.
 func TestPinLapsesWithoutRenewal(t *testing.T) {
 	t.Parallel()
-	var c Client
 	now := time.Now()
-	c.Turn("a", now, ttl, wait)
+	c := pinnedAfterLook(now)
 	c.Reckon(info(6, 0), hand(), now)
-	if c.Holds(now.Add(ttl)) || !c.Holds(now.Add(ttl+1)) {
-		t.Error("the pin does not last for its time to live")
+	if !c.Holds(now.Add(1)) {
+		t.Error("it does not wait until the server has confirmed the pin")
 	}
 	c.Begin(nil, func() {})
-	if _, ok := c.BeginRenewal(); !ok {
-		t.Error("it is not renewed")
+	beat, ok := c.BeginRenewal(ttl)
+	if !ok || !beat.Look {
+		t.Error("the pin is not confirmed")
 	}
-	if _, ok := c.BeginRenewal(); ok {
+	if _, ok := c.BeginRenewal(ttl); ok {
 		t.Error("it is renewed twice at a time")
 	}
-	c.Renewed("b", ttl)
-	if !c.Holds(now.Add(ttl + 1)) {
+	c.Renewed("b", now, ttl)
+	if !c.Holds(now.Add(1)) {
 		t.Error("the pin of another one counts")
 	}
-	c.Renewed("a", 3*ttl)
-	if c.Holds(now.Add(2*ttl)) || !c.Holds(now.Add(3*ttl)) {
-		t.Error("a renewal lasts for two thirds, as the answer may be that to the one before")
+	c.Renewed("a", now, ttl)
+	c.Renewed("a", now.Add(-ttl), ttl) // an answer that comes late
+	if c.Holds(now.Add(ttl)) || !c.Holds(now.Add(ttl+1)) {
+		t.Error("the pin does not last for its time to live from when its renewal was sent")
 	}
-	if active, _ := c.End(); !active {
+	if active, _, _ := c.End(); !active {
 		t.Error("it does not end as the active one")
 	}
-	if active, _ := c.End(); active {
+	if active, _, _ := c.End(); active {
 		t.Error("it ends twice")
 	}
-	if _, ok := c.BeginRenewal(); ok {
+	if _, ok := c.BeginRenewal(ttl); ok {
 		t.Error("it is renewed after the end")
 	}
+}
+
+// The former active one goes on if nobody else is active, and the others wait.
+func TestPinThatTheServerHasForgotten(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	c := pinnedAfterLook(now)
+	c.Reckon(info(6, 0), hand(), now)
+	c.Doubt("a")
+	if c.MayAsk() || !c.Holds(now) || !c.Active() {
+		t.Error("in doubt it asks, or does not hold, or is no longer active")
+	}
+	l := Look{Beat: Beat{Began: now, Pin: "a"}, TTL: ttl}
+	if v := c.Looked(info(6, 2), "", l); !v.None || !c.MayAsk() || c.Holds(now) {
+		t.Errorf("nobody is active, but %+v", v)
+	}
+	c.Turn("b", now, wait)
+	if _, released, _ := c.Reckon(info(6, 2), Hand{Sequences: hand(5, 6).Sequences, Before: 2, Handling: true}, now); !released {
+		t.Error("it waits for handlers of its own")
+	}
+	c.Doubt("b")
+	l.Pin = "b"
+	if v := c.Looked(info(6, 2), "b", l); !v.Known || !c.MayAsk() {
+		t.Errorf("the server knows the pin, but %+v", v)
+	}
+	if v := c.Looked(info(6, 2), "x", l); !v.Lost {
+		t.Errorf("another one is active, but %+v", v)
+	}
+	c.Lose(Left{Waiting: 1})
+	c.Tell()
+	l.Pin = ""
+	if v := c.Looked(info(6, 2), "", l); v.Claim || c.MayAsk() {
+		t.Errorf("it takes over at once: %+v", v)
+	}
+}
+
+// A subscription that stands by takes over when nobody is active, and nobody is heard of.
+func TestOneThatStandsByTakesOver(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	said := now.Add(-time.Hour) // the server's clock is another one
+	elected := said
+	c := &Client{}
+	look := func(pin string, unsettled int, link uint64) (claims bool) {
+		now = now.Add(ttl / 4)
+		i := info(6, unsettled)
+		last, since := said, elected
+		i.Delivered.Last, i.Cluster = &last, &jetstream.ClusterInfo{Leader: "n1", LeaderSince: &since}
+		return c.Looked(i, pin, Look{Beat: Beat{Began: now}, Link: link, TTL: ttl}).Claim
+	}
+	works := func(looks int, link uint64) {
+		t.Helper()
+		for range looks {
+			said = said.Add(ttl / 4)
+			if look("", 1, link) || c.MayAsk() {
+				t.Fatal("it takes over from one that works")
+			}
+		}
+	}
+	takesOver := func(looks int, link uint64) {
+		t.Helper()
+		for i := range looks {
+			if claims := look("", 1, link); claims != (i == looks-1) || claims != c.MayAsk() {
+				t.Fatalf("after %d looks it claims: %v", i+1, claims)
+			}
+		}
+	}
+	look("x", 1, 1)
+	works(10, 1)
+	takesOver(2, 1)
+	look("x", 1, 1)
+	works(1, 1)
+	if look("", 0, 1); !c.MayAsk() {
+		t.Error("nothing is unsettled, but it does not ask")
+	}
+	look("x", 1, 1)
+	elected = elected.Add(time.Second)
+	takesOver(1+4*upset, 1) // the first one sees the change
+	look("x", 1, 1)
+	works(1, 2)
+	takesOver(4*upset, 2)
+	look("x", 1, 2)
+	c.Fails(now)
+	takesOver(4*upset, 2)
 }

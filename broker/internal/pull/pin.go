@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -16,11 +17,23 @@ import (
 // the one. Otherwise it is empty. Deliveries bring it, and requests carry it (ADR-42).
 func (p *Pull) Pin() string { return p.pin }
 
-// Unpin forgets the pin if it is this one.
+// Unpin forgets the pin if it is this one: the next request has none.
 func (p *Pull) Unpin(pin string) {
 	if p.pin == pin {
 		p.pin = ""
 	}
+}
+
+// Repin has requests carry a pin that the server knows after all.
+func (p *Pull) Repin(pin string) { p.pin = pin }
+
+// Lose forgets a pin for good. What it has brought, and what has not been looked at yet,
+// is not for this subscription any more; see [Pull.Lost].
+func (p *Pull) Lose(pin string) { p.pin, p.lost = "", pin }
+
+// Lost reports whether a delivery was made with a pin that was lost since.
+func (p *Pull) Lost(m *nats.Msg) bool {
+	return p.lost != "" && m.Header.Get(wire.PinHeader) == p.lost
 }
 
 // Renewal returns a request that tells the server that the pinned subscriber is there. It
@@ -34,17 +47,20 @@ func (p *Pull) Renewal(cs *consumers.Consumer) (Request, bool) {
 	return Request{subject: p.conn.API(cs.Next()), body: body}, true
 }
 
-// ListenRenewals has lost called with a pin that the server knows no more, and kept with
-// one that it has renewed. Refused is called when the consumer has no pins any more.
-func (p *Pull) ListenRenewals(lost, kept func(pin string), refused func()) (*link.Listener, error) {
+// ListenRenewals has lost called with a pin that the server does not know, and kept with
+// one that it has renewed, and when it was asked to. Refused is called when the consumer has
+// no pins any more.
+func (p *Pull) ListenRenewals(lost func(pin string), kept func(pin string, asked time.Time), refused func()) (*link.Listener, error) {
 	return p.conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
 		return nc.Subscribe(p.inbox+renewals+"*", func(m *nats.Msg) {
-			pin := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+			pin, sent, _ := strings.Cut(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], "-")
 			switch status := m.Header.Get("Status"); {
 			case errors.Is(wire.StatusError(status, ""), wire.ErrNotPinned):
 				lost(pin)
 			case status == "404" || status == "408" || status == "409": // there is no message, or none so small
-				kept(pin)
+				if n, ok := wire.ParseUint(sent); ok {
+					kept(pin, epoch.Add(time.Duration(n)))
+				}
 			case status == "400":
 				refused()
 			}
@@ -52,13 +68,17 @@ func (p *Pull) ListenRenewals(lost, kept func(pin string), refused func()) (*lin
 	})
 }
 
-// renewals follows the inbox in the subject of answers to renewals.
+// renewals follows the inbox in the subject of answers to renewals. The pin follows, and
+// when the request was sent.
 const renewals = "-pin."
+
+// epoch is from when on the times of renewals are counted.
+var epoch = time.Now()
 
 // reply returns where the answers to a request go.
 func (p *Pull) reply(r Request) string {
 	if r.body.NoWait {
-		return p.inbox + renewals + r.body.ID
+		return p.inbox + renewals + r.body.ID + "-" + strconv.FormatInt(int64(time.Since(epoch)), 10)
 	}
 	return p.inbox + "." + strconv.FormatUint(r.number, 10)
 }

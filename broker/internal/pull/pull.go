@@ -40,6 +40,7 @@ type Pull struct {
 	mailbox
 	conn *link.Conn
 	pin  string // see Pin
+	lost string // see Lose
 
 	batch     batchSizer
 	fixedWait time.Duration // 0: adaptive
@@ -309,7 +310,7 @@ func (p *Pull) Accept(m *nats.Msg) (delivery bool, err error) {
 	// themselves.
 	if m.Reply != "" {
 		p.delivered(m.Size(), wire.Weight(m))
-		if pin := m.Header.Get(wire.PinHeader); pin != "" {
+		if pin := m.Header.Get(wire.PinHeader); pin != "" && pin != p.lost {
 			p.pin = pin
 		}
 		return true, nil

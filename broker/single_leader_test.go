@@ -1,0 +1,208 @@
+package broker_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go-micro.dev/v5/broker"
+
+	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
+)
+
+// pair is two replicas of the queue q with SingleActive, whose handlers block until they
+// are released.
+type pair struct {
+	started chan string // "replica body"
+	blocked chan struct{}
+	release func()
+	inside  atomic.Int64
+	most    atomic.Int64 // handlers that ran at the same time
+}
+
+func newPair(t *testing.T) *pair {
+	p := &pair{started: make(chan string, 1000), blocked: make(chan struct{})}
+	p.release = sync.OnceFunc(func() { close(p.blocked) })
+	t.Cleanup(p.release)
+	return p
+}
+
+func (p *pair) handler(name string) broker.Handler {
+	return func(e broker.Event) error {
+		n := p.inside.Add(1)
+		defer p.inside.Add(-1)
+		for {
+			if most := p.most.Load(); n <= most || p.most.CompareAndSwap(most, n) {
+				break
+			}
+		}
+		p.started <- name + " " + string(e.Message().Body)
+		<-p.blocked
+		return nil
+	}
+}
+
+// staysAlone checks that nothing is started beside the handler that runs, for long enough
+// that another replica would have taken over.
+func (p *pair) staysAlone(t *testing.T) {
+	t.Helper()
+	select {
+	case what := <-p.started:
+		t.Fatalf("%s is started while a handler runs", what)
+	case <-time.After(10 * time.Second):
+	}
+}
+
+// handlesAll releases the handlers, and waits until these bodies and no others are handled.
+func (p *pair) handlesAll(t *testing.T, js jetstream.JetStream, bodies ...string) {
+	t.Helper()
+	p.release()
+	for range bodies {
+		_, body, _ := strings.Cut(receive(t, p.started), " ")
+		if body != bodies[0] {
+			t.Errorf("%s is started, want %s", body, bodies[0])
+		}
+		bodies = bodies[1:]
+	}
+	eventually(t, "all is acked", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if n := p.most.Load(); n > 1 {
+		t.Errorf("%d handlers ran at the same time", n)
+	}
+	if len(p.started) > 0 {
+		t.Errorf("%s is started once more", <-p.started)
+	}
+}
+
+// makePinned makes the consumer q with a short time to live of its pins, so that takeovers
+// are quick.
+func makePinned(t *testing.T, js jetstream.JetStream, replicas int) {
+	t.Helper()
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Replicas: replicas, Retention: jetstream.WorkQueuePolicy})
+	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{
+		Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
+		PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"active"}, PinnedTTL: 2 * time.Second,
+	})
+}
+
+// The server restarts while a handler runs, so that it forgets who is active. The other
+// replica leaves alone what is being handled.
+func TestSingleActiveKeepsItsPlaceThroughARestart(t *testing.T) {
+	for name, more := range map[string]bool{"nothing new comes": false, "more comes": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := natstest.StartRestartable(t)
+			_, js := natsConn(t, r.Server)
+			makePinned(t, js, 1)
+			p := newPair(t)
+			quick := jsbroker.WithNATSOptions(nats.ReconnectWait(10 * time.Millisecond))
+			one := newBroker(t, r.Server, quick)
+			subscribe(t, one, "orders", p.handler("one"), broker.Queue("q"), jsbroker.SingleActive())
+			publish(t, one, "orders", "0")
+			receive(t, p.started)
+			two := newBroker(t, r.Server, quick)
+			subscribe(t, two, "orders", p.handler("two"), broker.Queue("q"), jsbroker.SingleActive())
+			r.Stop()
+			r.Start(t)
+			var rest []string
+			if more {
+				publish(t, two, "orders", "1")
+				rest = []string{"1"}
+			}
+			p.staysAlone(t)
+			p.handlesAll(t, js, rest...)
+		})
+	}
+}
+
+// The consumer gets another leader again and again while handlers run and messages come.
+// No two of them run at the same time, and all are handled in order.
+func TestSingleActiveKeepsItsPlaceThroughElections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("elections take their time: up to a minute")
+	}
+	t.Parallel()
+	c := natstest.StartCluster(t)
+	_, js := natstest.Connect(t, c.URLs()[0])
+	makePinned(t, js, 3)
+	p := newPair(t)
+	var publisher broker.Broker
+	for i := range 2 {
+		publisher = newBroker(t, c.Nodes[i].Server)
+		subscribe(t, publisher, "orders", p.handler(fmt.Sprint(i)), broker.Queue("q"), jsbroker.SingleActive())
+	}
+	publish(t, publisher, "orders", "0")
+	receive(t, p.started)
+	var rest []string
+	for i := range 3 {
+		leader := c.ConsumerLeader(t, "ORDERS", "q")
+		noErr(t, leader.Server.JetStreamStepdownConsumer("$G", "ORDERS", "q"))
+		eventually(t, "another one leads", func() bool {
+			return slices.ContainsFunc(c.Nodes[:], func(n *natstest.Restartable) bool {
+				return n != leader && n.Server.JetStreamIsConsumerLeader("$G", "ORDERS", "q")
+			})
+		})
+		body := fmt.Sprint(i + 1)
+		ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+		noErr(t, publisher.Publish("orders", message(body), broker.PublishContext(ctx)))
+		cancel()
+		rest = append(rest, body)
+	}
+	p.staysAlone(t)
+	p.handlesAll(t, js, rest...)
+}
+
+// An operator takes the pin away while a handler runs.
+func TestSingleActiveKeepsItsMessageWhenItIsUnpinned(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	makePinned(t, js, 1)
+	p := newPair(t)
+	one, two := newBroker(t, s), newBroker(t, s)
+	subscribe(t, one, "orders", p.handler("one"), broker.Queue("q"), jsbroker.SingleActive())
+	publish(t, one, "orders", "0")
+	receive(t, p.started)
+	subscribe(t, two, "orders", p.handler("two"), broker.Queue("q"), jsbroker.SingleActive())
+	unpin(t, nc)
+	publish(t, two, "orders", "1")
+	p.staysAlone(t)
+	p.handlesAll(t, js, "1")
+}
+
+// A hook that hangs is named by Health, and another replica takes over.
+func TestHookThatHangsGivesThePinUp(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	release := make(chan struct{})
+	one := newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{ActiveChanged: func(_ context.Context, e jsbroker.ActiveChanged) {
+		if e.Active {
+			<-release
+		}
+	}}))
+	t.Cleanup(func() { close(release) })
+	first, second := make(chan string, 10), make(chan string, 10)
+	h := func(got chan<- string) broker.Handler {
+		return func(e broker.Event) error { got <- string(e.Message().Body); return nil }
+	}
+	subscribe(t, one, "orders", h(first), broker.Queue("q"), jsbroker.SingleActive())
+	publish(t, one, "orders", "x")
+	eventually(t, "Health names the hook", func() bool {
+		err := jsbroker.Health(testContext(t), one)
+		return err != nil && strings.Contains(err.Error(), "the hook ActiveChanged has not returned for ")
+	})
+	subscribe(t, newBroker(t, s), "orders", h(second), broker.Queue("q"), jsbroker.SingleActive())
+	if body := receive(t, second); body != "x" {
+		t.Errorf("%s is handled", body)
+	}
+	if len(first) > 0 {
+		t.Error("it is handled by the replica whose hook hangs")
+	}
+}
