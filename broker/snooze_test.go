@@ -186,10 +186,13 @@ func TestTwoReplicasNoteSnoozesAtTheSameTime(t *testing.T) {
 			return r.handle(e)
 		}, broker.Queue("q"))
 	}
-	for range 2 {
+	published := 0
+	eventually(t, "each replica has a message", func() bool { // one may get the first few
 		publish(t, b, "orders", "later")
-	}
-	for range 2 {
+		published++
+		return waiting.Load() >= 2
+	})
+	for range published {
 		r.wantEnd(t)
 	}
 	if !noteIn(t, js) {

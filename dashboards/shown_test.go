@@ -84,7 +84,7 @@ var incidentPanels = map[string]panels{
 	"the consumer is deleted again and again":              {[]string{"Fetch errors"}, []string{"Backoff"}},
 	"Subscribe fails":                                      {[]string{"Subscribe errors"}, nil},
 	"a healthy service whose processes are replaced":       {[]string{"Reconnects"}, ofOutages},
-	"a healthy run of the demo, restarted with its server": {[]string{"Reconnects"}, append(ofOutages[:len(ofOutages):len(ofOutages)], ofFailures...)},
+	"a healthy run of the demo, restarted with its server": {[]string{"Reconnects"}, append(slices.Clip(ofOutages), ofFailures...)},
 	"the process crashes again and again":                  {nil, ofOutages},
 	"handlers are slow, and keep up":                       {[]string{"Handler duration"}, nil},
 	"handlers are slow, and fall behind":                   {[]string{"Handler duration", "Pending"}, nil},
@@ -100,9 +100,7 @@ func wronglyShown(t *testing.T, expected panels, minutes int) string {
 	t.Helper()
 	values := map[string]string{"__rate_interval": "4m", "objective": "0.99"}
 	for _, d := range readDashboards(t) {
-		for name, value := range d.all() {
-			values[name] = value
-		}
+		maps.Copy(values, d.all())
 	}
 	var all []string
 	linked := linkedPanels(t)

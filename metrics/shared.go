@@ -213,9 +213,10 @@ func (s *shared) keep(h *heard, r *reply) {
 	h.reply = r
 }
 
-// latest returns what was heard since then, and a channel that is closed with the next
-// answer.
-func (s *shared) latest(token string, one *question, since time.Time) (r *reply, failure error, next <-chan struct{}) {
+// latest returns what was heard since then, a channel that is closed with the next answer,
+// and the error that was the answer since then.
+
+func (s *shared) latest(token string, one *question, since time.Time) (r *reply, next <-chan struct{}, failure error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.heard[token]
@@ -233,14 +234,14 @@ func (s *shared) latest(token string, one *question, since time.Time) (r *reply,
 	if h.failure != nil && !h.failedAt.Before(since) {
 		failure = h.failure
 	}
-	return r, failure, h.next
+	return r, h.next, failure
 }
 
 // await waits for an answer that is not older than since. Without one the error is that
 // of the context.
 func (s *shared) await(ctx context.Context, token string, one *question, since time.Time, failures bool) (*reply, error) {
 	for {
-		r, failure, next := s.latest(token, one, since)
+		r, next, failure := s.latest(token, one, since)
 		if r != nil {
 			return r, nil
 		}

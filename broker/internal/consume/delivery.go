@@ -5,7 +5,8 @@ import (
 	"go-micro-jetstream/broker/internal/hand"
 )
 
-// What the observer and the handler get.
+// Delivery, and the other types that the observer and the handler get, are those of the
+// packages below.
 type (
 	Delivery   = hand.Delivery
 	Crowd      = hand.Crowd
