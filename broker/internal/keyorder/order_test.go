@@ -16,6 +16,7 @@ type message struct {
 	delivery int
 	came     time.Time
 	settled  bool
+	keyless  bool
 }
 
 func (m *message) Seat() *Seat[*message]    { return &m.seat }
@@ -23,10 +24,10 @@ func (m *message) Place() Place             { return m.place }
 func (m *message) Weight() int              { return 100 }
 func (m *message) Settled() bool            { return m.settled }
 func (m *message) Hangs(now time.Time) bool { return now.Sub(m.came) > maxAge }
-func (m *message) Keyless() bool            { return false }
+func (m *message) Keyless() bool            { return m.keyless }
 func (m *message) Renew(now time.Time)      { m.came = now }
 func (m *message) Repeat() *message {
-	return &message{place: m.place, delivery: m.delivery + 1, came: m.came}
+	return &message{place: m.place, delivery: m.delivery + 1, came: m.came, keyless: m.keyless}
 }
 
 // queue is an order, and the time in which it lives.
