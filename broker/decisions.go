@@ -51,9 +51,10 @@ func (e *snoozeError) Error() string { return "snoozed for " + e.delay.String() 
 // counts the deliveries, for [WithDeadLetter], it leaves snoozes out. It does not
 // know which deliveries other replicas have snoozed, nor which were snoozed before a
 // restart. So the first snooze is noted in the metadata of the queue's consumer. From
-// then on each process counts only the failures that it has seen itself, of the
-// latest 16384 messages or so. A message that always fails may thus have MaxDeliver
-// tries in each process. And no message is given up for its deliveries alone, not
+// then on each process counts only the failures that it has seen itself. A message
+// that always fails may thus have MaxDeliver tries in each process, and more if over
+// 16384 failed messages wait for their retry: each process remembers the failures of so
+// many, and those of a forgotten one begin anew. And no message is given up for its deliveries alone, not
 // even one that crashes each process that handles it.
 //
 // The broker makes no note on consumers that somebody else has made, or with

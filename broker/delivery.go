@@ -129,10 +129,7 @@ func (e *event) giveUp(operation string, cause error) error {
 		letter.body = bytes.Clone(e.d.Msg.Data)
 	}
 	var b burial
-	err := e.d.Term(deadletter.Text(cause.Error(), maxLoggedReason), func() error {
-		if !e.sub.deadLetters(e.d) {
-			return nil
-		}
+	bury := func() error {
 		switch b = e.sub.publishDeadLetter(letter, cause, false); b {
 		case burialFailed:
 			return errNoDeadLetter
@@ -141,7 +138,11 @@ func (e *event) giveUp(operation string, cause error) error {
 		default:
 		}
 		return nil
-	})
+	}
+	if !e.sub.deadLetters(e.d) {
+		bury = nil
+	}
+	err := e.d.Term(deadletter.Text(cause.Error(), maxLoggedReason), bury)
 	if errors.Is(err, errLies) {
 		_, _, err = e.sub.letLie(e.d, b, cause)
 	}

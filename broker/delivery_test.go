@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,11 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
 	jsbroker "go-micro-jetstream/broker"
+	"go-micro-jetstream/internal/natstest"
 )
 
 // foreign is an event of another broker.
@@ -126,6 +129,123 @@ func TestTerminatingMakesADeadLetter(t *testing.T) {
 	}
 }
 
+// acks returns the acknowledgements that are sent to a stream's consumers.
+func acks(t *testing.T, s *server.Server, stream string) <-chan string {
+	t.Helper()
+	nc, _ := natsConn(t, s)
+	bodies := make(chan string, 1000)
+	_, err := nc.Subscribe("$JS.ACK."+stream+".>", func(m *nats.Msg) { bodies <- string(m.Data) })
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	return bodies
+}
+
+// A dead letter may take longer to store than AckWait.
+func TestMessageIsKeptFromOthersWhileItsDeadLetterIsStored(t *testing.T) {
+	t.Parallel()
+	for name, inside := range map[string]bool{"by the handler": true, "after the handler": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})}
+			storing, goOn := make(chan struct{}), make(chan struct{})
+			b := newBroker(t, s, append(options, jsbroker.WithHooks(jsbroker.Hooks{PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
+				if e.Topic == "graves" {
+					close(storing)
+					<-goOn
+				}
+				return ctx
+			}}))...)
+			events, terminated := make(chan broker.Event, 10), make(chan error, 10)
+			subscribe(t, b, "orders", func(e broker.Event) error {
+				if inside {
+					terminated <- jsbroker.Terminate(e, "no")
+				} else {
+					events <- e
+				}
+				return nil
+			}, broker.Queue("q"), broker.DisableAutoAck())
+			publish(t, b, "orders", "1")
+			if !inside {
+				e := receive(t, events)
+				go func() { terminated <- jsbroker.Terminate(e, "no") }()
+			}
+			receive(t, storing)
+			sent := acks(t, s, "ORDERS")
+			h, other := collector()
+			subscribe(t, newBroker(t, s, options...), "orders", h, broker.Queue("q"))
+			for range 5 { // which takes longer than AckWait
+				select {
+				case ack := <-sent:
+					if ack != "+WPI" {
+						t.Fatalf("sent %q", ack)
+					}
+				case <-other:
+					t.Fatal("another replica handles it, too")
+				case <-time.After(patience):
+					t.Fatal("the ack deadline is not extended")
+				}
+			}
+			close(goOn)
+			noErr(t, receive(t, terminated))
+			eventually(t, "it is terminated", func() bool { return strings.HasPrefix(receive(t, sent), "+TERM") })
+			if len(other)+len(events) > 0 {
+				t.Error("it is handled again")
+			}
+		})
+	}
+}
+
+// The later ones of its key wait, and so does the message itself, until it is known
+// whether the dead letter could be stored.
+func TestKeyWaitsWhileADeadLetterIsStored(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgs: 1, Discard: jetstream.DiscardNew})
+	_, err := js.Publish(testContext(t), "graves", nil)
+	noErr(t, err)
+	storing, goOn := make(chan struct{}), make(chan struct{})
+	b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second}),
+		jsbroker.WithHooks(jsbroker.Hooks{PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
+			if e.Topic == "graves" {
+				close(storing)
+				<-goOn
+			}
+			return ctx
+		}}))
+	events, terminated := make(chan broker.Event, 10), make(chan error, 1)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		events <- e
+		if string(e.Message().Body) == "a/0" && jsbroker.NumDelivered(e) == 1 {
+			go func() { terminated <- jsbroker.Terminate(e, "no") }()
+			<-storing
+		}
+		return nil
+	}, ordered(5), broker.DisableAutoAck())
+	sent := acks(t, s, "ORDERS")
+	publish(t, b, "orders", "a/0")
+	publish(t, b, "orders", "a/1")
+	first := receive(t, events)
+	for range 10 { // which takes longer than AckWait
+		if ack := receive(t, sent); ack != "+WPI" {
+			t.Fatalf("sent %q", ack)
+		}
+	}
+	if len(events) > 0 {
+		e := <-events
+		t.Fatalf("handles %s, %d", e.Message().Body, jsbroker.NumDelivered(e))
+	}
+	close(goOn)
+	if err := receive(t, terminated); err == nil {
+		t.Fatal("terminated without a dead letter")
+	}
+	noErr(t, first.Ack())
+	if e := receive(t, events); string(e.Message().Body) != "a/1" {
+		t.Errorf("handles %s, %d", e.Message().Body, jsbroker.NumDelivered(e))
+	}
+}
+
 // Where the broker counts, a snooze is no delivery.
 func TestSnoozesDoNotUseUpDeliveries(t *testing.T) {
 	t.Parallel()
@@ -180,6 +300,37 @@ func TestSnoozesOfTwoReplicasMakeNoDeadLetter(t *testing.T) {
 	publish(t, b, "orders", "1")
 	if end := receive(t, ended); end != "handled" {
 		t.Errorf("a dead letter after %d and %d snoozes: %s", snoozes[0].Load(), snoozes[1].Load(), end)
+	}
+}
+
+// One replica snoozes, the other one fails. Its failures are what counts, however many
+// deliveries others have had in between.
+func TestSnoozesOfAnotherReplicaBetweenFailuresDoNotCount(t *testing.T) {
+	t.Parallel()
+	const limit = 3
+	s := startServer(t)
+	options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: limit}), jsbroker.WithBatchSize(1)}
+	var snoozes, failures atomic.Int32 // snoozes: by the other replica since the latest failure
+	subscribe(t, newBroker(t, s, options...), "orders", func(broker.Event) error {
+		if snoozes.Swap(0) == 0 {
+			return jsbroker.Snooze(time.Millisecond) // it is the other one's turn
+		}
+		failures.Add(1)
+		return jsbroker.RetryAfter(time.Millisecond, errors.New("fails"))
+	}, broker.Queue("q"))
+	subscribe(t, newBroker(t, s, options...), "orders", func(broker.Event) error {
+		snoozes.Add(1)
+		return jsbroker.Snooze(time.Millisecond)
+	}, broker.Queue("q"))
+	b := newBroker(t, s, options...)
+	letters := make(chan int32, 10)
+	subscribe(t, b, "graves", func(broker.Event) error {
+		letters <- failures.Load()
+		return nil
+	}, broker.Queue("undertaker"))
+	publish(t, b, "orders", "1")
+	if n := receive(t, letters); n != limit {
+		t.Errorf("a dead letter after %d failures, want %d", n, limit)
 	}
 }
 

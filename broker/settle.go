@@ -16,7 +16,7 @@ import (
 func (s *subscription) settle(e *event) (Result, time.Duration, error) {
 	err, snooze := e.outcome.err, e.outcome.snooze
 	switch {
-	case e.d.Settled(): // by the handler
+	case e.d.Taken(): // by the handler
 		if err != nil && snooze == nil {
 			s.logFailure(e, "; the message was settled before")
 		}
@@ -123,7 +123,7 @@ var errSnoozed = errors.New("snoozed on the last delivery that MaxDeliver permit
 // snooze gives a message back that is to come again later.
 func (s *subscription) snooze(d *consume.Delivery, delay time.Duration) (Result, time.Duration, error) {
 	s.core.LearnLimit()
-	d.Fail()
+	d.Snoozed()
 	if exhausted, byServer := d.Exhausted(); exhausted && byServer {
 		observer{s}.Exhausted(d, errSnoozed)
 	}

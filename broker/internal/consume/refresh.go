@@ -111,7 +111,11 @@ func (l *limitWatch) ask(s *Subscription) bool {
 // note off.
 func (l *limitWatch) noteSnoozes(s *Subscription, d *Delivery) {
 	look := d.Meta.NumDelivered%(consumers.SpareDeliveries/2) == 0
-	if cs := s.Consumer(); cs.Limit == 0 || cs.ByServer || cs.Snoozes && cs.Noted() && (!look || !cs.Notes) {
+	switch cs := s.Consumer(); {
+	case cs.Limit == 0 || cs.ByServer: // that may change
+		s.hand.Replace(cs, cs.Snoozing())
+		return
+	case cs.Snoozes && cs.Noted() && (!look || !cs.Notes):
 		return
 	}
 	l.mu.Lock()
@@ -156,8 +160,8 @@ func (l *limitWatch) tell(s *Subscription, cs *consumers.Consumer) {
 // module counts. For the first one it tells the server of that, and waits up to
 // [link.LookUpTimeout] for the answer.
 func (s *Subscription) Snooze(d *Delivery, delay time.Duration) (Result, time.Duration, error) {
+	d.Snoozed()
 	s.limit.noteSnoozes(s, d)
-	d.Discount()
 	return d.Settle(Nak, delay)
 }
 

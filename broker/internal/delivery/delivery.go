@@ -36,17 +36,14 @@ type Record struct {
 	Context  context.Context   // of the subscription, until the handler gets another one
 	Header   map[string]string // what the handler gets, for the log; nil before that
 
-	settled atomic.Uint64 // 0: it is not; otherwise see settlement
+	settled atomic.Uint64 // 0: it is not; otherwise see settlement and beingSettled
 	skipped atomic.Uint64 // the number of the latest delivery that was skipped for this one; 0: none was
 
-	// Both are set when it is started. If the message is not known here, nobody knows
-	// whether its deliveries before this one have failed.
-	Uncounted uint64 // how many deliveries up to this one do not count
-	Known     bool
+	Failures uint64 // how often the message had failed here before; set when it is started
 
 	// These are guarded by the lock of whoever has the delivery in hand, as is Skip.
 	Extended time.Duration // how long after its arrival the server was last told to wait
-	Failed   bool          // the message is going to be given back
+	Failed   bool          // the message is going to be given back, perhaps without a failure
 
 	// These are of subscriptions with an order, and guarded by the same lock.
 	Retries uint32 // of Meta.NumDelivered: made here, and not known to the server
@@ -78,10 +75,22 @@ func settlement(r Result, delay time.Duration) uint64 {
 
 var results = []Result{None, Ack, Nak, Term}
 
-// Claim notes how the delivery is being settled. It returns false if it is settled.
+// beingSettled is what settled holds while something is done first. Its result is None,
+// with a delay that settlement gives to no None.
+const beingSettled = 1 << 2
+
+// Claim notes how the delivery is settled. It returns false if it is settled, or being
+// settled.
 func (r *Record) Claim(result Result, delay time.Duration) bool {
 	return r.settled.CompareAndSwap(0, settlement(result, delay))
 }
+
+// ClaimFirst is Claim for a delivery that is not settled before something else is done.
+// Complete or Reopen follows.
+func (r *Record) ClaimFirst() bool { return r.settled.CompareAndSwap(0, beingSettled) }
+
+// Complete notes how the delivery is settled, after ClaimFirst.
+func (r *Record) Complete(result Result) { r.settled.Store(settlement(result, 0)) }
 
 // Reopen is for a claim that has come to nothing.
 func (r *Record) Reopen() { r.settled.Store(0) }
@@ -89,11 +98,17 @@ func (r *Record) Reopen() { r.settled.Store(0) }
 // Settlement returns how the delivery was settled.
 func (r *Record) Settlement() (Result, time.Duration) {
 	s := r.settled.Load()
+	if s == beingSettled {
+		return None, 0
+	}
 	return results[s&3], time.Duration(s >> 2)
 }
 
 // Settled reports whether the delivery is settled.
-func (r *Record) Settled() bool { return r.settled.Load() != 0 }
+func (r *Record) Settled() bool { return r.settled.Load()&3 != 0 }
+
+// Taken reports whether the delivery is settled, or being settled.
+func (r *Record) Taken() bool { return r.settled.Load() != 0 }
 
 // Body returns what an acknowledgement says to the server.
 func (r *Record) Body(conn *link.Conn, cs *consumers.Consumer, result Result, delay time.Duration, reason string) []byte {
@@ -129,16 +144,6 @@ func (r *Record) Skip(number uint64) { r.skipped.Store(max(r.skipped.Load(), num
 // Expired reports whether the ack deadline has passed so long after the arrival.
 func (r *Record) Expired(cs *consumers.Consumer, age time.Duration) bool {
 	return cs.Expired(r.Served(), age-r.Extended)
-}
-
-// Discounted returns how many deliveries before this one do not count, where this module
-// counts: those that were snoozed. If handlers snooze, and the subscription does not
-// know the message, it is all of them.
-func (r *Record) Discounted(cs *consumers.Consumer) uint64 {
-	if !r.Known && cs.Snoozes {
-		return r.Deliveries() - 1
-	}
-	return r.Uncounted
 }
 
 // Attrs says in the log which message a line is about. The trace is that of the

@@ -8,7 +8,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"go-micro-jetstream/broker/internal/consumers"
 	"go-micro-jetstream/broker/internal/delivery"
 )
 
@@ -54,13 +53,22 @@ func TestDeliveriesAreCounted(t *testing.T) {
 	if again.Deliveries() != 5 || again.Served() != 5 {
 		t.Errorf("delivery %d, of the server %d", again.Deliveries(), again.Served())
 	}
-	snoozes := &consumers.Consumer{Snoozes: true}
-	if n := again.Discounted(snoozes); n != 4 {
-		t.Errorf("%d of a message that is not known do not count, want all before", n)
+}
+
+// While something is done first, nobody else can settle the delivery, and it is not
+// settled.
+func TestDeliveryThatIsBeingSettled(t *testing.T) {
+	t.Parallel()
+	r := record(t, "1")
+	if !r.ClaimFirst() || r.ClaimFirst() || r.Claim(delivery.Ack, 0) || !r.Taken() {
+		t.Error("it is not claimed exactly once")
 	}
-	again.Known, again.Uncounted = true, 1
-	if n := again.Discounted(snoozes); n != 1 {
-		t.Errorf("%d do not count, want 1", n)
+	if got, delay := r.Settlement(); got != delivery.None || delay != 0 || r.Settled() {
+		t.Errorf("settled with %s after %v", got, delay)
+	}
+	r.Complete(delivery.Term)
+	if got, _ := r.Settlement(); got != delivery.Term || !r.Settled() {
+		t.Errorf("settled with %s", got)
 	}
 }
 

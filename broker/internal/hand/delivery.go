@@ -34,69 +34,77 @@ func (h *Hand) newDelivery(m *nats.Msg, received time.Time) *Delivery {
 // an error if the acknowledgement could not be sent. The delivery counts as settled all
 // the same.
 func (d *Delivery) Settle(r delivery.Result, delay time.Duration) (delivery.Result, time.Duration, error) {
-	if !d.Claim(r, delay) {
-		r, delay = d.Settlement()
-		return r, delay, nil
-	}
-	if r == delivery.Nak {
-		var kept bool
-		if delay, kept = d.keep(delay); kept {
-			return delivery.Nak, delay, nil
-		}
-	}
-	err := d.Send(r, delay, false)
-	d.hand.settled(d, r, delay)
-	return r, delay, err
-}
-
-// Ack is Settle for the user's own call. It returns [fault.ErrAlreadySettled] if the
-// delivery is settled. An ack that could not be sent may be tried again.
-func (d *Delivery) Ack() error { return d.settleLater(delivery.Ack, 0, "", nil) }
-
-// Nak is Ack for a message that is to be delivered again after the delay.
-func (d *Delivery) Nak(delay time.Duration) error {
-	return d.settleLater(delivery.Nak, delay, "", func() error {
-		d.Fail()
-		return nil
-	})
-}
-
-// Term is Ack for a message that is never to be delivered again. The server tells
-// the reason in an advisory. What has to be done first is done once the delivery
-// counts as settled. If it fails, the message is not terminated.
-func (d *Delivery) Term(reason string, first func() error) error {
-	return d.settleLater(delivery.Term, 0, reason, first)
+	return d.settle(r, delay, true)
 }
 
 // Park is Settle with Nak for a message that is out of the way until then: with an order
 // those of its key go on.
 func (d *Delivery) Park(delay time.Duration) (delivery.Result, time.Duration, error) {
-	if !d.Claim(delivery.Nak, delay) {
-		r, delay := d.Settlement()
-		return r, delay, nil
-	}
-	err := d.Send(delivery.Nak, delay, false)
-	d.hand.settled(d, delivery.Nak, delay)
-	return delivery.Nak, delay, err
+	return d.settle(delivery.Nak, delay, false)
 }
 
-// settleLater settles a delivery for the user, once.
-func (d *Delivery) settleLater(r delivery.Result, delay time.Duration, reason string, first func() error) error {
+func (d *Delivery) settle(r delivery.Result, delay time.Duration, keep bool) (delivery.Result, time.Duration, error) {
 	if !d.Claim(r, delay) {
+		r, delay = d.Settlement()
+		return r, delay, nil
+	}
+	delay, kept, err := d.acknowledge(r, delay, "", keep)
+	if !kept {
+		d.hand.settled(d, r, delay)
+	}
+	return r, delay, err
+}
+
+// Ack is Settle for the user's own call. It returns [fault.ErrAlreadySettled] if the
+// delivery is settled. An ack that could not be sent may be tried again.
+func (d *Delivery) Ack() error {
+	if !d.Claim(delivery.Ack, 0) {
 		return fault.ErrAlreadySettled
 	}
-	var err error
-	if first != nil {
-		err = first()
+	return d.settleLater(delivery.Ack, 0, "")
+}
+
+// Nak is Ack for a message that is to be delivered again after the delay.
+func (d *Delivery) Nak(delay time.Duration) error {
+	if !d.Claim(delivery.Nak, delay) {
+		return fault.ErrAlreadySettled
 	}
-	if r == delivery.Nak && err == nil {
-		var kept bool
-		if delay, kept = d.keep(delay); kept {
-			return nil
+	d.Fail()
+	return d.settleLater(delivery.Nak, delay, "")
+}
+
+// Term is Ack for a message that is never to be delivered again. The server tells
+// the reason in an advisory. What has to be done first is done while nobody else can
+// settle the delivery, and its ack deadline is extended. If it fails, the message is not
+// terminated. It may be nil.
+func (d *Delivery) Term(reason string, first func() error) error {
+	if !d.ClaimFirst() {
+		return fault.ErrAlreadySettled
+	}
+	terminated := false // nor is it if what is done first panics
+	defer func() {
+		if !terminated {
+			d.Reopen()
+			d.hand.unsettled(d)
+		}
+	}()
+	if first != nil {
+		d.hand.settling(d)
+		if err := first(); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		err = d.sendBody(d.body(r, delay, reason), r, delay, false)
+	d.Complete(delivery.Term)
+	err := d.settleLater(delivery.Term, 0, reason)
+	terminated = err == nil
+	return err
+}
+
+// settleLater settles for the user a delivery that counts as settled.
+func (d *Delivery) settleLater(r delivery.Result, delay time.Duration, reason string) error {
+	delay, kept, err := d.acknowledge(r, delay, reason, true)
+	if kept {
+		return nil
 	}
 	if err != nil {
 		d.Reopen()
@@ -104,6 +112,17 @@ func (d *Delivery) settleLater(r delivery.Result, delay time.Duration, reason st
 	}
 	d.hand.settled(d, r, delay)
 	return nil
+}
+
+// acknowledge sends an acknowledgement, unless the message is to be kept in hand and can
+// be. It returns the delay that it has then.
+func (d *Delivery) acknowledge(r delivery.Result, delay time.Duration, reason string, keep bool) (_ time.Duration, kept bool, err error) {
+	if keep && r == delivery.Nak {
+		if delay, kept = d.keep(delay); kept {
+			return delay, true, nil
+		}
+	}
+	return delay, false, d.sendBody(d.body(r, delay, reason), r, delay, false)
 }
 
 // keep has the message stay in hand, if the subscription has an order, and handled
@@ -173,17 +192,18 @@ func (d *Delivery) sent(err error, r delivery.Result, delay time.Duration, retur
 func (d *Delivery) Exhausted() (exhausted, byServer bool) {
 	cs := d.hand.Consumer()
 	n := d.Deliveries()
-	if !cs.ByServer {
-		n -= min(d.Discounted(cs), n)
+	if !cs.ByServer && cs.Snoozes { // the server counts snoozes, too, and those of other replicas
+		n = d.Failures + 1
 	}
 	return cs.Limit > 0 && n >= cs.Limit, cs.ByServer
 }
 
-// Discount says that the delivery is not to count where this module counts.
-func (d *Delivery) Discount() { d.hand.snooze(d) }
+// Snoozed says that the message is going to be given back, as Fail does, and has not
+// failed.
+func (d *Delivery) Snoozed() { d.hand.snoozed(d) }
 
 // Fail says that the message is going to be given back. From now on a second delivery
-// of it is handled rather than skipped.
+// of it is handled rather than skipped. It may be called more than once.
 func (d *Delivery) Fail() { d.hand.fail(d) }
 
 // IsLast reports whether the server delivers the message no more.

@@ -5,6 +5,7 @@ package hand
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type Hand struct {
 	crowding crowding
 	pin      *pinned.Client // nil: all subscribers of the consumer get messages
 	retries  retries
+	ending   ending
 
 	keeper    *time.Timer // calls Config.KeepAlive; nil until something is in hand
 	armed     bool        // the keeper runs
@@ -113,7 +115,7 @@ func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, 
 	d.Began = time.Since(d.Received)
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
-		d.Uncounted, d.Known = h.ledger.Started(d.Meta)
+		d.Failures = h.ledger.Started(d.Meta)
 		h.pace.Started(d.Received.Add(d.Began))
 	} else {
 		also = h.refused(d, refused)
@@ -129,7 +131,11 @@ func (h *Hand) Finish(slot int, d *Delivery) {
 	h.running[slot] = nil
 	h.pace.Returned(time.Since(d.Received) - d.Began)
 	cs := h.consumer.Load()
-	h.queue.Finish(d, cs.AckWait())
+	wait := cs.AckWait()
+	if h.ending.has(d) {
+		wait = never
+	}
+	h.queue.Finish(d, wait)
 	if !d.Settled() {
 		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 	}
@@ -184,6 +190,7 @@ func (h *Hand) Sorted(keys []uint64) {
 func (h *Hand) settled(d *Delivery, r delivery.Result, delay time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.ending, d)
 	switch cs := h.consumer.Load(); r {
 	case delivery.Ack:
 		h.ledger.Ack(cs, d.Meta)
@@ -198,11 +205,11 @@ func (h *Hand) settled(d *Delivery, r delivery.Result, delay time.Duration) {
 	h.queue.Settled(d)
 }
 
-// snooze notes that a delivery is not to count.
-func (h *Hand) snooze(d *Delivery) {
+// snoozed is [Delivery.Snoozed].
+func (h *Hand) snoozed(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ledger.Discount(d.Meta, d.Discounted(h.consumer.Load())+1)
+	d.Failed = true
 }
 
 // fail is [Delivery.Fail].
@@ -211,7 +218,7 @@ func (h *Hand) fail(d *Delivery) {
 	defer h.mu.Unlock()
 	d.Failed = true
 	if cs := h.consumer.Load(); cs.Limit > 0 && !cs.ByServer {
-		h.ledger.Discount(d.Meta, d.Discounted(cs))
+		h.ledger.Failed(d.Meta, d.Failures+1)
 	}
 }
 
@@ -240,7 +247,12 @@ func (h *Hand) busy() (n int) {
 func (h *Hand) Unstarted() (ds []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.queue.Empty()
+	return h.drop()
+}
+
+// drop takes out everything that is not started, but for what is being settled.
+func (h *Hand) drop() []*Delivery {
+	return slices.DeleteFunc(h.queue.Empty(), (*Delivery).Taken)
 }
 
 // Len returns how many messages are in hand and not being handled.
@@ -424,7 +436,7 @@ func (h *Hand) extended(unsent []extension) {
 		x.d.Extended = x.before
 	}
 	h.extending = false
-	if h.queue.Len() > 0 || h.busy() > 0 {
+	if h.queue.Len() > 0 || h.busy() > 0 || len(h.ending) > 0 {
 		h.arm()
 	}
 }
@@ -433,8 +445,9 @@ func (h *Hand) extended(unsent []extension) {
 func (h *Hand) End() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.keeper != nil {
+	if h.keeper != nil && len(h.ending) == 0 {
 		h.keeper.Stop()
+		h.armed = false // something may still be terminated
 	}
 	h.queue.End()
 }
@@ -529,7 +542,7 @@ func (h *Hand) Forfeit() (ds []*Delivery, asked bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	asked = h.asked.Swap(false)
-	ds = h.queue.Empty()
+	ds = h.drop()
 	h.pull.Abandon()
 	h.pull.Unpin(h.pull.Pin())
 	h.pin.Lose(pinned.Left{})

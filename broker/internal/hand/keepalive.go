@@ -73,15 +73,16 @@ func (h *Hand) extendAll() (due []extension) {
 		}
 	}
 	for _, d := range h.running {
-		if d != nil && !d.Settled() {
+		if d != nil && !d.Taken() {
 			extend(d)
 		}
 	}
+	due = append(due, h.ending.extensions(now, h.cfg.MaxAckExtension)...)
 	h.queue.All(func(d *Delivery, unwatched bool) {
 		switch {
 		// A message past its deadline is delivered to somebody else. It must not pass
 		// for fresh again, but be skipped.
-		case d.Expired(cs, now.Sub(d.Received)):
+		case d.Expired(cs, now.Sub(d.Received)), h.ending.has(d):
 		case unwatched:
 			extend(d)
 		default: // however long its key is stuck

@@ -17,8 +17,12 @@ func (h *Hand) adopt(m consumers.Mended) {
 		h.ledger.StartAnew()
 		h.queue.Forget()
 	}
-	h.consumer.Store(m.Consumer)
-	h.extendSooner(former, m.Consumer)
+	now := m.Consumer
+	if former.Snoozes { // so what is in hand here may have been snoozed
+		now = now.Snoozing()
+	}
+	h.consumer.Store(now)
+	h.extendSooner(former, now)
 }
 
 // lowest is ResumeAt.

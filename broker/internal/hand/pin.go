@@ -30,7 +30,7 @@ func (h *Hand) notePin(former string, now time.Time) {
 // lose drops what is not started: another subscription is active, and gets it.
 func (h *Hand) lose(pin string) {
 	h.pull.Lose(pin)
-	h.pin.Lose(pinned.Left{Waiting: len(h.queue.Empty()), Running: h.busy()})
+	h.pin.Lose(pinned.Left{Waiting: len(h.drop()), Running: h.busy()})
 }
 
 // sign returns a message whose ack deadline is to be extended only to show that there is

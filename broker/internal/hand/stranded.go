@@ -15,7 +15,7 @@ func (h *Hand) takeStranded() (ds []*Delivery) {
 		return nil
 	}
 	goes := func(d *Delivery) bool {
-		last := cs.Limit > 0 && d.Deliveries() >= cs.Limit
+		last := cs.Limit > 0 && d.Deliveries() >= cs.Limit && (cs.ByServer || !cs.Snoozes)
 		return !last && !d.Expired(cs, now.Sub(d.Received))
 	}
 	ds = h.queue.Strand(now, goes)

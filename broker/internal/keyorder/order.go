@@ -316,6 +316,14 @@ func (o *Order[M]) Keep(d, again M, now, due time.Time) bool {
 	return true
 }
 
+// Postpone changes when a message is handled again that its handler has left unsettled.
+func (o *Order[M]) Postpone(d M, now, due time.Time) {
+	if l := d.Seat().lane; l != nil && l.again == d {
+		l.due = due
+		o.reconsider(l, now)
+	}
+}
+
 // Settled notes that a message was settled which its handler had left unsettled.
 func (o *Order[M]) Settled(d M, now time.Time) {
 	if l := d.Seat().lane; l != nil && l.again == d {

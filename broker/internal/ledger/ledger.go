@@ -14,10 +14,9 @@ import (
 // again, or have had their last delivery.
 const remembered = 1024
 
-// discounted is of how many messages a subscription remembers which deliveries count. It
-// is more than the 10,000 that a consumer of this module may have unsettled: of those that
-// are forgotten all failures are forgotten.
-const discounted = 1 << 14
+// maxFailing is for how many messages a subscription remembers how often they have failed.
+// A message that is forgotten begins with no failures: it has more tries, not fewer.
+const maxFailing = 1 << 14
 
 // recent are the messages that something has happened to last.
 type recent struct {
@@ -56,7 +55,7 @@ type Ledger struct {
 	copies            uint64                   // first deliveries below this stream sequence may be second ones, too
 	owed              map[uint64]struct{}      // stream sequences; see Owe
 	owedFrom          uint64                   // the lowest that owed had no room for; 0: none
-	uncounted         map[wire.Identity]uint64 // see Discount
+	failures          map[wire.Identity]uint64 // see Failed
 	epoch             uint32                   // see Epoch
 	reached           uint64                   // the highest sequence of the consumer that has come
 }
@@ -75,12 +74,11 @@ func (l *Ledger) Came(m wire.Metadata) { l.reached = max(l.reached, m.ConsumerSe
 // Other replicas may have them.
 func (l *Ledger) Misses(delivered uint64) bool { return l.reached < delivered }
 
-// Started notes that a handler gets a delivery. It returns what was last noted with
-// Discount for the message, if that is known.
-func (l *Ledger) Started(m wire.Metadata) (uncounted uint64, known bool) {
+// Started notes that a handler gets a delivery. It returns how often the message has failed
+// here, as far as that is remembered.
+func (l *Ledger) Started(m wire.Metadata) (failures uint64) {
 	l.last = max(l.last, m.StreamSequence)
-	uncounted, known = l.uncounted[m.Identity()]
-	return uncounted, known
+	return l.failures[m.Identity()]
 }
 
 // Ack notes that a message was acked.
@@ -97,23 +95,22 @@ func (l *Ledger) Term(cs *consumers.Consumer, m wire.Metadata) {
 
 // close ends what was noted while a message was not settled.
 func (l *Ledger) close(m wire.Metadata) {
-	delete(l.uncounted, m.Identity())
+	delete(l.failures, m.Identity())
 	delete(l.owed, m.StreamSequence)
 }
 
-// Discount notes for a message that comes again how many of its deliveries so far are not
-// to count, as they were snoozed. Another replica does not know.
-func (l *Ledger) Discount(m wire.Metadata, deliveries uint64) {
-	if l.uncounted == nil {
-		l.uncounted = map[wire.Identity]uint64{}
+// Failed notes how often a message that comes again has failed here.
+func (l *Ledger) Failed(m wire.Metadata, failures uint64) {
+	if l.failures == nil {
+		l.failures = map[wire.Identity]uint64{}
 	}
-	if _, known := l.uncounted[m.Identity()]; !known && len(l.uncounted) >= discounted {
-		for id := range l.uncounted { // any
-			delete(l.uncounted, id)
+	if _, known := l.failures[m.Identity()]; !known && len(l.failures) >= maxFailing {
+		for id := range l.failures { // any
+			delete(l.failures, id)
 			break
 		}
 	}
-	l.uncounted[m.Identity()] = deliveries
+	l.failures[m.Identity()] = failures
 }
 
 // Owe notes that a message is to be delivered again after so many deliveries: its handler
@@ -198,7 +195,7 @@ func (l *Ledger) ExpectCopies(cs *consumers.Consumer, inHand uint64) {
 func (l *Ledger) StartAnew() {
 	l.last, l.copies, l.owedFrom = 0, 0, 0
 	l.acked, l.terminated = memory{}, memory{}
-	clear(l.uncounted)
+	clear(l.failures)
 	clear(l.owed)
 	l.epoch++
 }

@@ -99,6 +99,16 @@ func (q *Queue[M]) Keep(d M, delay time.Duration) bool {
 	return true
 }
 
+// Postpone has a message that its handler has left unsettled handled again after so long.
+func (q *Queue[M]) Postpone(d M, wait time.Duration) {
+	if q.lanes == nil {
+		return
+	}
+	now := time.Now()
+	q.lanes.Postpone(d, now, now.Add(wait))
+	q.schedule(now)
+}
+
 // Settled notes that a message is settled.
 func (q *Queue[M]) Settled(d M) {
 	if q.lanes == nil {
