@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"go-micro.dev/v5/broker"
 
 	"go-micro-jetstream/broker/internal/deadletter"
@@ -49,7 +48,7 @@ type redrive struct {
 	limited  bool
 	dryRun   bool
 
-	taken  map[string]bool // ids of letters without their body whose original is redriven
+	taken  map[string]bool // message ids of the originals that were published for letters that lack something
 	failed int
 	errs   []error // the first maxRedriveErrors of them
 }
@@ -70,8 +69,9 @@ func RedriveLimit(n int) RedriveOption {
 	return func(r *redrive) { r.limit, r.limited = n, true }
 }
 
-// RedriveDryRun has [Redrive] count the letters that it would redrive, and change
-// nothing. With [RedriveFilter] it lists them.
+// RedriveDryRun has [Redrive] count the letters that it would try to redrive, and change
+// nothing. It does not ask whether they can be published. With [RedriveFilter] it lists
+// them.
 func RedriveDryRun() RedriveOption {
 	return func(r *redrive) { r.dryRun = true }
 }
@@ -79,20 +79,28 @@ func RedriveDryRun() RedriveOption {
 // Redrive publishes dead letters to the topics that they came from, in the order of
 // their stream, and removes each one as soon as it is stored there. It returns how
 // many. Use it when the cause is fixed. The dead-letter topic may have wildcards. What
-// becomes a dead letter after the call began stays. With the broker's own topic of
+// becomes a dead letter after the call began stays. If several queues subscribe to a
+// topic, each of them gets what is published there, not only the one that gave the
+// message up. With the broker's own topic of
 // [WithDeadLetter] it returns 0 while there has been no dead letter yet.
 //
 // A message that is redriven has its headers and body, and Micro-Dead-Letter-Redriven,
 // which counts. If it fails again, it is a dead letter again and keeps that count. Of a
 // letter without its body or some headers (see [WithDeadLetter]) the original is
-// published, if its stream still has it; a stuck original is then removed, too.
+// published, if its stream still has it. A stuck original is then removed, after its
+// letter. If several such letters have the same original, because several queues have
+// given it up, a call publishes it once and removes them all. A later call, as for a
+// letter that a filter had left out, does not find the original: its [ErrDeadLetterCut]
+// names the message id to look for.
 //
 // Redrive can be interrupted at any point and called again: nothing is lost. A letter
 // that was published and not removed has the same message id the next time, so it is
 // stored once within the duplicates window of the topic's stream (2 minutes by default),
 // as far as that stream remembers ids. The same holds for two calls at a time. The number
 // that a call returns is of the letters that it has removed itself: several calls count
-// each letter once.
+// each letter once. Between a letter and its original only the end of the process or of
+// the connection can interrupt. The original then stays in its stream, and may be handled
+// again when its consumer is made again; an error says which one.
 //
 // Letters are read and removed by sequence, which needs no consumer and works beside
 // subscribers of the dead-letter topic. What they have in hand, they handle all the
@@ -178,11 +186,11 @@ func (r *redrive) run(ctx context.Context, topic string) (n int, err error) {
 		}
 		next = m.Sequence + 1
 		done, err := r.one(ctx, m)
-		if err != nil {
-			return n, err
-		}
 		if done {
 			n++
+		}
+		if err != nil {
+			return n, err
 		}
 	}
 	if r.failed > len(r.errs) {
@@ -205,14 +213,10 @@ func (r *redrive) one(ctx context.Context, m *deadletter.Stored) (done bool, err
 		return true, nil
 	}
 	source, err := r.source(ctx, m, &l)
-	if err == nil && source == nil {
-		_, err := r.store.Remove(ctx, m)
-		return false, err
-	}
-	if err == nil {
+	if err == nil && source != nil {
 		err = publishOn(r.session, r.cfg, l.Topic,
 			&broker.Message{Header: deadletter.Again(source.Header, redriven+1), Body: source.Body},
-			publishOptions{ctx: ctx, messageID: fmt.Sprintf("redrive:%s:%d:%d", deadletter.Encode(m.Stream), m.Sequence, m.StoredAt.UnixNano()), original: source.Header, kept: true})
+			publishOptions{ctx: ctx, messageID: source.id, original: source.Header, kept: true})
 	}
 	if err != nil {
 		err = fmt.Errorf("letter %d of stream %s: %w", m.Sequence, m.Stream, err)
@@ -224,46 +228,77 @@ func (r *redrive) one(ctx context.Context, m *deadletter.Stored) (done bool, err
 		}
 		return false, nil
 	}
+	if source != nil && source.Stored != m {
+		r.taken[source.id] = true
+	}
 	return r.remove(ctx, m, source)
 }
 
-// remove removes a letter that is published, and its original if that was stuck.
-func (r *redrive) remove(ctx context.Context, m, source *deadletter.Stored) (done bool, err error) {
-	if source != m {
-		keeps, err := r.store.Keeps(ctx, source.Stream)
-		if err == nil && !keeps {
-			_, err = r.store.Remove(ctx, source)
-		}
-		if err != nil {
-			return false, fmt.Errorf("letter %d of stream %s is published, but neither it nor its original is removed: %w", m.Sequence, m.Stream, err)
-		}
+// remove removes a letter that is published, and then its original if that is stuck. If
+// the original went first, a call that is interrupted would leave a letter without it,
+// and nobody could tell that it was published.
+func (r *redrive) remove(ctx context.Context, m *deadletter.Stored, source *redriveSource) (done bool, err error) {
+	stuck, hint := source != nil && source.stuck, ""
+	if stuck { // the end of the caller's context does not come between the two
+		ctx = context.WithoutCancel(ctx)
+		hint = fmt.Sprintf(" (if it is gone all the same, remove its original, message %d of stream %s)", source.Sequence, source.Stream)
 	}
-	if source != m {
-		r.taken[m.Header.Get(nats.MsgIdHdr)] = true
-	}
-	done, err = r.store.Remove(ctx, m)
+	done, err = r.store.Remove(ctx, m) // if it is not done, another call has moved it, and counts it
 	if err != nil {
-		return false, fmt.Errorf("letter %d is published, but not removed: %w", m.Sequence, err)
+		return false, fmt.Errorf("letter %d of stream %s is published, but not removed%s: %w", m.Sequence, m.Stream, hint, err)
 	}
-	return done, nil // if not, another call has moved it meanwhile, and counts it
+	if !stuck {
+		return done, nil
+	}
+	if _, err = r.store.Remove(ctx, source.Stored); err != nil {
+		return done, fmt.Errorf("letter %d of stream %s is published and removed, but its original is not: remove message %d of stream %s, or it is handled again when its consumer is made again: %w",
+			m.Sequence, m.Stream, source.Sequence, source.Stream, err)
+	}
+	return done, nil
+}
+
+// redriveSource is what is published for a letter.
+type redriveSource struct {
+	*deadletter.Stored
+	id    string // the message id with which it is published
+	stuck bool   // it is the original, and stays in its stream until it is removed
 }
 
 // source returns what is to be published: the letter, or its original if headers or
-// body of the letter are missing. It returns nil for a second letter of the same original:
-// a message that stays in its stream is delivered again to a consumer that is made again.
-func (r *redrive) source(ctx context.Context, m *deadletter.Stored, l *deadletter.Letter) (*deadletter.Stored, error) {
+// body of the letter are missing. It returns nil if that is published already: by way of
+// another letter of the same original, or by another call, which has removed the letter.
+// What must hold for the original to be removed is asked before it is published.
+func (r *redrive) source(ctx context.Context, m *deadletter.Stored, l *deadletter.Letter) (*redriveSource, error) {
 	cut := m.Header.Get(deadletter.Cut)
 	if !strings.Contains(cut, "headers") && !strings.Contains(cut, "body") {
-		return m, nil
+		return &redriveSource{Stored: m, id: fmt.Sprintf("redrive:%s:%d:%d", deadletter.Encode(m.Stream), m.Sequence, m.StoredAt.UnixNano())}, nil
 	}
-	original, err := r.store.Original(ctx, l)
-	if err == nil && original == nil && r.taken[l.ID] {
+	id := "redrive:" + l.OriginalID()
+	if r.taken[id] {
 		return nil, nil
 	}
-	if err == nil && original == nil {
-		err = fmt.Errorf("%w: %s, and stream %s does not have the original any more: publish what there is by hand", ErrDeadLetterCut, cut, l.Stream)
+	original, err := r.store.Original(ctx, l)
+	if err != nil {
+		return nil, err
 	}
-	return original, err
+	if original == nil {
+		return nil, r.missing(ctx, m, l, cut, id)
+	}
+	stuck, err := r.store.Sticks(ctx, original.Stream)
+	if err != nil {
+		return nil, err
+	}
+	return &redriveSource{Stored: original, id: id, stuck: stuck}, nil
+}
+
+// missing is the error of a letter whose original is gone. It is nil if the letter is gone,
+// too: another call has redriven it.
+func (r *redrive) missing(ctx context.Context, m *deadletter.Stored, l *deadletter.Letter, cut, id string) error {
+	if there, err := r.store.Has(ctx, m); err != nil || !there {
+		return err
+	}
+	return fmt.Errorf("%w: %s, and stream %s does not have the original, message %d, any more. A call of Redrive for another letter of the same message may have published it, with the message id %q: look for that in the stream of %s. If it is there, or was handled, remove the letter. Otherwise publish what there is by hand",
+		ErrDeadLetterCut, cut, l.Stream, l.Sequence, id, wire.Shorten(l.Topic))
 }
 
 func found(m *deadletter.Stored, l *deadletter.Letter, redriven uint64) DeadLetter {

@@ -313,11 +313,214 @@ func TestRedriveOfALetterWithoutItsOriginal(t *testing.T) {
 		return streamInfo(t, js, "GRAVES").State.Msgs == 2
 	})
 	mended.Store(true)
-	if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 1 || err != nil {
+	if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 2 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 	receive(t, got)
 	letters(0)
+}
+
+// newCutShop is newShop with letters that lack their body.
+func newCutShop(t *testing.T, n int, change ...func(*server.Options)) *shop {
+	t.Helper()
+	sh := newShop(t, 0, change...)
+	natstest.MakeStream(t, sh.js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500})
+	sh.fill(t, n)
+	return sh
+}
+
+// fill gives messages up that are too large for their letters.
+func (sh *shop) fill(t *testing.T, n int) {
+	t.Helper()
+	before := streamInfo(t, sh.js, "GRAVES").State.Msgs
+	for i := range n {
+		publish(t, sh.b, "orders.created", fmt.Sprintf("%d %02000d", i, 0))
+	}
+	eventually(t, "the letters are there", func() bool { return streamInfo(t, sh.js, "GRAVES").State.Msgs == before+uint64(n) })
+}
+
+// once waits until each of the messages was handled, and nothing is left.
+func (sh *shop) once(t *testing.T, n int) {
+	t.Helper()
+	sh.wait(t, 0)
+	seen := map[string]bool{}
+	for range n {
+		body := string(receive(t, sh.handled).Body)
+		if seen[body] {
+			t.Errorf("%.10s is handled twice", body)
+		}
+		seen[body] = true
+	}
+	if more := len(sh.handled); more > 0 {
+		t.Errorf("%d more", more)
+	}
+}
+
+// The original of a letter must not go before it: the next call could not tell whether
+// it was published.
+func TestRedriveOfACutLetterByAUserWhoMayNotRemove(t *testing.T) {
+	t.Parallel()
+	for name, denied := range map[string]string{"the letter": "$JS.API.STREAM.MSG.DELETE.GRAVES", "the original": "$JS.API.STREAM.MSG.DELETE.ORDERS"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sh := newCutShop(t, 3, natstest.Limited(natstest.NoPublish(denied)))
+			sh.mended.Store(true)
+			limited := newBroker(t, sh.s, as("limited:pw", sh.s))
+			for range 2 {
+				n, err := jsbroker.Redrive(testContext(t), limited, "graves")
+				wantError(t, err, jsbroker.ErrPermission, "letter 1 of stream GRAVES", denied)
+				if n != 0 || streamInfo(t, sh.js, "GRAVES").State.Msgs != 3 {
+					t.Errorf("%d redriven", n)
+				}
+			}
+			if n, err := jsbroker.Redrive(testContext(t), sh.b, "graves"); n != 3 || err != nil {
+				t.Errorf("%d, %v", n, err)
+			}
+			sh.once(t, 3)
+		})
+	}
+}
+
+// Each call is interrupted a request later than the one before.
+func TestRedriveOfCutLettersInterruptedAtAnyRequest(t *testing.T) {
+	t.Parallel()
+	const n = 10
+	sh := newCutShop(t, n)
+	sh.mended.Store(true)
+	nc, _ := natsConn(t, sh.s)
+	requests := make(chan struct{}, 1000)
+	for _, subject := range []string{"$JS.API.STREAM.>", "orders.created"} {
+		_, err := nc.Subscribe(subject, func(*nats.Msg) { requests <- struct{}{} })
+		noErr(t, err)
+	}
+	noErr(t, nc.Flush())
+	all := 0
+	for after := 3; ; after++ {
+		ctx, cancel := context.WithCancel(testContext(t))
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for range after {
+				select {
+				case <-requests:
+				case <-ctx.Done():
+					return
+				}
+			}
+			cancel()
+		}()
+		got, err := jsbroker.Redrive(ctx, sh.b, "graves")
+		all += got
+		done := err == nil
+		cancel()
+		<-ended
+		if done {
+			break
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("interrupted after %d requests: %v", after, err)
+		}
+		for len(requests) > 0 {
+			<-requests
+		}
+	}
+	if all != n {
+		t.Errorf("%d letters of %d", all, n)
+	}
+	sh.once(t, n)
+}
+
+func TestRedriveOfCutLettersBesideAnotherCall(t *testing.T) {
+	t.Parallel()
+	const n = 20
+	sh := newCutShop(t, n)
+	sh.mended.Store(true)
+	ctx := testContext(t)
+	inner := 0
+	// The inner call comes between reading the first letter and reading its original.
+	outer, err := jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveFilter(func(l jsbroker.DeadLetter) bool {
+		if l.Sequence == 1 {
+			var err error
+			if inner, err = jsbroker.Redrive(ctx, sh.b, "graves", jsbroker.RedriveLimit(n/2)); err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	}))
+	if err != nil || inner != n/2 || outer != n/2 {
+		t.Errorf("%d and %d of %d letters: %v", inner, outer, n, err)
+	}
+	sh.once(t, n)
+	sh.mended.Store(false)
+	sh.fill(t, n)
+	sh.mended.Store(true)
+	var all atomic.Int64
+	var calls sync.WaitGroup
+	for range 4 {
+		calls.Go(func() {
+			got, err := jsbroker.Redrive(ctx, sh.b, "graves")
+			if err != nil {
+				t.Error(err)
+			}
+			all.Add(int64(got))
+		})
+	}
+	calls.Wait()
+	if all.Load() != n {
+		t.Errorf("four calls count %d of %d letters", all.Load(), n)
+	}
+	sh.once(t, n)
+}
+
+// Two queues have given up the same message, and each letter refers to it.
+func TestRedriveOfCutLettersOfTwoQueues(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: 500})
+	b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: jetstream.InterestPolicy}),
+		jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 1}), jsbroker.WithDeadLetter("graves"))
+	var mended atomic.Bool
+	got := make(chan string, 10)
+	for _, queue := range []string{"billing", "shipping"} {
+		subscribe(t, b, "orders.created", func(broker.Event) error {
+			if !mended.Load() {
+				return errors.New("no")
+			}
+			got <- queue
+			return nil
+		}, broker.Queue(queue))
+	}
+	giveUp := func() {
+		t.Helper()
+		mended.Store(false)
+		publish(t, b, "orders.created", string(make([]byte, 2000)))
+		eventually(t, "the letters are there", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == 2 })
+		mended.Store(true)
+	}
+	each := func() {
+		t.Helper()
+		if one, two := receive(t, got), receive(t, got); one == two {
+			t.Errorf("%s gets it twice", one)
+		}
+		eventually(t, "nothing is left", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	}
+	giveUp()
+	if n, err := jsbroker.Redrive(testContext(t), b, "graves"); n != 2 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	each()
+	giveUp()
+	billing := func(l jsbroker.DeadLetter) bool { return l.Queue == "billing" }
+	if n, err := jsbroker.Redrive(testContext(t), b, "graves", jsbroker.RedriveFilter(billing)); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	each()
+	n, err := jsbroker.Redrive(testContext(t), b, "graves")
+	wantError(t, err, jsbroker.ErrDeadLetterCut, "another letter of the same message", `"redrive:ORDERS:3:`, "remove the letter")
+	if n != 0 || len(got) > 0 {
+		t.Errorf("%d letters, %d messages", n, len(got))
+	}
 }
 
 func TestRedriveRefusesAStreamThatKeepsEverything(t *testing.T) {

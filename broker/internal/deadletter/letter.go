@@ -58,6 +58,12 @@ type Letter struct {
 	ID         string // the message id of the letter
 }
 
+// OriginalID tells the original of a letter from all other messages, whichever queue has
+// given it up: its stream, its place there, and when it was stored.
+func (l *Letter) OriginalID() string {
+	return fmt.Sprintf("%s:%d:%s", Encode(l.Stream), l.Sequence, l.ID[strings.LastIndex(l.ID, ":")+1:])
+}
+
 // Hops returns how often the message has been a dead letter, this time included.
 func (l *Letter) Hops() uint64 {
 	n, _ := wire.ParseUint(l.Original.Get(Hops))

@@ -59,12 +59,13 @@ func (s *Store) Next(ctx context.Context, from uint64) (*Stored, error) {
 }
 
 // Remove removes a message from its stream, and reports whether it has: that somebody
-// else has done so before is no error.
+// else has done so before is no error. If an answer is lost, Remove asks again. That the
+// message is gone then, it takes for its own doing. Two calls at a time may both do so.
 func (s *Store) Remove(ctx context.Context, m *Stored) (removed bool, err error) {
 	tries, err := s.streams.Remove(ctx, m.Stream, m.Sequence)
 	if _, refused := errors.AsType[*jetstream.APIError](err); refused {
 		if left, again := s.streams.At(ctx, m.Stream, m.Sequence); again == nil && left == nil {
-			return tries > 1, nil // an earlier try has removed it, whose answer was lost
+			return tries > 1, nil
 		}
 	}
 	if err != nil {
@@ -110,13 +111,27 @@ func (s *Store) Original(ctx context.Context, l *Letter) (*Stored, error) {
 	return m, nil
 }
 
-// Keeps reports whether a stream keeps what its consumers have finished with.
-func (s *Store) Keeps(ctx context.Context, stream string) (bool, error) {
+// Has reports whether a message is still in its stream.
+func (s *Store) Has(ctx context.Context, m *Stored) (bool, error) {
+	there, err := s.streams.At(ctx, m.Stream, m.Sequence)
+	return there != nil, err
+}
+
+// Sticks reports whether what is given up stays in a stream until it is removed. If it
+// cannot be removed, or not by this user, that is an error.
+func (s *Store) Sticks(ctx context.Context, stream string) (bool, error) {
 	info, err := s.streams.State(ctx, stream)
-	if err != nil {
+	if err != nil || info.Config.Retention == jetstream.LimitsPolicy {
 		return false, err
 	}
-	return info.Config.Retention == jetstream.LimitsPolicy, nil
+	if info.Config.DenyDelete || info.Config.Sealed {
+		return false, fmt.Errorf("%w: stream %s, which has the original, has DenyDelete set, or is sealed: the original could not be removed, and would be handled again", fault.ErrInvalidConfig, stream)
+	}
+	err = s.streams.MayRemove(ctx, stream)
+	if err != nil {
+		return false, fmt.Errorf("remove from stream %s: %w", stream, err)
+	}
+	return true, nil
 }
 
 // Again returns the header with which a message is published to its topic again. Its

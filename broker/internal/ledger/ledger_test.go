@@ -91,3 +91,38 @@ func TestSettledMessagesAreRecognised(t *testing.T) {
 		t.Errorf("a replay is wanted: %v", fate)
 	}
 }
+
+// A message whose failures are forgotten begins with none: it has more tries, not fewer.
+func TestFailuresOfManyMessagesAreBounded(t *testing.T) {
+	t.Parallel()
+	const n = maxFailing + 1000
+	l := New(0)
+	message := func(sequence uint64) wire.Metadata {
+		return wire.Metadata{StreamSequence: sequence, NumDelivered: 1, StoredAt: int64(sequence)}
+	}
+	for sequence := uint64(1); sequence <= n; sequence++ {
+		l.Failed(message(sequence), 1)
+		l.Failed(message(sequence), 2) // once more
+	}
+	forgotten := 0
+	for sequence := uint64(1); sequence <= n; sequence++ {
+		switch failures := l.Started(message(sequence)); failures {
+		case 0:
+			forgotten++
+		case 2:
+		default:
+			t.Errorf("message %d has failed %d times", sequence, failures)
+		}
+	}
+	if forgotten != n-maxFailing || len(l.failures) != maxFailing {
+		t.Errorf("%d are forgotten, and %d remembered", forgotten, len(l.failures))
+	}
+	if failures := l.Started(message(n)); failures != 2 {
+		t.Errorf("the latest message has failed %d times", failures)
+	}
+	cs := &consumers.Consumer{Stream: &asset.Stream{}}
+	l.Ack(cs, message(n))
+	if failures := l.Started(message(n)); failures != 0 {
+		t.Error("a settled message is still remembered")
+	}
+}

@@ -83,6 +83,19 @@ func (a *API) Remove(ctx context.Context, stream string, sequence uint64) (tries
 	return tries, err
 }
 
+// MayRemove returns an error if this user must not remove messages of a stream. The server
+// refuses a request without content before it does anything.
+func (a *API) MayRemove(ctx context.Context, stream string) error {
+	name := "STREAM.MSG.DELETE." + stream
+	err := a.conn.Ask(ctx, name, func(ctx context.Context) error {
+		return a.request(ctx, name, map[string]any{}, nil)
+	})
+	if fault.HasCode(err, jetstream.JSErrCodeBadRequest) {
+		return nil
+	}
+	return err
+}
+
 // request sends a request and reads the answer, unless that is nil.
 func (a *API) request(ctx context.Context, name string, body map[string]any, answer any) error {
 	data, err := json.Marshal(body)
