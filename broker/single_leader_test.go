@@ -82,13 +82,17 @@ func (p *pair) handlesAll(t *testing.T, js jetstream.JetStream, bodies ...string
 }
 
 // makePinned makes the consumer q with a short time to live of its pins, so that takeovers
-// are quick.
+// are quick. In a cluster it is the usual one: after an election nodes may answer late.
 func makePinned(t *testing.T, js jetstream.JetStream, replicas int) {
 	t.Helper()
+	ttl := 2 * time.Second
+	if replicas > 1 {
+		ttl = 5 * time.Second
+	}
 	natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Replicas: replicas, Retention: jetstream.WorkQueuePolicy})
 	natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{
 		Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy,
-		PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"active"}, PinnedTTL: 2 * time.Second,
+		PriorityPolicy: jetstream.PriorityPolicyPinned, PriorityGroups: []string{"active"}, PinnedTTL: ttl,
 	})
 }
 
