@@ -87,17 +87,18 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 // [Hooks.ActiveChanged] and the log say who is active. While that hook runs the place is
 // not confirmed, so a hook that takes longer than some seconds costs it.
 //
-// The server forgets who is active when the consumer's leader changes, when it restarts,
-// and when an operator unpins the consumer. Then the replica that was active goes on, and
-// its messages are handled nowhere else, as long as it is connected and its ack
-// deadlines are extended ([WithMaxAckExtension]): it lets the server hear of it more than
-// once in 2 seconds while it has something in hand. The others become active once nothing
-// is unsettled, or nobody was heard of: for 2.5 seconds, or, after such a change, for 5
-// seconds and not before 15 seconds have passed. A replica that has nothing in hand may lose its place to another one by
-// such a change.
+// The server forgets who is active when it restarts, when an operator unpins the consumer,
+// and when the consumer's leader changes. Then the replica that was active goes on with its
+// messages as long as it is connected and its ack deadlines are extended
+// ([WithMaxAckExtension]): it lets the server hear of it more than once in 2 seconds while
+// it has something in hand. The others become active once nothing is unsettled, or nobody
+// was heard of: for 2.5 seconds, or, after such a change, for 5 seconds and not before 15
+// seconds have passed. A replica that has nothing in hand may lose its place to another
+// one by such a change.
 //
-// What no server can promise: if a replica is cut off, or stands still, for that long, another
-// one handles its message, although its handler may still run. It starts no other handler
+// What is not promised: if a replica is cut off, or stands still, for that long, another
+// one handles its message, although its handler may still run. So it may be when the
+// consumer's leader changes several times within a minute. The replica starts no other handler
 // then, and once it can, it logs a warning that says how many of its handlers run beside
 // the next one. Make such a handler's effects safe with a fencing token or a condition in
 // the database.
