@@ -5,12 +5,15 @@ import (
 	"go-micro-jetstream/broker/internal/hand"
 )
 
-// Delivery, and the other types that the observer and the handler get, are those of the
-// packages below.
+// What the observer and the handler get is documented in the packages below.
 type (
-	Delivery   = hand.Delivery
-	Crowd      = hand.Crowd
-	Result     = delivery.Result
+	// Delivery is a message that was fetched.
+	Delivery = hand.Delivery
+	// Crowd is what keeps a subscription from fetching because of stuck keys.
+	Crowd = hand.Crowd
+	// Result is how a delivery was settled.
+	Result = delivery.Result
+	// SkipReason is why a delivery is not handled.
 	SkipReason = delivery.SkipReason
 )
 

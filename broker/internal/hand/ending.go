@@ -40,24 +40,3 @@ func (h *Hand) settling(d *Delivery) {
 		_ = h.cfg.Conn.NATS().Publish(d.Msg.Reply, wire.ProgressBody) // the keeper tries again
 	}
 }
-
-// end is settling as far as it needs the lock.
-func (h *Hand) end(d *Delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.ending == nil {
-		h.ending = ending{}
-	}
-	h.ending[d] = time.Now()
-	h.queue.Postpone(d, never)
-	h.arm()
-}
-
-// unsettled notes that a delivery could not be settled. Its handler, or the server, has it
-// for another ack wait.
-func (h *Hand) unsettled(d *Delivery) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.ending, d)
-	h.queue.Postpone(d, h.consumer.Load().AckWait())
-}

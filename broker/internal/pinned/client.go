@@ -327,3 +327,49 @@ func Unclaimed(info *jetstream.ConsumerInfo, inHand map[uint64]struct{}) (claims
 	}
 	return claims
 }
+
+// Fails notes that the server could not be asked.
+func (c *Client) Fails(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed, c.others.upset = true, now
+}
+
+// Verdict is what follows from a look.
+type Verdict struct {
+	Known bool // the server knows the pin
+	None  bool // nobody has a pin, and this subscription was the last one to have it: it goes on
+	Lost  bool // the subscription was the active one, and another one is now
+	Claim bool // nobody is active or works, and this one may claim what is unsettled
+}
+
+// Looked notes who is pinned, as the server has said; nobody if it is empty.
+func (c *Client) Looked(info *jetstream.ConsumerInfo, pinned string, l Look) (v Verdict) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed = false
+	quiet := c.others.see(info, pinned != "", l)
+	if c.pin != l.Pin { // it has changed since
+		return v
+	}
+	lease := func() { c.leased, c.known = later(c.leased, l.Began.Add(l.TTL)), l.Began }
+	switch {
+	case pinned != "" && pinned == c.pin:
+		c.doubt, c.free, v.Known = false, false, true
+		lease()
+	case pinned == "" && c.pin != "" && l.Began.Sub(c.known) < absence*l.TTL:
+		c.doubt, c.free, v.None = true, true, true
+		lease()
+	case c.pin != "":
+		v.Lost = true
+	case pinned != "":
+		c.free = false
+	default:
+		c.free = quiet || info.NumAckPending == 0
+		v.Claim = quiet && info.NumAckPending > 0 && l.Began.Sub(c.hold.claimed) >= claimInterval
+		if v.Claim {
+			c.hold.claimed = l.Began
+		}
+	}
+	return v
+}
