@@ -144,7 +144,7 @@ func (q *inquiry) consumers(ctx context.Context, st *streamState) bool {
 			}
 			for _, c := range r.Consumers {
 				switch {
-				case seen[c.Name]: // the list has moved between two pages
+				case seen[c.Name], nameless(c): // the list has moved between two pages, or nobody has the consumer
 				case q.room == 0:
 					q.state.truncated = true
 					return nil
@@ -186,7 +186,7 @@ func (q *inquiry) deadLetters(ctx context.Context, st *streamState) {
 func (q *inquiry) former(name string) *streamState {
 	for i := range q.before.streams {
 		st := &q.before.streams[i]
-		if st.info.Config.Name == name && time.Since(st.at) < keepFor {
+		if st.info.Config.Name == name && time.Since(st.at) < q.server.keep() {
 			q.room = max(q.room-len(st.consumers), 0)
 			return st
 		}

@@ -60,9 +60,10 @@ func (q *question) parse(m *nats.Msg) (*reply, error) {
 	return r, nil
 }
 
-// namesFrom asks for a page of the names of streams.
+// namesFrom asks for a page of the names of streams. Where the list has become shorter
+// since the last page, the server answers for its end.
 func namesFrom(offset int) question {
-	return question{"STREAM.NAMES", fmt.Sprintf(`{"offset":%d}`, offset), "stream_names", func(r *reply) bool { return r.Offset == offset }}
+	return question{"STREAM.NAMES", fmt.Sprintf(`{"offset":%d}`, offset), "stream_names", func(r *reply) bool { return r.Offset <= offset }}
 }
 
 // aboutStream asks for a stream, and for how many messages it has on a topic if there is one.
@@ -77,17 +78,21 @@ func aboutStream(name, topic string) question {
 	}}
 }
 
-// consumersFrom asks for a page of the consumers of a stream.
+// consumersFrom asks for a page of the consumers of a stream. A consumer whose servers are
+// all away has neither a name nor a stream in it (jsConsumerListRequest in
+// server/jetstream_api.go).
 func consumersFrom(stream string, offset int) question {
 	return question{"CONSUMER.LIST." + stream, fmt.Sprintf(`{"offset":%d}`, offset), "consumer_list", func(r *reply) bool {
 		for _, c := range r.Consumers {
-			if c == nil || c.Stream != stream {
+			if c == nil || c.Stream != stream && !nameless(c) {
 				return false
 			}
 		}
-		return r.Offset == offset
+		return r.Offset <= offset
 	}}
 }
+
+func nameless(c *jetstream.ConsumerInfo) bool { return c.Name == "" && c.Stream == "" }
 
 // subject returns where to ask.
 func (q *question) subject(js jetstream.JetStream) string {

@@ -32,7 +32,8 @@ const (
 	// streamTimeout bounds the questions about one stream, so that one without a leader
 	// does not use up the time of all.
 	streamTimeout = 2 * time.Second
-	// keepFor is how long the last answer about a stream counts while no new one comes.
+	// keepFor is how long the last answer about a stream counts at least while no new one
+	// comes: see keep.
 	keepFor = 2 * time.Minute
 	// refusedFor is how long a question is not asked again after the server has refused
 	// it for lack of permission: it writes a line into its log each time.
@@ -200,7 +201,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	state := s.state()
 	s.errors.Collect(ch)
 	// Sent without the lock: ch may be slow.
-	s.descs.collect(ch, &state, time.Now())
+	s.descs.collect(ch, &state, s.keep())
 }
 
 // begin asks the server if it is time for that. It returns a channel that is closed
@@ -215,6 +216,9 @@ func (s *Server) begin() <-chan struct{} {
 	}
 	return s.round
 }
+
+// keep is how long the last answer about a stream counts while no new one comes.
+func (s *Server) keep() time.Duration { return max(keepFor, 2*s.interval) }
 
 // renewal is how old answers may become. A scrape comes a little early at times. That
 // must not cost it a whole interval.

@@ -69,13 +69,13 @@ func (d *serverDescs) describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// collect sends what is not older than keepFor.
-func (d *serverDescs) collect(ch chan<- prometheus.Metric, state *serverState, now time.Time) {
+// collect sends what is not older than that.
+func (d *serverDescs) collect(ch chan<- prometheus.Metric, state *serverState, keep time.Duration) {
 	gauge(ch, d.up, flag(state.complete))
 	gauge(ch, d.truncated, flag(state.truncated))
 	for i := range state.streams {
 		st := &state.streams[i]
-		if now.Sub(st.at) >= keepFor {
+		if time.Since(st.at) >= keep {
 			continue
 		}
 		d.stream.collect(ch, st)

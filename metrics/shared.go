@@ -42,9 +42,9 @@ const (
 // ServerShared makes the replicas that name the same subject share the answers of the
 // server, so that all of them together ask about as often as one. They ask with this
 // subject as their reply subject, and all listen below it: each hears all answers. A
-// replica asks only what no other one has asked within the last [ServerInterval], and a
-// replica that stops asking holds up the others for less than a second. Without this
-// option each replica asks for itself.
+// replica asks only what no other one has asked within the last [ServerInterval]. One that
+// stops asking holds up the others for about a second, and so does each stream that is
+// offline. Without this option each replica asks for itself.
 //
 // Each user must be permitted to subscribe to <subject>.*, and nobody needs to be
 // permitted to publish there: whoever is can forge the metrics, as the subject can be
@@ -147,10 +147,21 @@ func (s *shared) begin(nc *nats.Conn, keep time.Duration) (old *nats.Subscriptio
 // giveUp has the collector ask for itself, for half an hour.
 func (s *shared) giveUp(log logger.Logger, why string) {
 	s.alone = time.Now().Add(refusedFor)
+	if sub := s.leave(); sub != nil {
+		_ = sub.Unsubscribe() // or each reconnect would ask for it again
+	}
 	if !s.said {
 		s.said = true
 		say(log, fmt.Sprintf("metrics: ServerShared(%q): this process asks the server for itself: %s", s.subject, why))
 	}
+}
+
+// leave returns the subscription to end.
+func (s *shared) leave() (sub *nats.Subscription) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub, s.sub, s.conn = s.sub, nil, nil
+	return sub
 }
 
 // hear takes in an answer. What is not the answer to a question of this collector is
@@ -281,7 +292,7 @@ func (q *inquiry) heardOrAsked(ctx context.Context, js jetstream.JetStream, one 
 	s, nc := q.server.shared, js.Conn()
 	if !q.begun {
 		q.begun = true
-		q.sharing = s.listen(nc, q.server.log, keepFor+2*q.server.interval)
+		q.sharing = s.listen(nc, q.server.log, q.server.keep()+2*q.server.interval)
 		q.patience = rand.N(firstWait)
 	}
 	if !q.sharing {
