@@ -76,7 +76,7 @@ var incidentPanels = map[string]panels{
 	"dead letters, at once":                                {[]string{"Dead letters and exhausted", "Dead letters in streams", "Failures"}, ofFailures},
 	"dead letters, after an hour":                          {[]string{"Dead letters in streams"}, append([]string{"Dead letters and exhausted"}, ofFailures...)},
 	"one of several handlers hangs":                        {[]string{"In flight"}, nil},
-	"one replica of three fails everything":                {[]string{"Failed deliveries by replica", "Failures", "Redeliveries"}, ofFailures},
+	"one replica of three fails everything":                {[]string{"Failed deliveries by replica", "Failures"}, ofFailures},
 	"a topic cannot be published":                          {[]string{"Errors by reason"}, nil},
 	"a message fails for ever":                             {[]string{"Failures", "Redeliveries"}, ofFailures},
 	"a message panics":                                     {[]string{"Failures"}, ofFailures},
