@@ -114,7 +114,7 @@ func benchmarkConsume(b *testing.B) {
 		{"hooks=metrics+tracing,sampled=all", []jsbroker.Hooks{withMetrics(), withTracing(sdktrace.WithBatcher(tracetest.NewNoopExporter()))}},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			w.consume(b, w.broker(b, jsbroker.WithHooks(bm.hooks...)), 100_000)
+			w.consume(b, w.broker(b, jsbroker.WithHooks(bm.hooks...)), enough(100_000))
 		})
 	}
 }

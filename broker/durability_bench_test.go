@@ -22,7 +22,7 @@ func BenchmarkPublishSyncAlways(b *testing.B) {
 	always := newBench(b)
 	for _, publishers := range []int{1, 16} {
 		b.Run(fmt.Sprintf("publishers=%d", publishers), func(b *testing.B) {
-			perPublisher := 1600 / publishers
+			perPublisher := enough(1600) / publishers
 			publishing := func(w *bench) func() time.Duration {
 				w.workQueue(b, "sync")
 				br := w.broker(b)

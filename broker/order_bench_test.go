@@ -28,10 +28,7 @@ func BenchmarkOrderBy(b *testing.B) {
 		{"by=header,keys=1000", 1000, byHeader},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			n := 100_000
-			if testing.Short() {
-				n = 5_000
-			}
+			n := enough(100_000)
 			var r ratios
 			for b.Loop() {
 				var took [2]time.Duration

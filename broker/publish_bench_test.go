@@ -29,7 +29,7 @@ func benchID() string {
 // the ways in which several can publish with nats.go, the fastest.
 func BenchmarkPublish(b *testing.B) {
 	w := newBench(b)
-	for _, bm := range []struct{ publishers, messages int }{{1, 4000}, {16, 20_000}} {
+	for _, bm := range []struct{ publishers, messages int }{{1, enough(4000)}, {16, enough(20_000)}} {
 		b.Run(fmt.Sprintf("publishers=%d", bm.publishers), func(b *testing.B) {
 			w.workQueue(b, "pubraw")
 			w.workQueue(b, "pubours")
