@@ -24,15 +24,29 @@ type serverState struct {
 	refused   map[string]time.Time // when the server has refused a question, by its subject
 	said      map[string]bool      // of which kinds of questions the log has said that they are refused
 	oldest    time.Time            // when the oldest answer of the latest round arrived
+	slow      []string             // the streams that have not answered, in the order in which they are asked next
 }
 
 // streamState is what the server has said of a stream.
 type streamState struct {
-	at        time.Time
-	info      *jetstream.StreamInfo
-	consumers []*jetstream.ConsumerInfo
-	topic     string // of the dead letters; "": it has none
-	letters   uint64 // how many
+	name      string
+	at        time.Time             // when info arrived
+	info      *jetstream.StreamInfo // nil: it is not known
+	letters   letters
+	consumers []consumerState
+}
+
+// letters are the dead letters of the broker in a stream.
+type letters struct {
+	at    time.Time // when the answer arrived
+	topic string    // "": the stream has none
+	count uint64
+}
+
+// consumerState is what the server has said of a consumer.
+type consumerState struct {
+	at   time.Time // when the answer arrived
+	info *jetstream.ConsumerInfo
 }
 
 // inquiry is one round of questions.
@@ -42,6 +56,7 @@ type inquiry struct {
 	state  serverState
 	room   int  // how many more consumers may have series
 	down   bool // the connection is: no question will be answered
+	brief  bool // a stream that does not answer is asked again later in the round
 
 	begun    bool          // the first question has been asked
 	sharing  bool          // answers are shared
@@ -61,18 +76,10 @@ func (q *inquiry) run(ctx context.Context) serverState {
 	if !ok {
 		names = names[:0]
 		for i := range q.before.streams {
-			names = append(names, q.before.streams[i].info.Config.Name)
+			names = append(names, q.before.streams[i].name)
 		}
 	}
-	for _, name := range names {
-		st := q.stream(ctx, name)
-		if st == nil {
-			st = q.former(name)
-		}
-		if st != nil {
-			q.state.streams = append(q.state.streams, *st)
-		}
-	}
+	q.streams(ctx, names)
 	return q.state
 }
 
@@ -83,140 +90,191 @@ func (q *inquiry) names(ctx context.Context) (names []string, ok bool) {
 		q.state.truncated = len(s.only) > s.maxStreams
 		return slices.Clone(s.only[:min(len(s.only), s.maxStreams)]), true
 	}
-	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	ok = q.question(ctx, "STREAM.NAMES", func(ctx context.Context, js jetstream.JetStream) error {
-		for offset := 0; ; {
-			r, err := q.answer(ctx, js, namesFrom(offset))
-			if err != nil {
-				return err
-			}
-			for _, name := range r.Names {
-				switch {
-				case slices.Contains(names, name): // the list has moved between two pages
-				case len(names) == s.maxStreams:
-					q.state.truncated = true
-					return nil
-				default:
-					names = append(names, name)
-				}
-			}
-			offset += len(r.Names)
-			if offset >= r.Total || len(r.Names) == 0 {
-				return nil
+	for offset := 0; ; {
+		r, how := q.question(ctx, namesFrom(offset), infoTimeout)
+		if how != answered {
+			return names, false
+		}
+		for _, name := range r.Names {
+			switch {
+			case slices.Contains(names, name): // the list has moved between two pages
+			case len(names) == s.maxStreams:
+				q.state.truncated = true
+				return names, true
+			default:
+				names = append(names, name)
 			}
 		}
-	})
-	return names, ok
+		offset += len(r.Names)
+		if offset >= r.Total || len(r.Names) == 0 {
+			return names, true
+		}
+	}
 }
 
-// stream asks for a stream. It returns nil if there is no answer.
-func (q *inquiry) stream(ctx context.Context, name string) *streamState {
-	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	var r *reply
-	if !q.question(ctx, "STREAM.INFO."+name, func(ctx context.Context, js jetstream.JetStream) (err error) {
-		r, err = q.answer(ctx, js, aboutStream(name, ""))
-		return err
-	}) {
-		return nil
+// outcome is how a question has ended.
+type outcome int
+
+const (
+	answered outcome = iota
+	gone             // the stream is
+	silent           // there was no answer in time
+	failed           // there was another one
+)
+
+// stream asks for a stream and for its consumers. What is not answered is as it was, if
+// that is not too old.
+func (q *inquiry) stream(ctx context.Context, name string, info, list time.Duration) (st *streamState, how outcome) {
+	st = q.former(name)
+	r, how := q.question(ctx, aboutStream(name, ""), info)
+	switch how {
+	case gone:
+		return nil, gone
+	case answered:
+		st.at, st.info = r.at, r.StreamInfo
+		if lettersHow := q.deadLetters(ctx, st, info); lettersHow != answered {
+			how = lettersHow
+		}
+	default:
+		list = min(list, info) // its consumers may answer at once, or not at all
 	}
-	st := &streamState{at: r.at, info: r.StreamInfo}
-	q.deadLetters(ctx, st)
-	if !q.consumers(ctx, st) {
-		return nil
+	if listed := q.consumers(ctx, st, list); listed != answered {
+		how = listed
+	}
+	return st, how
+}
+
+// consumers asks for the consumers of a stream.
+func (q *inquiry) consumers(ctx context.Context, st *streamState, patience time.Duration) outcome {
+	var all []consumerState
+	seen := map[string]bool{}
+	take := func(c consumerState) {
+		switch {
+		case seen[c.info.Name]: // the list has moved between two pages
+		case len(all) == q.room:
+			q.state.truncated = true
+		default:
+			seen[c.info.Name] = true
+			all = append(all, c)
+		}
+	}
+	for offset := 0; ; {
+		r, how := q.question(ctx, consumersFrom(st.name, offset), patience)
+		if how != answered {
+			return how
+		}
+		for _, c := range r.Consumers {
+			if !nameless(c) {
+				take(consumerState{at: r.at, info: c})
+				offset++
+			}
+		}
+		for _, c := range st.consumers {
+			if slices.Contains(r.Missing, c.info.Name) {
+				take(c)
+			}
+		}
+		if len(r.Missing) > 0 {
+			q.state.complete = false
+			q.server.errors.WithLabelValues(reason("", jsbroker.ErrOffline)).Inc()
+		}
+		offset += len(r.Missing)
+		if offset >= r.Total || len(r.Consumers)+len(r.Missing) == 0 || len(all) == q.room {
+			q.state.truncated = q.state.truncated || offset < r.Total && len(all) == q.room
+			st.consumers = all
+			return answered
+		}
+	}
+}
+
+// deadLetters counts the dead letters of the broker if they are in this stream.
+func (q *inquiry) deadLetters(ctx context.Context, st *streamState, patience time.Duration) outcome {
+	topic := jsbroker.DeadLetterTopic(q.server.broker)
+	if topic == "" || !slices.ContainsFunc(st.info.Config.Subjects, func(pattern string) bool { return covers(pattern, topic) }) {
+		st.letters = letters{}
+		return answered
+	}
+	r, how := q.question(ctx, aboutStream(st.name, topic), patience)
+	if how == answered {
+		st.letters = letters{r.at, topic, r.State.Subjects[topic]}
+	}
+	return how
+}
+
+// former returns what is known of a stream and not too old.
+func (q *inquiry) former(name string) *streamState {
+	st := &streamState{name: name}
+	i := slices.IndexFunc(q.before.streams, func(s streamState) bool { return s.name == name })
+	if i < 0 {
+		return st
+	}
+	old, keep := &q.before.streams[i], q.server.keep()
+	if time.Since(old.at) < keep {
+		st.at, st.info = old.at, old.info
+	}
+	if time.Since(old.letters.at) < keep {
+		st.letters = old.letters
+	}
+	for _, c := range old.consumers {
+		if time.Since(c.at) < keep {
+			st.consumers = append(st.consumers, c)
+		}
 	}
 	return st
 }
 
-// consumers asks for the consumers of a stream. It returns false if there was no
-// answer, and true also if the server refuses one: the stream is known all the same.
-func (q *inquiry) consumers(ctx context.Context, st *streamState) bool {
-	stream := st.info.Config.Name
-	api := "CONSUMER.LIST." + stream
-	room := q.room
-	seen := map[string]bool{}
-	answered := q.question(ctx, api, func(ctx context.Context, js jetstream.JetStream) error {
-		for offset := 0; ; {
-			r, err := q.answer(ctx, js, consumersFrom(stream, offset))
-			if err != nil {
-				return err
-			}
-			for _, c := range r.Consumers {
-				switch {
-				case seen[c.Name], nameless(c): // the list has moved between two pages, or nobody has the consumer
-				case q.room == 0:
-					q.state.truncated = true
-					return nil
-				default:
-					seen[c.Name] = true
-					q.room--
-					st.consumers = append(st.consumers, c)
-				}
-			}
-			offset += len(r.Consumers)
-			if offset >= r.Total || len(r.Consumers) == 0 {
-				return nil
-			}
-		}
-	})
-	_, refused := q.state.refused[api]
-	if !answered && !refused {
-		q.room = room // former takes it
-	}
-	return answered || refused
-}
+// errOverheard has the broker draw no conclusions from an answer that another replica may
+// have got: it does not show that JetStream answers on this connection.
+var errOverheard = errors.New("the answer is heard on the shared subject")
 
-// deadLetters counts the dead letters of the broker if they are in this stream.
-func (q *inquiry) deadLetters(ctx context.Context, st *streamState) {
-	topic := jsbroker.DeadLetterTopic(q.server.broker)
-	if topic == "" || !slices.ContainsFunc(st.info.Config.Subjects, func(pattern string) bool { return covers(pattern, topic) }) {
-		return
-	}
-	q.question(ctx, "STREAM.INFO."+st.info.Config.Name, func(ctx context.Context, js jetstream.JetStream) error {
-		r, err := q.answer(ctx, js, aboutStream(st.info.Config.Name, topic))
-		if err == nil {
-			st.topic, st.letters = topic, r.State.Subjects[topic]
-		}
-		return err
-	})
-}
-
-// former returns the latest answer about a stream, nil if that is too old.
-func (q *inquiry) former(name string) *streamState {
-	for i := range q.before.streams {
-		st := &q.before.streams[i]
-		if st.info.Config.Name == name && time.Since(st.at) < q.server.keep() {
-			q.room = max(q.room-len(st.consumers), 0)
-			return st
-		}
-	}
-	return nil
-}
-
-// question asks, unless the server has refused that lately. It reports whether there
-// is an answer.
-func (q *inquiry) question(ctx context.Context, api string, ask func(context.Context, jetstream.JetStream) error) bool {
-	if at, ok := q.state.refused[api]; q.down || ok && time.Since(at) < refusedFor {
+// question asks, unless the server has refused that lately.
+func (q *inquiry) question(ctx context.Context, one question, patience time.Duration) (r *reply, how outcome) {
+	if at, ok := q.state.refused[one.api]; q.down || ok && time.Since(at) < refusedFor {
 		q.state.complete = false
-		return false
+		return nil, failed
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	s := q.server
-	err := jsbroker.JetStream(ctx, s.broker, api, ask)
-	if errors.Is(err, jetstream.ErrStreamNotFound) && len(s.only) == 0 {
-		return false // removed since it was listed
+	var told error
+	err := jsbroker.JetStream(ctx, s.broker, one.api, func(ctx context.Context, js jetstream.JetStream) error {
+		var overheard bool
+		r, overheard, told = q.answer(ctx, js, &one)
+		var said *jetstream.APIError
+		if overheard && (told == nil || errors.As(told, &said)) {
+			return errOverheard
+		}
+		return told
+	})
+	if errors.Is(err, errOverheard) {
+		err = told
 	}
 	if err == nil {
-		delete(q.state.refused, api)
-		return true
+		delete(q.state.refused, one.api)
+		if r.at.Before(q.state.oldest) {
+			q.state.oldest = r.at
+		}
+		return r, answered
+	}
+	if errors.Is(err, jetstream.ErrStreamNotFound) && len(s.only) == 0 {
+		return nil, gone // removed since it was listed
+	}
+	late := errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jsbroker.ErrNotConnected)
+	if late && q.brief {
+		return nil, silent
 	}
 	q.state.complete = false
 	q.down = errors.Is(err, jsbroker.ErrNotConnected)
 	s.errors.WithLabelValues(reason("", err)).Inc()
-	if errors.Is(err, jsbroker.ErrPermission) {
-		q.refuse(api, err)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, gone
+	case errors.Is(err, jsbroker.ErrPermission):
+		q.refuse(one.api, err)
+	case late:
+		return nil, silent
 	}
-	return false
+	return nil, failed
 }
 
 // refuse remembers that the server has refused a question, and says so once for all

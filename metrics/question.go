@@ -22,6 +22,7 @@ type reply struct {
 	Offset    int                       `json:"offset"`
 	Names     []string                  `json:"streams"`
 	Consumers []*jetstream.ConsumerInfo `json:"consumers"`
+	Missing   []string                  `json:"missing"` // consumers that nobody has answered for
 
 	size int       // of the answer, in bytes
 	at   time.Time // when it arrived

@@ -29,9 +29,6 @@ const (
 	scrapeWait = time.Second
 	// roundTimeout bounds all questions of one round.
 	roundTimeout = 30 * time.Second
-	// streamTimeout bounds the questions about one stream, so that one without a leader
-	// does not use up the time of all.
-	streamTimeout = 2 * time.Second
 	// keepFor is how long the last answer about a stream counts at least while no new one
 	// comes: see keep.
 	keepFor = 2 * time.Minute
@@ -116,9 +113,10 @@ func ServerLimits(streams, consumers int) ServerOption {
 //
 // A scrape asks if the latest answers are older than [ServerInterval]. It waits a
 // second for them, and otherwise takes what there is; an answer counts for two minutes.
-// Nothing runs between scrapes. The questions are one for the list of streams, two for
-// each stream, whatever the number of its consumers up to 256, and one more for the
-// stream of the dead-letter topic.
+// A stream that does not answer does not hold up the others: it is asked last, and those
+// are shown before. Nothing runs between scrapes. The questions are one for the list of
+// streams, two for each stream, whatever the number of its consumers up to 256, and one
+// more for the stream of the dead-letter topic.
 //
 // The user of the connection must be permitted to publish to
 //
@@ -239,4 +237,11 @@ func (s *Server) ask(before serverState, done chan struct{}) {
 	defer s.mu.Unlock()
 	s.latest, s.round, s.asked = state, nil, state.oldest
 	close(done)
+}
+
+// show has scrapes see what a round has found so far.
+func (s *Server) show(state serverState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.latest = state
 }

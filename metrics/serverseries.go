@@ -75,12 +75,16 @@ func (d *serverDescs) collect(ch chan<- prometheus.Metric, state *serverState, k
 	gauge(ch, d.truncated, flag(state.truncated))
 	for i := range state.streams {
 		st := &state.streams[i]
-		if time.Since(st.at) >= keep {
-			continue
+		if st.info != nil && time.Since(st.at) < keep {
+			d.stream.collect(ch, st)
 		}
-		d.stream.collect(ch, st)
+		if l := &st.letters; l.topic != "" && time.Since(l.at) < keep {
+			gauge(ch, d.stream.letters, float64(l.count), label(st.name), label(l.topic))
+		}
 		for _, c := range st.consumers {
-			d.consumer.collect(ch, c)
+			if time.Since(c.at) < keep {
+				d.consumer.collect(ch, c.info)
+			}
 		}
 	}
 }
@@ -101,9 +105,6 @@ func (d *streamDescs) collect(ch chan<- prometheus.Metric, st *streamState) {
 		gauge(ch, d.oldest, seconds(state.FirstTime), name)
 	}
 	gauge(ch, d.consumers, float64(state.Consumers), name)
-	if st.topic != "" {
-		gauge(ch, d.letters, float64(st.letters), name, label(st.topic))
-	}
 }
 
 func (d *consumerDescs) collect(ch chan<- prometheus.Metric, c *jetstream.ConsumerInfo) {

@@ -43,8 +43,8 @@ const (
 // server, so that all of them together ask about as often as one. They ask with this
 // subject as their reply subject, and all listen below it: each hears all answers. A
 // replica asks only what no other one has asked within the last [ServerInterval]. One that
-// stops asking holds up the others for about a second, and so does each stream that is
-// offline. Without this option each replica asks for itself.
+// stops asking holds up the others for about a second. Without this option each replica
+// asks for itself.
 //
 // Each user must be permitted to subscribe to <subject>.*, and nobody needs to be
 // permitted to publish there: whoever is can forge the metrics, as the subject can be
@@ -53,8 +53,11 @@ const (
 // of the connection, where a refusal would stop the broker.
 //
 // Only those share that ask the same JetStream: it does not matter that others use the
-// subject with another domain, API prefix, cluster or account. Up to 32 MiB of answers are
-// kept. A collector that has not been scraped for five minutes listens no more.
+// subject with another domain, API prefix or cluster, or in another account. Accounts that
+// export and import the subject to each other must each name another one: nothing in an
+// answer tells their streams apart. Up to 32 MiB of answers are kept. What is beyond that
+// each replica asks for itself. A collector that has not been scraped for five minutes
+// listens no more.
 //
 // Errors: [jsbroker.ErrInvalidConfig] for a subject with wildcards, blanks or empty tokens,
 // and for one that begins with $.
@@ -73,8 +76,9 @@ type shared struct {
 	subject string // what they listen below; "": each asks for itself
 
 	// Of the round under way.
-	alone time.Time // until when it asks for itself
-	said  bool      // the log says why
+	alone  time.Time // until when it asks for itself
+	said   bool      // the log says why
+	misses int       // rounds in a row in which no answer has arrived
 
 	mu     sync.Mutex
 	conn   *nats.Conn // that sub is on
@@ -91,8 +95,16 @@ type heard struct {
 	reply    *reply    // nil: none
 	failure  error     // what the server has said instead, later than reply
 	failedAt time.Time
-	next     chan struct{} // closed with the next answer
+	next     *turn
 }
+
+// turn is the next answer. It is there once done is closed.
+type turn struct {
+	done  chan struct{}
+	reply *reply // nil: it is an error
+}
+
+func newTurn() *turn { return &turn{done: make(chan struct{})} }
 
 // listen begins a round, and reports whether answers are shared.
 func (s *shared) listen(nc *nats.Conn, log logger.Logger, keep time.Duration) bool {
@@ -146,7 +158,7 @@ func (s *shared) begin(nc *nats.Conn, keep time.Duration) (old *nats.Subscriptio
 
 // giveUp has the collector ask for itself, for half an hour.
 func (s *shared) giveUp(log logger.Logger, why string) {
-	s.alone = time.Now().Add(refusedFor)
+	s.alone, s.misses = time.Now().Add(refusedFor), 0
 	if sub := s.leave(); sub != nil {
 		_ = sub.Unsubscribe() // or each reconnect would ask for it again
 	}
@@ -198,19 +210,21 @@ func (s *shared) took(token string, r *reply, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.heard[token]
-	switch {
-	case h == nil, errors.Is(err, errNoAnswer):
+	if h == nil || errors.Is(err, errNoAnswer) {
 		return
-	case err != nil:
+	}
+	if err != nil {
 		h.failure, h.failedAt = err, time.Now()
-	case s.size+r.size > maxHeard:
-		return
-	default:
-		s.keep(h, r)
+	} else {
+		s.keep(h, nil)
+		if s.size+r.size <= maxHeard { // who waits gets it anyway
+			s.keep(h, r)
+		}
 		h.failure = nil
 	}
-	close(h.next)
-	h.next = make(chan struct{})
+	h.next.reply = r
+	close(h.next.done)
+	h.next = newTurn()
 }
 
 // keep replaces an answer. The caller holds the lock.
@@ -224,15 +238,14 @@ func (s *shared) keep(h *heard, r *reply) {
 	h.reply = r
 }
 
-// latest returns what was heard since then, a channel that is closed with the next answer,
-// and the error that was the answer since then.
-
-func (s *shared) latest(token string, one *question, since time.Time) (r *reply, next <-chan struct{}, failure error) {
+// latest returns what was heard since then, the next answer, and the error that was the
+// answer since then.
+func (s *shared) latest(token string, one *question, since time.Time) (r *reply, next *turn, failure error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.heard[token]
 	if h == nil {
-		h = &heard{question: *one, next: make(chan struct{})}
+		h = &heard{question: *one, next: newTurn()}
 		if s.heard == nil {
 			s.heard = map[string]*heard{}
 		}
@@ -251,20 +264,22 @@ func (s *shared) latest(token string, one *question, since time.Time) (r *reply,
 // await waits for an answer that is not older than since. Without one the error is that
 // of the context.
 func (s *shared) await(ctx context.Context, token string, one *question, since time.Time, failures bool) (*reply, error) {
-	for {
-		r, next, failure := s.latest(token, one, since)
-		if r != nil {
-			return r, nil
-		}
-		if failure != nil && failures {
-			return nil, failure
-		}
+	r, next, failure := s.latest(token, one, since)
+	for r == nil && (failure == nil || !failures) {
 		select {
-		case <-next:
+		case <-next.done:
+			if next.reply != nil {
+				return next.reply, nil
+			}
+			r, next, failure = s.latest(token, one, since)
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+	if r != nil {
+		return r, nil
+	}
+	return nil, failure
 }
 
 // token stands for a question to a JetStream. Others on the same subject may ask another
@@ -279,16 +294,9 @@ func (q *question) token(js jetstream.JetStream) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// answer returns the answer to a question: one that was heard, or that of the server.
-func (q *inquiry) answer(ctx context.Context, js jetstream.JetStream, one question) (*reply, error) {
-	r, err := q.heardOrAsked(ctx, js, &one)
-	if err == nil && r.at.Before(q.state.oldest) {
-		q.state.oldest = r.at
-	}
-	return r, err
-}
-
-func (q *inquiry) heardOrAsked(ctx context.Context, js jetstream.JetStream, one *question) (*reply, error) {
+// answer returns the answer to a question: one that was heard on the shared subject, which
+// another replica may have asked for, or one that this connection alone has got.
+func (q *inquiry) answer(ctx context.Context, js jetstream.JetStream, one *question) (r *reply, overheard bool, err error) {
 	s, nc := q.server.shared, js.Conn()
 	if !q.begun {
 		q.begun = true
@@ -296,15 +304,16 @@ func (q *inquiry) heardOrAsked(ctx context.Context, js jetstream.JetStream, one 
 		q.patience = rand.N(firstWait)
 	}
 	if !q.sharing {
-		return one.ask(ctx, js)
+		r, err = one.ask(ctx, js)
+		return r, false, err
 	}
 	token := one.token(js)
-	patient, cancel := context.WithTimeout(ctx, q.patience)
-	r, err := s.await(patient, token, one, time.Now().Add(-q.server.renewal()), false)
+	patient, cancel := halfOf(ctx, q.patience)
+	r, err = s.await(patient, token, one, time.Now().Add(-q.server.renewal()), false)
 	cancel()
 	if err == nil {
-		q.patience = followWait + rand.N(followWait)
-		return r, nil
+		s.misses, q.patience = 0, followWait+rand.N(followWait)
+		return r, true, nil
 	}
 	q.patience = 0 // it is this collector that asks
 	if q.led++; q.led <= tieTries {
@@ -312,28 +321,47 @@ func (q *inquiry) heardOrAsked(ctx context.Context, js jetstream.JetStream, one 
 	}
 	since := time.Now()
 	if err := nc.PublishRequest(one.subject(js), s.subject+"."+token, []byte(one.body)); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if q.hears {
-		return s.await(ctx, token, one, since, true)
+		r, err = s.await(ctx, token, one, since, true)
+		return r, true, err
 	}
-	limited, cancel := context.WithTimeout(ctx, sharedWait)
+	return q.firstAnswer(ctx, js, one, token, since)
+}
+
+// firstAnswer waits for the first answer of a round to this collector. It shows whether
+// answers arrive on the shared subject.
+func (q *inquiry) firstAnswer(ctx context.Context, js jetstream.JetStream, one *question, token string, since time.Time) (r *reply, overheard bool, err error) {
+	s := q.server.shared
+	limited, cancel := halfOf(ctx, sharedWait)
 	r, err = s.await(limited, token, one, since, true)
 	cancel()
-	if limited.Err() == nil || err == nil {
-		q.hears = true
-		return r, err
+	if !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		q.hears, s.misses = true, 0
+		return r, true, err
 	}
 	r, err = one.ask(ctx, js)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	// What was asked first is answered first, also by a slow server.
+	// What was asked first is answered first, also by a slow server. One question may have
+	// been lost all the same, so it takes two rounds until that is a reason.
 	limited, cancel = context.WithTimeout(ctx, firstWait)
 	defer cancel()
 	if _, none := s.await(limited, token, one, since, false); none != nil {
 		q.sharing = false
-		s.giveUp(q.server.log, "no answer arrives there. Permit the user to subscribe to "+s.subject+".*")
+		if s.misses++; s.misses > 1 {
+			s.giveUp(q.server.log, "no answer arrives there. Permit the user to subscribe to "+s.subject+".*")
+		}
 	}
-	return r, nil
+	return r, false, nil
+}
+
+// halfOf returns a context for as long, and for half of the remaining time at most.
+func halfOf(ctx context.Context, patience time.Duration) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline)/2)
+	}
+	return context.WithTimeout(ctx, patience)
 }
