@@ -36,6 +36,12 @@ type jetstreamBroker struct {
 // Connect reports options that are wrong, and Init does so at once. An Init that gives
 // such an option a right value mends that; what [WithHooks] has refused stays, as it adds
 // up. Without broker.Addrs it uses nats://127.0.0.1:4222.
+//
+// Log lines go to the logger of broker.Logger, which may be called from several
+// goroutines at a time. Whatever it does, the broker goes on: a panic of it is recovered,
+// and a line waits at most 1 second for it. While a call has not returned, no other is
+// made. A line that the logger has not written goes to the standard error, at most once a
+// second.
 func NewBroker(opts ...broker.Option) broker.Broker {
 	b := &jetstreamBroker{id: uuid.NewString()}
 	b.opts = broker.Options{Context: context.Background(), Logger: logger.DefaultLogger}

@@ -2,20 +2,24 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"go-micro.dev/v5/logger"
 
+	"go-micro-jetstream/broker/internal/goroutine"
 	"go-micro-jetstream/broker/internal/logging"
 )
 
 // newLog returns a logger that writes to go-micro's. Attributes become fields.
 func newLog(to logger.Logger) *slog.Logger {
-	return slog.New(&logHandler{to: to, lost: new(logging.Limiter)})
+	return slog.New(&logHandler{to: to, calls: new(loggerCalls)})
 }
 
 // logHandler is a [slog.Handler] on go-micro's logger. It writes text that
@@ -23,8 +27,18 @@ func newLog(to logger.Logger) *slog.Logger {
 type logHandler struct {
 	to    logger.Logger
 	attrs []slog.Attr
-	lost  *logging.Limiter // of what is said about panics of the logger
+	calls *loggerCalls
 }
+
+// loggerCalls is what is known of calls of the user's logger. It is safe for concurrent
+// use.
+type loggerCalls struct {
+	hanging atomic.Int64    // calls that have not returned in time, and not since
+	lost    logging.Limiter // of what is said about lines that the logger does not write
+}
+
+// loggerTimeout is how long a line waits for the logger.
+const loggerTimeout = time.Second
 
 var _ slog.Handler = (*logHandler)(nil)
 
@@ -50,18 +64,28 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// write calls the user's logger. Many lines are written on goroutines that nobody guards,
-// such as those of the client, so a panic of the logger would end the process. The line
-// goes to the standard error instead, at most once a second.
+// write calls the user's logger, on a goroutine of its own. Many lines are written on
+// goroutines that nobody guards, such as those of the client: a logger that panics would
+// end the process, and one that hangs would hold up what the line is about. While it
+// hangs it is not called again. A line that it does not write goes to the standard
+// error, at most once a second.
 func (h *logHandler) write(fields map[string]any, level logger.Level, line string) {
-	defer func() {
-		if p := recover(); p != nil {
-			if more, ok := h.lost.Allow("panic"); ok {
-				fmt.Fprintf(os.Stderr, "jetstream: the logger panicked: %v; its line was: %s%s\n", p, line, more)
-			}
+	fault := goroutine.ErrHangs
+	if h.calls.hanging.Load() <= 0 {
+		_, _, fault = goroutine.Call(loggerTimeout, func() (struct{}, error) {
+			h.to.Fields(fields).Log(level, line)
+			return struct{}{}, nil
+		}, func(struct{}) { h.calls.hanging.Add(-1) })
+		if errors.Is(fault, goroutine.ErrHangs) {
+			h.calls.hanging.Add(1)
 		}
-	}()
-	h.to.Fields(fields).Log(level, line)
+	}
+	if fault == nil {
+		return
+	}
+	if more, ok := h.calls.lost.Allow("lost"); ok {
+		fmt.Fprintf(os.Stderr, "jetstream: the logger %v; its line was: %s%s\n", fault, line, more)
+	}
 }
 
 const (
@@ -82,7 +106,7 @@ func bounded(s string, limit int) string {
 
 // WithAttrs returns a handler that adds these to each line.
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &logHandler{to: h.to, attrs: append(slices.Clip(h.attrs), attrs...), lost: h.lost}
+	return &logHandler{to: h.to, attrs: append(slices.Clip(h.attrs), attrs...), calls: h.calls}
 }
 
 // WithGroup returns the handler itself: go-micro's fields are flat.

@@ -359,6 +359,63 @@ func TestAPanicOfTheLoggerIsContained(t *testing.T) {
 	}
 }
 
+// hangingLogger is a logger whose every line hangs, once it is armed.
+type hangingLogger struct {
+	logger.Logger
+	s     *stuck
+	lines *atomic.Int64
+}
+
+func (l hangingLogger) Fields(map[string]any) logger.Logger { return l }
+func (l hangingLogger) Log(logger.Level, ...any)            { l.lines.Add(1); l.s.at("logger") }
+func (l hangingLogger) Logf(logger.Level, string, ...any)   { l.lines.Add(1); l.s.at("logger") }
+
+// Whoever has something to say goes on: workers, fetching, the client's callbacks, the
+// connection. The ack deadline of what is in hand is extended, also where the logger is
+// only slow.
+func TestALoggerThatHangsHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	p := natstest.StartProxy(t, s)
+	states, onChange := hookChan[jsbroker.ConnectionChanged]()
+	lines, hangs := new(atomic.Int64), newStuck(t, "logger")
+	b := newBroker(t, s, broker.Addrs(p.URL()), broker.Logger(hangingLogger{natstest.Quiet(), hangs, lines}), quickPings(),
+		jsbroker.WithHooks(jsbroker.Hooks{ConnectionChanged: onChange}), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 500 * time.Millisecond}))
+	h, got := collector()
+	deliveries := make(chan uint64, 10000)
+	subscribe(t, b, "orders", func(e broker.Event) error {
+		_ = h(e)
+		deliveries <- jsbroker.NumDelivered(e)
+		return jsbroker.Discard(errors.New("no"))
+	}, broker.Queue("q"))
+	hangs.armed.Store(true)
+	publish(t, b, "orders", "fails")
+	receive(t, hangs.entered) // the line about the handler hangs
+	eventually(t, "the message is settled, before any second delivery", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+	if n := <-deliveries; n != 1 || len(deliveries) > 0 {
+		t.Errorf("delivery %d, and %d more", n, len(deliveries))
+	}
+	called := lines.Load()
+	p.Cut()
+	awaitState(t, states, jsbroker.StateDisconnected)
+	awaitState(t, states, jsbroker.StateReconnected)
+	noErr(t, js.DeleteConsumer(testContext(t), "ORDERS", "q")) // it is made again, and fetching goes on
+	publish(t, b, "orders", "again")
+	for receive(t, got) != "again" {
+	}
+	atOnce(t, "Subscribe", func() { noErr(t, subscribe(t, b, "orders.more", ignore, broker.Queue("q")).Unsubscribe()) })
+	if n := lines.Load() - called; n != 0 {
+		t.Errorf("the logger was called %d times while it hung", n)
+	}
+	hangs.leave()
+	eventually(t, "the logger is called again", func() bool {
+		noErr(t, subscribe(t, b, "orders.more", ignore, broker.Queue("q")).Unsubscribe())
+		return lines.Load() > called
+	})
+	noErr(t, b.Disconnect())
+}
+
 // lockedBuffer is a buffer that is written and read at a time.
 type lockedBuffer struct {
 	mu  sync.Mutex
