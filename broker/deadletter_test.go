@@ -247,29 +247,36 @@ func TestDeadLettersThatDoNotFitAreCut(t *testing.T) {
 		}
 		return h
 	}
+	plain := jetstream.StreamConfig{}
 	for name, test := range map[string]struct {
 		header nats.Header
-		body   int   // the body fills the message up to the server's limit, less so many bytes
-		stored int32 // MaxMsgSize of the dead letters' stream
+		body   int                    // the body fills the message up to the server's limit, less so many bytes
+		stored int32                  // MaxMsgSize of the dead letters' stream
+		stream jetstream.StreamConfig // what else that has
 		cut    string
 		kept   bool // Content-Type
 	}{
-		"all fits":                        {headers(1, 10), 5000, -1, "", true},
-		"room for a short reason":         {headers(1, 10), 700, -1, "reason", true},
-		"room for few headers":            {headers(1, 2500), 0, -1, "reason, headers", true},
-		"headers near their limit":        {headers(1, 65_300), 100_000, -1, "reason, headers", true},
-		"many headers near their limit":   {headers(3690, 8), 100_000, -1, "reason, headers", true},
-		"no room":                         {nil, 0, -1, "reason, body", false},
-		"room for the id only":            {nil, 150, -1, "reason, body", false},
-		"limit of the stream":             {headers(1, 10), 5000, 2000, "reason, body", true},
-		"stream with room for a few only": {headers(1, 1000), 5000, 1000, "reason, headers, body", false},
+		"all fits":                      {headers(1, 10), 5000, -1, plain, "", true},
+		"room for a short reason":       {headers(1, 10), 700, -1, plain, "reason", true},
+		"room for few headers":          {headers(1, 2500), 0, -1, plain, "reason, headers", true},
+		"headers near their limit":      {headers(1, 65_300), 100_000, -1, plain, "reason, headers", true},
+		"many headers near their limit": {headers(3690, 8), 100_000, -1, plain, "reason, headers", true},
+		"no room":                       {nil, 0, -1, plain, "reason, body", false},
+		"room for the id only":          {nil, 150, -1, plain, "reason, body", false},
+		"limit of the stream":           {headers(1, 10), 5000, 2000, plain, "reason, body", true},
+		"more than all of the stream, which discards old ones":        {headers(1, 10), 5000, -1, jetstream.StreamConfig{MaxBytes: 100_000}, "reason, body", true},
+		"more than all of the stream, which discards new ones":        {headers(1, 10), 5000, -1, jetstream.StreamConfig{MaxBytes: 100_000, Discard: jetstream.DiscardNew}, "reason, body", true},
+		"more than all of the stream, which is in memory":             {headers(1, 10), 5000, -1, jetstream.StreamConfig{MaxBytes: 100_000, Storage: jetstream.MemoryStorage}, "reason, body", true},
+		"more than all of the stream, which has room for few headers": {headers(1, 2000), 5000, -1, jetstream.StreamConfig{MaxBytes: 1000, Storage: jetstream.MemoryStorage}, "reason, headers, body", false},
+		"stream with room for a few only":                             {headers(1, 1000), 5000, 1000, plain, "reason, headers, body", false},
 	} {
 		for _, byServer := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, counted by the server %v", name, byServer), func(t *testing.T) {
 				t.Parallel()
 				s := startServer(t, func(o *server.Options) { o.MaxPayload = payload })
 				nc, js := natsConn(t, s)
-				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: test.stored})
+				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: test.stored,
+					MaxBytes: test.stream.MaxBytes, Discard: test.stream.Discard, Storage: test.stream.Storage})
 				log := natstest.NewLog()
 				b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"), broker.Logger(log))
 				h, good := failingButOne()
@@ -306,9 +313,45 @@ func TestDeadLettersThatDoNotFitAreCut(t *testing.T) {
 	}
 }
 
+// An operator lowers max_payload below what is stored already.
+func TestDeadLettersOfOriginalsThatTheServerWouldNotTakeAnyMore(t *testing.T) {
+	t.Parallel()
+	for _, byServer := range []bool{true, false} {
+		t.Run(fmt.Sprintf("counted by the server %v", byServer), func(t *testing.T) {
+			t.Parallel()
+			s, reload := natstest.StartReloadable(t, func(o *server.Options) { o.MaxPayload = 100_000 })
+			nc, js := natsConn(t, s)
+			count := counting(t, js, byServer)
+			large, many := strings.Repeat("x", 3000), strings.Repeat("x", 50_000)
+			noErr(t, nc.PublishMsg(&nats.Msg{Subject: "orders.created", Data: []byte(many), Header: nats.Header{"Content-Type": {"x"}, "Large": {large}}}))
+			noErr(t, nc.PublishMsg(&nats.Msg{Subject: "orders.created", Header: nats.Header{"Content-Type": {"x"}, "Large": {many}}}))
+			noErr(t, nc.Flush())
+			reload(func(o *server.Options) { o.MaxPayload = 2000 })
+			b := newBroker(t, s, count, jsbroker.WithDeadLetter("graves"))
+			h, good := failingButOne()
+			subscribe(t, b, "orders.>", h, broker.Queue("q"))
+			publish(t, b, "orders.good", "x")
+			receive(t, good)
+			eventually(t, "one is left, which a letter refers to", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 1 })
+			all := letters(t, js, "GRAVES", 3)
+			if len(all) != 2 {
+				t.Fatalf("%d letters", len(all))
+			}
+			for i, want := range []string{"reason, headers, body", "reason, headers"} {
+				if got := all[i].Header.Get("Micro-Dead-Letter-Cut"); got != want || all[i].Header.Get("Content-Type") != "x" {
+					t.Errorf("cut %q, want %q: %v", got, want, all[i].Header)
+				}
+			}
+		})
+	}
+}
+
 func TestManyDeadLettersThatDoNotFitStopNoQueue(t *testing.T) {
 	t.Parallel()
-	for name, size := range map[string]int32{"a reference fits": -1, "nothing fits": 50} {
+	for name, test := range map[string]struct {
+		size int32 // MaxMsgSize of the dead letters' stream
+		all  int64 // its MaxBytes
+	}{"a reference fits": {-1, -1}, "nothing fits": {50, -1}, "nothing fits all of the stream": {-1, 50}} {
 		for _, byServer := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, counted by the server %v", name, byServer), func(t *testing.T) {
 				t.Parallel()
@@ -316,7 +359,7 @@ func TestManyDeadLettersThatDoNotFitStopNoQueue(t *testing.T) {
 				n := manyLetters()
 				s := startServer(t, func(o *server.Options) { o.MaxPayload = payload })
 				nc, js := natsConn(t, s)
-				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: size})
+				natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}, MaxMsgSize: test.size, MaxBytes: test.all})
 				exhausted, onExhausted := hookChan[jsbroker.Exhausted]()
 				log := natstest.NewLog()
 				b := newBroker(t, s, counting(t, js, byServer), jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{Exhausted: onExhausted}), broker.Logger(log))
@@ -328,7 +371,7 @@ func TestManyDeadLettersThatDoNotFitStopNoQueue(t *testing.T) {
 				noErr(t, nc.Flush())
 				publish(t, b, "orders.good", "x")
 				receive(t, good)
-				if size < 0 {
+				if test.size < 0 && test.all < 0 {
 					eventually(t, "all are dead letters", func() bool { return streamInfo(t, js, "GRAVES").State.Msgs == uint64(n) })
 					return
 				}

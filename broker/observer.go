@@ -109,7 +109,7 @@ func (o observer) Unfit(d *consume.Delivery, cause error, terminated bool) {
 	if terminated {
 		what = "terminated without a dead letter; its stream, with Limits retention, keeps it"
 	}
-	s.log.Log(d.Context, slog.LevelError, fmt.Sprintf("not even a reference to the message fits the dead-letter topic %s, so it is %s: raise MaxMsgSize of the topic's stream, or the server's max_payload: %v",
+	s.log.Log(d.Context, slog.LevelError, fmt.Sprintf("not even a reference to the message fits the dead-letter topic %s, so it is %s: raise MaxMsgSize or MaxBytes of the topic's stream, or the server's max_payload: %v",
 		s.cfg.rules.DeadLetter, what, cause), append(d.Attrs(), "size", len(d.Msg.Data))...)
 	emit(s.hooks.exhausted, d.Context, Exhausted{Delivery: s.delivery(d), Cause: cause})
 }

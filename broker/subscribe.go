@@ -103,6 +103,9 @@ func subscribe(ses *session, cfg *config, topic string, handler broker.Handler, 
 	if cfg.rules.DeadLetter != "" && s.core.Consumer().Limit == 0 {
 		s.log.Info(fmt.Sprintf("without MaxDeliver a message may fail for ever, and only messages that a handler discards become dead letters in %s: set MaxDeliver in the consumer template", cfg.rules.DeadLetter))
 	}
+	if t := cfg.rules.StreamTemplate; cfg.rules.DeadLetter != "" && t != nil && t.MaxMsgsPerSubject > 0 {
+		s.log.Warn(fmt.Sprintf("WithStreamConfig has MaxMsgsPerSubject %d, and all dead letters have the one subject %s: a stream of theirs that is made from it keeps the last %d; make their stream yourself", t.MaxMsgsPerSubject, cfg.rules.DeadLetter, t.MaxMsgsPerSubject))
+	}
 	if request.keySet && len(s.bodies) == 1 && !request.concurrencySet {
 		s.log.Warn("OrderBy runs one handler at a time here, so keys wait for each other: add Concurrency(n), or Concurrency(1) if you want that")
 	}

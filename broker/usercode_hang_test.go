@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
+	"go-micro.dev/v5/logger"
 
 	jsbroker "go-micro-jetstream/broker"
 	"go-micro-jetstream/internal/natstest"
@@ -264,6 +265,36 @@ func TestStreamNameIsAnErrorForAllWhoNeedIt(t *testing.T) {
 			wantError(t, err, jsbroker.ErrInvalidConfig, "WithStreamName", "bad", does)
 			wantError(t, jsbroker.CancelDelivery(testContext(t), b, "bad", "id"), jsbroker.ErrInvalidConfig, "WithStreamName", "bad", does)
 			publish(t, b, "good", "x")
+		})
+	}
+}
+
+// A stream that there is needs no name. It is used, and the log says that it could not be
+// compared with what was asked for.
+func TestStreamIsUsedWhoseNameCannotBeAskedFor(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for does, name := range map[string]func(string) string{
+		"has not returned in time":   func(string) string { <-release; return "" },
+		"has panicked: no name":      func(string) string { panic("no name") },
+		"has ended its goroutine":    func(string) string { runtime.Goexit(); return "" },
+		"would be named \"no name\"": func(string) string { return "no name" },
+	} {
+		t.Run(does, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "THEIRS", Subjects: []string{"orders"}})
+			log := natstest.NewLog()
+			b := newBroker(t, s, broker.Logger(log), jsbroker.WithStreamName(name), jsbroker.WithStreamConfig(jetstream.StreamConfig{MaxAge: time.Hour}))
+			publish(t, b, "orders", "x", broker.PublishContext(testContext(t)))
+			if lines := log.With("stream THEIRS is used as it is, and not compared with WithStreamConfig"); len(lines) != 1 || lines[0].Level != logger.WarnLevel || !strings.Contains(lines[0].Text, does) {
+				t.Errorf("logged:\n%s", log.Text())
+			}
+			h, got := collector()
+			subscribe(t, b, "orders", h, broker.Queue("q"), jsbroker.ConsumerConfig(jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}))
+			receive(t, got)
 		})
 	}
 }

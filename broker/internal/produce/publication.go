@@ -106,7 +106,7 @@ func (p *publication) run(ctx context.Context) (wire.PubAck, error) {
 			return wire.PubAck{}, p.failure(p.last)
 		}
 		if p.kept && !p.unknown {
-			if err := p.publisher.streams.CheckKept(ctx, st, p.topic); err != nil {
+			if err := p.publisher.streams.CheckKept(ctx, st, p.topic, len(p.msg.Subject)+p.headerSize+len(p.msg.Data)); err != nil {
 				return wire.PubAck{}, err
 			}
 		}

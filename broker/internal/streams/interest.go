@@ -13,9 +13,14 @@ import (
 )
 
 // CheckKept reports that a stream would acknowledge a message of the topic and keep
-// nothing: it has Interest retention, and no consumer of the topic. The error wraps
-// fault.ErrInvalidConfig. It asks only about a stream with that retention.
-func (ss *Streams) CheckKept(ctx context.Context, s *asset.Stream, topic string) error {
+// nothing. Either it has Interest retention, and no consumer of the topic: then the error
+// wraps fault.ErrInvalidConfig. Or the message, of size bytes, is larger than all that the
+// stream may hold: then it wraps fault.ErrMessageTooLarge. It asks the server only about a
+// stream where one of these may be so.
+func (ss *Streams) CheckKept(ctx context.Context, s *asset.Stream, topic string, size int) error {
+	if err := ss.checkRoom(ctx, s, size); err != nil {
+		return err
+	}
 	if s.Retention != jetstream.InterestPolicy {
 		return nil
 	}
@@ -39,6 +44,27 @@ func (ss *Streams) CheckKept(ctx context.Context, s *asset.Stream, topic string)
 	case !kept:
 		return fmt.Errorf("%w: stream %s has Interest retention and no consumer of %q, so it would keep nothing: subscribe to that topic first, or let a stream with WorkQueue or Limits retention have it",
 			fault.ErrInvalidConfig, s.Name, wire.Shorten(topic))
+	}
+	return nil
+}
+
+// record is what a store adds to a message, in bytes (fileStoreMsgSizeRaw in
+// nats-server's server/filestore.go, without the length of a header).
+const record = 22 + 4 + 8
+
+// checkRoom compares a message with the MaxBytes of a stream. With DiscardOld, the server
+// removes a larger one as soon as it is stored. With DiscardNew, the stream is never empty
+// enough.
+func (ss *Streams) checkRoom(ctx context.Context, s *asset.Stream, size int) error {
+	if s.Config.MaxBytes <= 0 || int64(size+record) <= s.Config.MaxBytes {
+		return nil
+	}
+	now, err := ss.Info(ctx, s.Name) // the limit may have been raised
+	if err != nil {
+		return fmt.Errorf("look up the MaxBytes of stream %s: %w", s.Name, err)
+	}
+	if most := now.Config.MaxBytes; most > 0 && int64(size+record) > most {
+		return fmt.Errorf("%w: it has %d bytes, and the MaxBytes of stream %s are %d, so it could not stay there: raise that", fault.ErrMessageTooLarge, size, s.Name, most)
 	}
 	return nil
 }

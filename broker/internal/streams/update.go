@@ -34,7 +34,7 @@ func (ss *Streams) follow(ctx context.Context, rules *asset.Rules, s *asset.Stre
 		return s
 	}
 	want, err := rules.StreamConfig(topic)
-	if errors.Is(err, fault.ErrInvalidConfig) {
+	if err != nil && rules.StreamName != nil && !errors.Is(err, fault.ErrStreamMismatch) { // no name, or no legal one
 		ss.warn(s, topic, fmt.Sprintf("is used as it is, and not compared with WithStreamConfig: %v", err))
 		return s
 	}
