@@ -142,7 +142,7 @@ func NewServer(b broker.Broker, opts ...ServerOption) (*Server, error) {
 		interval:     defaultInterval,
 		maxStreams:   defaultMaxStreams,
 		maxConsumers: defaultMaxConsumers,
-		shared:       &shared{},
+		shared:       &shared{room: maxHeard},
 		descs:        newServerDescs(),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "server_errors_total", Help: "Questions about streams and consumers that were not answered, by reason.",

@@ -86,6 +86,7 @@ type shared struct {
 	wanted time.Time // when the latest round began
 	heard  map[string]*heard
 	size   int // of what is heard, in bytes
+	room   int // how large size may become
 }
 
 // heard is the latest answer to a question of this collector.
@@ -217,7 +218,7 @@ func (s *shared) took(token string, r *reply, err error) {
 		h.failure, h.failedAt = err, time.Now()
 	} else {
 		s.keep(h, nil)
-		if s.size+r.size <= maxHeard { // who waits gets it anyway
+		if s.size+r.size <= s.room { // who waits gets it anyway
 			s.keep(h, r)
 		}
 		h.failure = nil
