@@ -60,7 +60,6 @@ func TestDomainNeedsItsPermissionsOnly(t *testing.T) {
 	}
 	permitted := append(api("INFO", "STREAM.NAMES", "STREAM.LIST"), "orders.>", "dead", "_later.ORDERS.>", "_due.ORDERS.>", "$JS.ACK.ORDERS.>")
 	permitted = append(permitted, "$JS.ACK.DEAD.>")
-	permitted = append(permitted, api("CONSUMER.CREATE.ORDERS-later.>")...)
 	for _, stream := range []string{"ORDERS", "DEAD"} {
 		permitted = append(permitted, api("CONSUMER.INFO."+stream+".>", "CONSUMER.CREATE."+stream+".>", "CONSUMER.MSG.NEXT."+stream+".>")...)
 	}

@@ -126,13 +126,13 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // and about a second late at most, by the clocks of publisher and server, which
 // should agree. It survives restarts of clients and servers. What is due while a server
 // is down or has just started comes when that has moved it to its topic's stream, which
-// was seen to take up to 5 seconds after the start. An overloaded server that does not
-// answer itself in time tries that again 10 seconds later, then 20 and more
-// (calculateRetryBackoff in server/stream.go). The broker itself then takes less than
-// 0.1 seconds. A server that is killed while
-// messages fall due may deliver some of these again. A time that has passed means now,
-// and so does the zero time. Use it for reminders, and for retries in hours. It works with
-// [Async] and [TTL]. Of DeliverAt and [DeliverAfter] the last one counts.
+// was seen to begin up to 25 seconds after the start: the server tries it at once, while it
+// still restores its streams, and again some 10 to 20 seconds later. An overloaded one may
+// need longer (calculateRetryBackoff in server/stream.go). The broker itself then takes
+// less than 0.1 seconds. A server that is killed while messages fall due may deliver some
+// of these again. A time that has passed means now, and so does the zero time. Use it for
+// reminders, and for retries in hours. It works with [Async] and [TTL]. Of DeliverAt and
+// [DeliverAfter] the last one counts.
 //
 // The message waits in a stream of its own, ORDERS-later for the stream ORDERS, which
 // the broker makes at the first use. It also has ORDERS source that stream, which it
@@ -169,16 +169,13 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // was killed while messages fell due may count some for ever that it has delivered: it
 // keeps what its stream had not acknowledged yet, and goes on behind that
 // (resetStartingSeq in server/consumer.go). They have sequences up to N, the ack floor
-// of the consumer ORDERS of ORDERS-later, and can be removed with
-// nats stream purge ORDERS-later --subject '_due.ORDERS.>' --seq N. A clean restart
-// leaves none.
+// of the consumer of ORDERS-later that the server has made, JS_SRC_ and a hash, and can be
+// removed with nats stream purge ORDERS-later --subject '_due.ORDERS.>' --seq N. A clean
+// restart leaves none.
 //
-// A fault of nats-server 2.15.2 can lose messages: what falls due while the server
-// restarts, until ORDERS takes messages over again some 10 seconds later, is now and then
-// passed over, up to 1,000 messages at a time. The server asks its consumer to begin
-// again, and takes for stored what that has just delivered to nobody (processResetReq in
-// server/consumer.go, trySetupSourceConsumer in server/stream.go). What falls due later
-// is safe. Plan restarts for a time when nothing is due.
+// Commits before 0.1.0 made a consumer ORDERS of ORDERS-later, with which nats-server 2.15.2
+// may lose messages that fall due while it restarts. The first DeliverAt of a process
+// replaces it, and logs that. It needs the permissions that docs/operations.md lists.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when

@@ -29,7 +29,7 @@ func (cs *Companions) companion(ctx context.Context, s *asset.Stream, sc jetstre
 	ready := !missing && isCompanionOf(s.Name, lc)
 	if !may && (!ready || !sourced) {
 		return nil, fmt.Errorf("%w: stream %s lacks allow_msg_schedules with the subject %s, and the broker does not change it: "+
-			"have its owner add both (not with Interest retention), or make a stream %s with them and %s, which %s sources with the transform %s to >",
+			"have its owner add both (not with Interest retention), or make a stream %s with them and %s, which %s sources from sequence 1 with the transform %s to >",
 			fault.ErrUnsupported, s.Name, wire.LaterPattern(s.Name), name, wire.DuePattern(s.Name), s.Name, wire.DuePattern(s.Name))
 	}
 	if !ready {

@@ -2,15 +2,18 @@ package companion
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
+
+// sourcingKey is what the server writes into the metadata of a consumer that it makes for
+// a source: the name of the stream that has it.
+const sourcingKey = "_nats.src.stream"
 
 // movement is how far a stream has taken over what is due.
 type movement struct {
@@ -19,41 +22,55 @@ type movement struct {
 	told  bool
 }
 
-// sourceConsumer makes the consumer of the companion that the stream sources from, unless
-// it is there. It asks the consumer first, since whether one can be made is up to the
-// leader of the cluster, which may be away.
-func (cs *Companions) sourceConsumer(ctx context.Context, stream string, sourced bool) error {
-	if !sourced || cs.blind[stream] {
-		return cs.makeSourceConsumer(ctx, stream)
-	}
+// consumersOf returns the consumers of a stream's companion.
+func (cs *Companions) consumersOf(ctx context.Context, stream string) (infos []*jetstream.ConsumerInfo, err error) {
 	name := wire.LaterStream(stream)
-	var info *jetstream.ConsumerInfo
-	err := cs.conn.Ask(ctx, "CONSUMER.INFO."+name+"."+stream, func(ctx context.Context) error {
-		c, err := cs.conn.JetStream().PushConsumer(ctx, name, stream)
-		if err == nil {
-			info = c.CachedInfo()
+	err = cs.conn.Ask(ctx, "CONSUMER.LIST."+name, func(ctx context.Context) error {
+		s, err := cs.conn.JetStream().Stream(ctx, name)
+		if err != nil {
+			return err
 		}
-		return err
+		infos = nil
+		list := s.ListConsumers(ctx)
+		for info := range list.Info() {
+			infos = append(infos, info)
+		}
+		return list.Err()
 	})
-	switch {
-	case err == nil:
-		cs.watch(stream, info)
-		return nil
-	case errors.Is(err, fault.ErrPermission):
-		cs.blind[stream] = true
-	case isSilence(err):
-		return fmt.Errorf("look up consumer %s of stream %s: %w", stream, name, err)
+	if err != nil {
+		err = fmt.Errorf("look up the consumers of stream %s: %w", name, err)
 	}
-	return cs.makeSourceConsumer(ctx, stream)
+	return infos, err
 }
 
 // watch warns, once, if a stream does not take over what is due. Publishing tells nobody,
-// because messages are stored where they wait.
-func (cs *Companions) watch(stream string, info *jetstream.ConsumerInfo) {
-	due := info.NumPending + uint64(max(info.NumAckPending, 0))
+// because messages are stored where they wait. What the server says of the source is no
+// help: it counts a message that the stream refuses as taken over.
+func (cs *Companions) watch(ctx context.Context, stream string, src *jetstream.StreamSource, consumers []*jetstream.ConsumerInfo) error {
+	at := slices.IndexFunc(consumers, func(info *jetstream.ConsumerInfo) bool {
+		if src.Consumer != nil {
+			return info.Name == src.Consumer.Name
+		}
+		return info.Config.Metadata[sourcingKey] == stream
+	})
+	if at >= 0 {
+		info := consumers[at]
+		cs.note(stream, info.AckFloor.Stream, info.NumPending > 0 || info.NumAckPending > 0)
+		return nil
+	}
+	// The server has not made the consumer yet, or cannot.
+	due, err := cs.api.Has(ctx, src.Name, wire.DuePattern(stream))
+	if err == nil {
+		cs.note(stream, 0, due)
+	}
+	return err
+}
+
+// note is how far a stream has taken over what is due, and whether anything is.
+func (cs *Companions) note(stream string, floor uint64, due bool) {
 	last, ok := cs.moves[stream]
-	if !ok || due == 0 || info.AckFloor.Stream != last.floor {
-		cs.moves[stream] = movement{floor: info.AckFloor.Stream, since: time.Now()}
+	if !ok || !due || floor != last.floor {
+		cs.moves[stream] = movement{floor: floor, since: time.Now()}
 		return
 	}
 	stood := time.Since(last.since)
@@ -62,6 +79,7 @@ func (cs *Companions) watch(stream string, info *jetstream.ConsumerInfo) {
 	}
 	last.told = true
 	cs.moves[stream] = last
-	cs.conn.Log().Warn(fmt.Sprintf("%d messages that are due have stood still in stream %s for %v: stream %s is full, or refuses the first of them, which holds up the others (is it larger than MaxMsgSize?); the log of its server says why",
-		due, info.Stream, stood.Round(time.Second), stream), "stream", info.Stream)
+	name := wire.LaterStream(stream)
+	cs.conn.Log().Warn(fmt.Sprintf("messages that are due have stood still in stream %s for %v: stream %s is full, or refuses the first of them, which holds up the others (is it larger than MaxMsgSize?); the log of its server says why",
+		name, stood.Round(time.Second), stream), "stream", name)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -14,15 +13,19 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// sourceOf is what a stream has as the source of its companion. With a consumer that is
-// there already, the server goes on at once after a restart. A consumer that it makes by
-// itself delivers nothing until the next check of its health, ten seconds later or more
-// (sourceHealthCheckInterval in server/stream.go).
+// sourceOf is what a stream has as the source of its companion. The server makes the
+// consumer by itself. That acknowledges what the stream has stored, and after a restart it
+// begins behind that, under a subject that nobody has heard before. With a consumer that is
+// there already, the stream would pass over what that delivers to nobody after a restart
+// (startProbeSubscription and trySetupSourceConsumer in server/stream.go).
+//
+// Without the sequence, a stream that has not sourced anything yet passes over what was
+// due before the last message that it stored otherwise.
 func sourceOf(stream string) *jetstream.StreamSource {
 	return &jetstream.StreamSource{
 		Name:              wire.LaterStream(stream),
+		OptStartSeq:       1,
 		SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: wire.DuePattern(stream), Destination: ">"}},
-		Consumer:          &jetstream.StreamConsumerSource{Name: stream, DeliverSubject: wire.SourceSubject(stream)},
 	}
 }
 
@@ -31,20 +34,25 @@ func sourceIn(sc jetstream.StreamConfig) int {
 	return slices.IndexFunc(sc.Sources, func(src *jetstream.StreamSource) bool { return src.Name == wire.LaterStream(sc.Name) })
 }
 
-// sourceCompanion has a stream source its companion, with a consumer that is there. The
-// index is that of the source, -1 if it has none yet.
+// sourceCompanion has a stream source its companion, and looks after the source. The index
+// is that of the source, -1 if it has none yet.
 func (cs *Companions) sourceCompanion(ctx context.Context, sc *jetstream.StreamConfig, at int) error {
-	sourced := at >= 0
-	if !sourced || sc.Sources[at].Consumer != nil {
-		// Who may not make it can use one that is there.
-		if err := cs.sourceConsumer(ctx, sc.Name, sourced); err != nil && (!sourced || !errors.Is(err, fault.ErrPermission)) {
-			return err
+	if at < 0 {
+		return cs.addSource(ctx, sc)
+	}
+	src := sc.Sources[at]
+	consumers, err := cs.consumersOf(ctx, sc.Name)
+	switch {
+	case errors.Is(err, fault.ErrPermission):
+		if isFormer(sc.Name, src) {
+			cs.warnOfFormer(sc.Name, err)
 		}
-	}
-	if sourced {
 		return nil
+	case err != nil:
+		return err
 	}
-	return cs.addSource(ctx, sc)
+	cs.replaceFormer(ctx, sc.Name, src, consumers)
+	return cs.watch(ctx, sc.Name, src, consumers)
 }
 
 // addSource has a stream that is there source its companion.
@@ -90,31 +98,8 @@ func (cs *Companions) AddSource(ctx context.Context, sc *jetstream.StreamConfig)
 		return
 	}
 	companion, err := cs.api.Info(ctx, wire.LaterStream(sc.Name))
-	if err != nil || !companion.Ours || cs.makeSourceConsumer(ctx, sc.Name) != nil {
+	if err != nil || !companion.Ours {
 		return
 	}
 	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
-}
-
-// makeSourceConsumer makes the consumer of the companion that the stream sources from,
-// if it is not there.
-func (cs *Companions) makeSourceConsumer(ctx context.Context, stream string) error {
-	name := wire.LaterStream(stream)
-	err := cs.conn.Do(ctx, "CONSUMER.CREATE."+name+"."+stream, func(ctx context.Context) error {
-		_, err := cs.conn.JetStream().CreatePushConsumer(ctx, name, jetstream.ConsumerConfig{
-			Durable:        stream,
-			Description:    "delivers to stream " + stream + " what is due",
-			DeliverSubject: wire.SourceSubject(stream),
-			FilterSubject:  wire.DuePattern(stream),
-			AckPolicy:      jetstream.AckFlowControlPolicy,
-			FlowControl:    true,
-			IdleHeartbeat:  time.Second, // as the server demands
-			Metadata:       asset.Owned(nil),
-		})
-		return err
-	})
-	if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
-		return fmt.Errorf("create consumer %s of stream %s: %w", stream, name, err)
-	}
-	return nil
 }
