@@ -2,6 +2,8 @@ package broker_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +27,12 @@ type pair struct {
 	inside  atomic.Int64
 	most    atomic.Int64 // handlers that ran at the same time
 }
+
+// With these a replica fetches while a handler runs, and handles one message after the other.
+var (
+	fetchesMeanwhile = jsbroker.Concurrency(2)
+	oneByOne         = jsbroker.OrderBy(func(broker.Event) string { return "" })
+)
 
 func newPair(t *testing.T) *pair {
 	p := &pair{started: make(chan string, 1000), blocked: make(chan struct{})}
@@ -122,6 +130,53 @@ func TestSingleActiveKeepsItsPlaceThroughARestart(t *testing.T) {
 			p.handlesAll(t, js, rest...)
 		})
 	}
+}
+
+// The consumer gets another leader again and again, at once after a handler has begun and
+// then while messages come. No other handler runs beside it, the place stays where it is,
+// and all are handled in order.
+func TestSingleActiveKeepsItsPlaceThroughElections(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
+	c := natstest.StartCluster(t)
+	_, js := natstest.Connect(t, c.URLs()[0])
+	makePinned(t, js, 3)
+	p := newPair(t)
+	var fetched [2]atomic.Int64
+	var publisher broker.Broker
+	for i := range fetched {
+		publisher = newBroker(t, c.Nodes[i].Server, jsbroker.WithHooks(jsbroker.Hooks{Fetched: func(_ context.Context, f jsbroker.Fetched) {
+			fetched[i].Add(int64(f.Messages))
+		}}))
+		subscribe(t, publisher, "orders", p.handler(fmt.Sprint(i)), broker.Queue("q"), jsbroker.SingleActive(), fetchesMeanwhile, oneByOne)
+	}
+	eventually(t, "both have asked", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumWaiting == 2 })
+	publish(t, publisher, "orders", "0")
+	active, _, _ := strings.Cut(receive(t, p.started), " ")
+	one := int(active[0] - '0')
+	var rest []string
+	for i := range 5 {
+		leader := c.ConsumerLeader(t, "ORDERS", "q")
+		noErr(t, leader.Server.JetStreamStepdownConsumer("$G", "ORDERS", "q"))
+		eventually(t, "another one leads", func() bool {
+			return slices.ContainsFunc(c.Nodes, func(n *natstest.Restartable) bool {
+				return n != leader && n.Server.JetStreamIsConsumerLeader("$G", "ORDERS", "q")
+			})
+		})
+		rest = append(rest, fmt.Sprint(i+1))
+		ctx, cancel := context.WithTimeout(t.Context(), natstest.Patience)
+		noErr(t, publisher.Publish("orders", message(rest[i]), broker.PublishContext(ctx)))
+		cancel()
+	}
+	eventually(t, "the active one has all messages", func() bool {
+		if len(p.started) > 0 {
+			t.Fatalf("%s is started while %s runs 0", <-p.started, active)
+		}
+		return fetched[one].Load() >= 6
+	})
+	p.handlesAll(t, js, rest...)
+	t.Logf("the replica that was active fetched %d messages, the other one %d", fetched[one].Load(), fetched[1-one].Load())
 }
 
 // An operator takes the pin away while a handler runs.

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -73,4 +74,38 @@ func TestKeyFunctionRunsWhileThePinIsTakenAway(t *testing.T) {
 		t.Errorf("the key function was called %d times while it ran", n)
 	}
 	eventually(t, "the subscription is well", func() bool { return jsbroker.Health(testContext(t), b) == nil })
+}
+
+// An old request of the replica that stands by brings it the pin while a handler of the
+// other one runs, as it does when the consumer gets another leader. It gives the pin back.
+func TestSingleActiveGivesBackAPinThatItShouldNotHave(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	makePinned(t, js, 1)
+	p := newPair(t)
+	turned := natstest.CountRequests(t, nc, "$JS.EVENT.ADVISORY.CONSUMER.PINNED.ORDERS.q")
+	var got [2]atomic.Int64
+	brokers := [2]broker.Broker{}
+	for i := range brokers {
+		brokers[i] = newBroker(t, s, jsbroker.WithHooks(jsbroker.Hooks{Fetched: func(_ context.Context, f jsbroker.Fetched) { got[i].Add(int64(f.Messages)) }}))
+		subscribe(t, brokers[i], "orders", p.handler(fmt.Sprint(i)), broker.Queue("q"), jsbroker.SingleActive(), fetchesMeanwhile, oneByOne)
+	}
+	eventually(t, "both have asked", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").NumWaiting == 2 })
+	publish(t, brokers[0], "orders", "0")
+	active := int(receive(t, p.started)[0] - '0')
+	unpin(t, nc)
+	for i := range 3 {
+		publish(t, brokers[0], "orders", fmt.Sprint(i+1))
+	}
+	eventually(t, "the active one has all", func() bool {
+		if len(p.started) > 0 {
+			t.Fatalf("%s is started while a handler runs", <-p.started)
+		}
+		return got[active].Load() == 4
+	})
+	if n := turned.Seen(t); n < 3 || got[1-active].Load() == 0 {
+		t.Errorf("the pin was given %d times: the other one has never had it", n)
+	}
+	p.handlesAll(t, js, "1", "2", "3")
 }

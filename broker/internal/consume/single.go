@@ -106,13 +106,24 @@ func (s *Subscription) look(beat pinned.Beat) {
 	}
 	claims := s.hand.Looked(info, l)
 	s.tellTurned()
-	more, released, gaveUp := s.hand.Reckon(info, before, time.Now())
+	r := s.hand.Reckon(info, before, shared, time.Now())
 	if !shared {
-		s.claim(info, append(claims, more...))
+		s.claim(info, append(claims, r.Claims...))
 	}
-	if released && gaveUp > 0 {
-		s.log.Warn(fmt.Sprintf("%d messages that the former active subscription had in hand have not come: they are handled when they do, after later ones", gaveUp))
+	switch {
+	case r.Yield:
+		s.yield(beat.Pin)
+	case r.Released && r.GaveUp > 0:
+		s.log.Warn(fmt.Sprintf("%d messages that the former active subscription had in hand have not come: they are handled when they do, after later ones", r.GaveUp))
 	}
+}
+
+// yield gives the place back that the subscription has got although another one works.
+func (s *Subscription) yield(pin string) {
+	s.log.Info("this subscription gives its place back, as another one has messages in hand")
+	s.withdraw(nil)
+	s.hand.Disown(pin)
+	s.unpin()
 }
 
 // claim has the server deliver messages again.
@@ -189,14 +200,20 @@ func (s *Subscription) endSingle() {
 	if !active {
 		return
 	}
-	if s.cfg.Conn.Up() {
-		ctx, cancel := context.WithTimeout(context.Background(), unpinTimeout)
-		defer cancel()
-		if err := s.cfg.Consumers.Unpin(ctx, s.Consumer()); err != nil {
-			s.log.Info(fmt.Sprintf("the next subscription becomes active in %v, as the server has not confirmed the end of this one: %v", s.Consumer().Config.PinnedTTL, err))
-		}
-	}
+	s.unpin()
 	if told {
 		s.cfg.Observer.Turned(false)
+	}
+}
+
+// unpin has the server forget that this subscription is the active one.
+func (s *Subscription) unpin() {
+	if !s.cfg.Conn.Up() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unpinTimeout)
+	defer cancel()
+	if err := s.cfg.Consumers.Unpin(ctx, s.Consumer()); err != nil {
+		s.log.Info(fmt.Sprintf("the next subscription becomes active in %v, as the server has not confirmed the end of this one: %v", s.Consumer().Config.PinnedTTL, err))
 	}
 }

@@ -53,7 +53,7 @@ func (h *Hand) takeIn(m *nats.Msg) (a Arrivals) {
 		h.pull.Heard(now)
 		former := h.pull.Pin()
 		delivery, err := h.pull.Accept(m)
-		h.notePin(former, now)
+		h.notePin(m, former, err != nil, now)
 		switch {
 		case delivery:
 			h.admit(m, now, cs, &a)

@@ -292,7 +292,7 @@ func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.pull.Outlived() { // while the workers were busy, perhaps
-		h.pull.Abandon()
+		h.abandon()
 	}
 	if n := h.queue.IdleBacklog(Quick); !h.stopped() && (h.pull.Open() == 0 || h.pull.Early(h.consumer.Load(), n)) {
 		request, wanted = h.request(n)
@@ -346,7 +346,7 @@ func (h *Hand) AwaitRequests() { h.sending.Wait() }
 func (h *Hand) Abandon() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.pull.Abandon()
+	h.abandon()
 }
 
 // Pausing reports whether the worker that fetches may pause: no message waits to be
@@ -549,16 +549,27 @@ func (h *Hand) Forfeit() (ds []*Delivery, asked bool) {
 	return ds, asked
 }
 
+// Disown forgets a pin that was given back, and what it may still bring.
+func (h *Hand) Disown(pin string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.pull.Pin() == pin { // something has come with it meanwhile
+		h.lose(pin)
+	} else {
+		h.pull.Lose(pin)
+	}
+}
+
 // Looked notes who is pinned, as the server has said. It returns what is to be claimed
 // because nobody works.
 func (h *Hand) Looked(info *jetstream.ConsumerInfo, l pinned.Look) (claims []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := h.pin.Looked(info, h.consumer.Load().Pinned(info), l)
+	v := h.pin.Looked(info, h.consumer.Load().Pinned(info), len(h.sequences()) > 0, l)
 	switch {
 	case v.Known:
 		h.pull.Repin(l.Pin)
-	case v.None:
+	case v.None, v.Wait:
 		h.pull.Unpin(l.Pin)
 	case v.Lost:
 		h.lose(l.Pin)
@@ -605,17 +616,17 @@ func (h *Hand) CountUnsettled() int {
 
 // Reckon finds out whether all that the former active subscription had in hand has come,
 // and lets messages be started then, in the order of the stream. The server was asked when
-// so many messages were in hand. It returns what [pinned.Client.Reckon] does.
-func (h *Hand) Reckon(info *jetstream.ConsumerInfo, before int, now time.Time) (claims []uint64, released bool, gaveUp int) {
+// so many messages were in hand.
+func (h *Hand) Reckon(info *jetstream.ConsumerInfo, before int, shared bool, now time.Time) pinned.Reckoning {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	hand := pinned.Hand{Sequences: h.sequences(), Before: before, Handling: h.handles()}
-	claims, released, gaveUp = h.pin.Reckon(info, hand, now)
-	if released {
+	hand := pinned.Hand{Sequences: h.sequences(), Before: before, Handling: h.handles(), Shared: shared}
+	r := h.pin.Reckon(info, hand, now)
+	if r.Released {
 		h.queue.Sort()
 		h.queue.Nudge()
 	}
-	return claims, released, gaveUp
+	return r
 }
 
 // Stranded returns what waits behind handlers that hang, so that it can be given back

@@ -4,7 +4,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"go-micro-jetstream/broker/internal/pinned"
+	"go-micro-jetstream/broker/internal/wire"
 )
 
 // What a hand does for a consumer that serves one subscriber at a time. The caller holds the
@@ -13,17 +16,33 @@ import (
 // holds reports whether nothing may be started.
 func (h *Hand) holds() bool { return h.pin != nil && h.pin.Holds(time.Now()) }
 
-// notePin notes the pin that a delivery has brought, or that the server does not know the
-// former one.
-func (h *Hand) notePin(former string, now time.Time) {
+// notePin notes the pin that a message from the inbox has brought, or that the server does
+// not know the former one, or that a request has ended.
+func (h *Hand) notePin(m *nats.Msg, former string, ended bool, now time.Time) {
 	if h.pin == nil {
 		return
 	}
+	if ended {
+		h.pin.Spend(now)
+	}
 	switch pin := h.pull.Pin(); {
+	case pin == former:
 	case pin != "":
-		h.pin.Turn(pin, now, h.consumer.Load().AckWait()+MissingGrace)
-	case former != "":
+		cs, first := h.consumer.Load(), uint64(0)
+		if meta, err := wire.ParseMetadata(m.Reply); err == nil {
+			first = meta.ConsumerSequence
+		}
+		h.pin.Turn(pinned.Grant{Pin: pin, First: first, TTL: cs.Config.PinnedTTL, Wait: cs.AckWait() + MissingGrace}, now)
+	default:
 		h.pin.Doubt(former)
+	}
+}
+
+// abandon gives up the requests under way.
+func (h *Hand) abandon() {
+	h.pull.Abandon()
+	if h.pin != nil {
+		h.pin.Spend(time.Now())
 	}
 }
 

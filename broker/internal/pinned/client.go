@@ -23,6 +23,9 @@ const (
 	// maxClaims is how many messages are claimed at a time. Most are settled already, as
 	// the server does not say which are not. The others come after AckWait.
 	maxClaims = 50_000
+	// yieldShare is for what share of the time to live of a pin nothing of what others have
+	// unsettled may come, until the pin counts as given by mistake.
+	yieldShare = 8
 	// beats is how often in the time to live of a pin the active subscription lets the
 	// server hear of it, and the others look.
 	beats = 4
@@ -41,7 +44,10 @@ const (
 //
 // Whoever becomes active waits until it has all that its predecessor had in hand, so that
 // the order is kept. The server would deliver that only after AckWait. So it is claimed:
-// a nak for a message is good whoever sends it.
+// a nak for a message is good whoever sends it. Only who has seen that nobody works may
+// claim. A request from before an election, or from before another one became active, can
+// bring the pin all the same. Whoever then finds that others have something unsettled gives
+// the pin back; see [Reckoning].
 //
 // Client is safe for concurrent use.
 type Client struct {
@@ -51,6 +57,7 @@ type Client struct {
 	leased time.Time // until then nobody else becomes active, whatever happens to the connection
 	known  time.Time // when the server last said that nobody else is active
 	free   bool      // messages may be asked for without a pin
+	spent  time.Time // when such a request last ended; a look from before that permits no other
 	others watch
 	hold   hold
 	told   bool   // what Tell has returned
@@ -71,6 +78,8 @@ type hold struct {
 	own     bool      // for what it had itself: it was active before
 	claims  bool      // what is missing may be claimed
 	until   time.Time // until then at most
+	yield   time.Duration
+	moved   time.Time // when something of what was missing last came
 	upTo    uint64    // the stream sequence that was delivered when this one became active; 0: not known
 	wanted  int       // how many were not settled up to there
 	missing int       // how many of them had not come at the last look
@@ -116,21 +125,43 @@ func (c *Client) Holds(now time.Time) bool {
 	return c.hold.on || c.pin != "" && now.After(c.leased)
 }
 
-// Turn notes the pin that a delivery has brought. With another one the subscription waits
-// at most for so long for what is missing.
-func (c *Client) Turn(pin string, now time.Time, wait time.Duration) {
+// Grant is a pin that a delivery has brought.
+type Grant struct {
+	Pin   string
+	First uint64        // the delivery's number in the consumer
+	TTL   time.Duration // how long the pin lives
+	Wait  time.Duration // how long to wait for what is missing at most
+}
+
+// Turn notes a pin. If it is another one, the subscription waits for what is missing.
+func (c *Client) Turn(g Grant, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if pin == c.pin {
+	if g.Pin == c.pin {
 		return
 	}
 	own := c.pin != ""
-	c.hold = hold{on: true, own: own, claims: own || c.free, until: now.Add(wait), missing: -1}
+	// Since the look that has found that nobody works, nobody else may have got anything.
+	quiet := c.free && c.others.quiet && g.First == c.others.delivered+1
+	c.hold = hold{on: true, own: own, claims: own || quiet, until: now.Add(g.Wait), yield: g.TTL / yieldShare, moved: now, missing: -1}
 	if !own {
 		c.leased = now // until the server has confirmed it
 	}
-	c.pin, c.doubt, c.known = pin, false, now
+	c.pin, c.doubt, c.free, c.known = g.Pin, false, false, now
 	c.renewIn(0)
+}
+
+// Spend notes that a request has ended. Another one without a pin needs another look: the
+// server that is asked next may have become the leader since the last look, and not know
+// who is active.
+func (c *Client) Spend(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spent = now
+	if c.free {
+		c.free = false
+		c.renewIn(0)
+	}
 }
 
 // Doubt notes that the server does not know the pin.
@@ -237,6 +268,8 @@ func (c *Client) EndRenewal(ttl time.Duration) {
 	switch {
 	case c.hold.on:
 		c.timer.Reset(holdInterval)
+	case !c.free && (c.pin == "" || c.doubt) && c.spent.After(c.began):
+		c.timer.Reset(0)
 	case c.doubt && c.leased.IsZero(), (c.pin != "") != c.told: // since it has begun
 		c.timer.Reset(holdInterval)
 	default:
@@ -280,18 +313,26 @@ type Hand struct {
 	Sequences map[uint64]struct{} // of what is not settled, in the stream
 	Before    int                 // how many there were when the server was asked
 	Handling  bool                // a handler runs
+	Shared    bool                // others get messages without a pin: theirs come after AckWait
+}
+
+// Reckoning is what follows from what has come.
+type Reckoning struct {
+	Claims   []uint64 // the stream sequences of what is to be claimed
+	Released bool     // messages may be started
+	GaveUp   int      // so many have not come all the same
+	Yield    bool     // others have something in hand, and this subscription must not claim it
 }
 
 // Reckon finds out whether all that the former active subscription had in hand has come.
-// Then messages may be started: they are released. After a while they are in any case, and
-// so many have not come. Until then it returns the stream sequences to claim. Info is what
-// the server has said. What has come since then does not count.
-func (c *Client) Reckon(info *jetstream.ConsumerInfo, hand Hand, now time.Time) (claims []uint64, released bool, gaveUp int) {
+// Then messages may be started. After a while they are in any case, unless others may be at
+// work. Info is what the server has said. What has come since then does not count.
+func (c *Client) Reckon(info *jetstream.ConsumerInfo, hand Hand, now time.Time) (r Reckoning) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.hold
 	if !h.on {
-		return nil, false, 0
+		return r
 	}
 	if h.upTo == 0 {
 		h.upTo, h.wanted = max(info.Delivered.Stream, 1), info.NumAckPending
@@ -304,17 +345,22 @@ func (c *Client) Reckon(info *jetstream.ConsumerInfo, hand Hand, now time.Time) 
 	}
 	missing := max(min(h.wanted-early, info.NumAckPending-hand.Before), 0)
 	still := missing == h.missing // nothing is on its way
-	h.missing = missing
+	if !still {
+		h.missing, h.moved = missing, now
+	}
 	waits := hand.Handling && !h.own // for handlers from an earlier time
-	if missing == 0 && !waits || now.After(h.until) {
+	over := now.After(h.until)
+	switch {
+	case missing > 0 && !h.claims && !hand.Shared:
+		r.Yield = over || now.Sub(h.moved) >= h.yield
+	case missing == 0 && !waits, over:
 		h.on = false
-		return nil, true, missing
+		r.Released, r.GaveUp = true, missing
+	case missing > 0 && still && h.claims && now.Sub(h.claimed) >= claimInterval:
+		h.claimed = now
+		r.Claims = Unclaimed(info, hand.Sequences)
 	}
-	if missing == 0 || !still || !h.claims || now.Sub(h.claimed) < claimInterval {
-		return nil, false, 0
-	}
-	h.claimed = now
-	return Unclaimed(info, hand.Sequences), false, 0
+	return r
 }
 
 // Unclaimed returns the stream sequences of what was delivered and may not be settled,
@@ -339,12 +385,14 @@ func (c *Client) Fails(now time.Time) {
 type Verdict struct {
 	Known bool // the server knows the pin
 	None  bool // nobody has a pin, and this subscription was the last one to have it: it goes on
+	Wait  bool // another one has got the pin by mistake, and gives it back
 	Lost  bool // the subscription was the active one, and another one is now
 	Claim bool // nobody is active or works, and this one may claim what is unsettled
 }
 
-// Looked notes who is pinned, as the server has said; nobody if it is empty.
-func (c *Client) Looked(info *jetstream.ConsumerInfo, pinned string, l Look) (v Verdict) {
+// Looked notes who is pinned, as the server has said; nobody if it is empty. Works is
+// whether this subscription has something unsettled in hand.
+func (c *Client) Looked(info *jetstream.ConsumerInfo, pinned string, works bool, l Look) (v Verdict) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failed = false
@@ -352,24 +400,35 @@ func (c *Client) Looked(info *jetstream.ConsumerInfo, pinned string, l Look) (v 
 	if c.pin != l.Pin { // it has changed since
 		return v
 	}
+	asks := !l.Began.Before(c.spent)
 	lease := func() { c.leased, c.known = later(c.leased, l.Began.Add(l.TTL)), l.Began }
 	switch {
 	case pinned != "" && pinned == c.pin:
 		c.doubt, c.free, v.Known = false, false, true
 		lease()
 	case pinned == "" && c.pin != "" && l.Began.Sub(c.known) < absence*l.TTL:
-		c.doubt, c.free, v.None = true, true, true
+		c.doubt, c.free, v.None = true, asks, true
 		lease()
+	case pinned != "" && c.pin != "" && works && l.Began.Sub(c.known) < l.TTL:
+		// Nobody takes over before the pin has lapsed.
+		c.doubt, c.free, c.leased, v.Wait = true, false, time.Time{}, true
 	case c.pin != "":
 		v.Lost = true
 	case pinned != "":
 		c.free = false
 	default:
-		c.free = quiet || info.NumAckPending == 0
+		c.free = asks && (quiet || settled(info))
 		v.Claim = quiet && info.NumAckPending > 0 && l.Began.Sub(c.hold.claimed) >= claimInterval
 		if v.Claim {
 			c.hold.claimed = l.Began
 		}
 	}
 	return v
+}
+
+// settled reports whether nothing that was delivered is unsettled. A server that is about
+// to become the leader may not know yet what is. Then its ack floor says so. With
+// MaxDeliver the floor stays behind where the server has given up.
+func settled(info *jetstream.ConsumerInfo) bool {
+	return info.NumAckPending == 0 && (info.AckFloor.Consumer >= info.Delivered.Consumer || info.Config.MaxDeliver > 0)
 }

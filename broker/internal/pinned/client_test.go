@@ -23,16 +23,24 @@ func hand(sequences ...uint64) Hand {
 
 // info says that messages up to a sequence were delivered, and how many are not settled.
 func info(delivered uint64, unsettled int) *jetstream.ConsumerInfo {
-	return &jetstream.ConsumerInfo{
+	i := &jetstream.ConsumerInfo{
 		Stream: "ORDERS", Name: "q", NumAckPending: unsettled,
 		Delivered: jetstream.SequenceInfo{Consumer: delivered, Stream: delivered}, AckFloor: jetstream.SequenceInfo{Stream: 3},
 	}
+	if unsettled == 0 {
+		i.AckFloor = i.Delivered
+	}
+	return i
+}
+
+func grant(pin string, first uint64) Grant {
+	return Grant{Pin: pin, First: first, TTL: ttl, Wait: wait}
 }
 
 // pinnedAfterLook is a client that has become active with permission to claim.
 func pinnedAfterLook(now time.Time) *Client {
-	c := &Client{free: true}
-	c.Turn("a", now, wait)
+	c := &Client{free: true, others: watch{quiet: true, delivered: 6}}
+	c.Turn(grant("a", 7), now)
 	return c
 }
 
@@ -50,20 +58,20 @@ func TestActiveOneWaitsForItsPredecessor(t *testing.T) {
 		t.Error("it does not hold, or may not ask")
 	}
 	c.Renewed("a", now.Add(-time.Second), ttl)
-	if claims, released, _ := c.Reckon(info(6, 3), hand(5), now); len(claims) > 0 || released {
-		t.Errorf("at the first look: %v, %v", claims, released)
+	if r := c.Reckon(info(6, 3), hand(5), now); len(r.Claims) > 0 || r.Released {
+		t.Errorf("at the first look: %v, %v", r.Claims, r.Released)
 	}
-	if claims, released, _ := c.Reckon(info(6, 3), hand(5), now); !slices.Equal(claims, []uint64{4, 6}) || released {
-		t.Errorf("nothing has come, but claims %v, released %v", claims, released)
+	if r := c.Reckon(info(6, 3), hand(5), now); !slices.Equal(r.Claims, []uint64{4, 6}) || r.Released {
+		t.Errorf("nothing has come, but claims %v, released %v", r.Claims, r.Released)
 	}
-	if claims, _, _ := c.Reckon(info(6, 3), hand(5), now.Add(time.Second)); len(claims) > 0 {
-		t.Errorf("claims %v again too soon", claims)
+	if r := c.Reckon(info(6, 3), hand(5), now.Add(time.Second)); len(r.Claims) > 0 {
+		t.Errorf("claims %v again too soon", r.Claims)
 	}
-	if _, released, _ := c.Reckon(info(6, 3), Hand{Sequences: hand(4, 5, 6).Sequences, Before: 3, Handling: true}, now); released {
+	if r := c.Reckon(info(6, 3), Hand{Sequences: hand(4, 5, 6).Sequences, Before: 3, Handling: true}, now); r.Released {
 		t.Error("released while a handler of an earlier time runs")
 	}
-	if _, released, gaveUp := c.Reckon(info(6, 3), hand(4, 5, 6), now); !released || gaveUp > 0 || c.Holds(now) {
-		t.Errorf("all has come, but released %v, gave up %d", released, gaveUp)
+	if r := c.Reckon(info(6, 3), hand(4, 5, 6), now); !r.Released || r.GaveUp > 0 || c.Holds(now) {
+		t.Errorf("all has come, but released %v, gave up %d", r.Released, r.GaveUp)
 	}
 }
 
@@ -71,22 +79,97 @@ func TestActiveOneDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	c := pinnedAfterLook(now)
-	if _, released, gaveUp := c.Reckon(info(6, 3), hand(5), now.Add(wait+1)); !released || gaveUp != 2 {
-		t.Errorf("released %v, gave up %d, want 2", released, gaveUp)
+	if r := c.Reckon(info(6, 3), hand(5), now.Add(wait+1)); !r.Released || r.GaveUp != 2 {
+		t.Errorf("released %v, gave up %d, want 2", r.Released, r.GaveUp)
 	}
 }
 
-// Whoever was not free to ask, and gets the pin all the same, claims nothing: another one
-// may work.
-func TestUnexpectedPinClaimsNothing(t *testing.T) {
+// Whoever gets the pin without having seen that nobody works claims nothing, starts nothing,
+// and gives the pin back if something of others stays away.
+func TestUnexpectedPinIsGivenBack(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, c := range map[string]*Client{
+		"by an old request":             {},
+		"when nothing was unsettled":    {free: true},
+		"after others have got a thing": {free: true, others: watch{quiet: true, delivered: 5}},
+	} {
+		c.Turn(grant("a", 7), now)
+		for i := range 3 {
+			then := now.Add(time.Duration(i) * ttl / 2 / yieldShare)
+			if r := c.Reckon(info(6, 3), hand(5), then); len(r.Claims) > 0 || r.Released || r.Yield != (i == 2) {
+				t.Errorf("%s: look %d: %+v", name, i, r)
+			}
+		}
+		if r := c.Reckon(info(6, 3), hand(5), now.Add(wait+1)); r.Released || !r.Yield {
+			t.Errorf("%s: in the end: %+v", name, r)
+		}
+		shared := hand(5)
+		shared.Shared = true
+		if r := c.Reckon(info(6, 3), shared, now.Add(wait)); r.Yield || r.Released {
+			t.Errorf("%s: beside others without a pin: %+v", name, r)
+		}
+		if r := c.Reckon(info(6, 1), hand(5), now); !r.Released || r.Yield {
+			t.Errorf("%s: with all in hand: %+v", name, r)
+		}
+	}
+}
+
+// The one that was active goes on waiting while another one has its pin by mistake.
+func TestPinThatAnotherOneHasByMistake(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	c := pinnedAfterLook(now)
+	c.Doubt("a")
+	l := Look{Beat: Beat{Began: now.Add(ttl - 1), Pin: "a"}, TTL: ttl}
+	if v := c.Looked(info(8, 2), "x", true, l); !v.Wait || v.Lost || c.MayAsk() || !c.Active() || !c.Holds(now) {
+		t.Errorf("%+v", v)
+	}
+	if v := c.Looked(info(8, 2), "", true, l); !v.None || !c.MayAsk() {
+		t.Errorf("the other one has given it back, but %+v", v)
+	}
+	l.Began = now.Add(2*ttl - 1)
+	if v := c.Looked(info(8, 2), "x", true, l); !v.Lost {
+		t.Errorf("the other one has it for good, but %+v", v)
+	}
+}
+
+// When a request has ended, another one needs another look: the server may be another one.
+func TestRequestWithoutAPinNeedsALook(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	c := &Client{}
-	c.Turn("a", now, wait)
-	for range 3 {
-		if claims, released, _ := c.Reckon(info(6, 3), hand(5), now); len(claims) > 0 || released {
-			t.Errorf("claims %v, released %v", claims, released)
-		}
+	look := func(began time.Time) {
+		c.Looked(info(6, 0), "", false, Look{Beat: Beat{Began: began}, TTL: ttl})
+	}
+	look(now)
+	if !c.MayAsk() {
+		t.Error("nothing is unsettled, but it does not ask")
+	}
+	c.Spend(now.Add(2))
+	if c.MayAsk() {
+		t.Error("it asks again without a look")
+	}
+	if look(now.Add(1)); c.MayAsk() {
+		t.Error("it asks after a look from before")
+	}
+	if look(now.Add(2)); !c.MayAsk() {
+		t.Error("it does not ask after another look")
+	}
+}
+
+// A server that has just become the leader may not know yet what is unsettled.
+func TestNothingPendingMustAgreeWithTheFloor(t *testing.T) {
+	t.Parallel()
+	i := info(6, 0)
+	if !settled(i) {
+		t.Error("nothing is unsettled")
+	}
+	if i.AckFloor.Consumer--; settled(i) {
+		t.Error("something is unsettled")
+	}
+	if i.Config.MaxDeliver = 3; !settled(i) {
+		t.Error("the server has given something up, and nothing else is unsettled")
 	}
 }
 
@@ -139,25 +222,25 @@ func TestPinThatTheServerHasForgotten(t *testing.T) {
 		t.Error("in doubt it asks, or does not hold, or is no longer active")
 	}
 	l := Look{Beat: Beat{Began: now, Pin: "a"}, TTL: ttl}
-	if v := c.Looked(info(6, 2), "", l); !v.None || !c.MayAsk() || c.Holds(now) {
+	if v := c.Looked(info(6, 2), "", true, l); !v.None || !c.MayAsk() || c.Holds(now) {
 		t.Errorf("nobody is active, but %+v", v)
 	}
-	c.Turn("b", now, wait)
-	if _, released, _ := c.Reckon(info(6, 2), Hand{Sequences: hand(5, 6).Sequences, Before: 2, Handling: true}, now); !released {
+	c.Turn(grant("b", 8), now)
+	if r := c.Reckon(info(6, 2), Hand{Sequences: hand(5, 6).Sequences, Before: 2, Handling: true}, now); !r.Released {
 		t.Error("it waits for handlers of its own")
 	}
 	c.Doubt("b")
 	l.Pin = "b"
-	if v := c.Looked(info(6, 2), "b", l); !v.Known || !c.MayAsk() {
+	if v := c.Looked(info(6, 2), "b", true, l); !v.Known || !c.MayAsk() {
 		t.Errorf("the server knows the pin, but %+v", v)
 	}
-	if v := c.Looked(info(6, 2), "x", l); !v.Lost {
+	if v := c.Looked(info(6, 2), "x", false, l); !v.Lost {
 		t.Errorf("another one is active, but %+v", v)
 	}
 	c.Lose(Left{Waiting: 1})
 	c.Tell()
 	l.Pin = ""
-	if v := c.Looked(info(6, 2), "", l); v.Claim || c.MayAsk() {
+	if v := c.Looked(info(6, 2), "", false, l); v.Claim || c.MayAsk() {
 		t.Errorf("it takes over at once: %+v", v)
 	}
 }
@@ -174,7 +257,7 @@ func TestOneThatStandsByTakesOver(t *testing.T) {
 		i := info(6, unsettled)
 		last, since := said, elected
 		i.Delivered.Last, i.Cluster = &last, &jetstream.ClusterInfo{Leader: "n1", LeaderSince: &since}
-		return c.Looked(i, pin, Look{Beat: Beat{Began: now}, Link: link, TTL: ttl}).Claim
+		return c.Looked(i, pin, false, Look{Beat: Beat{Began: now}, Link: link, TTL: ttl}).Claim
 	}
 	works := func(looks int, link uint64) {
 		t.Helper()

@@ -20,7 +20,10 @@ type watch struct {
 	last    time.Time // what the server said; by its clock
 	still   time.Time // since when that is so; zero: it was not asked yet
 	looks   int       // that have found it so since
-	upset   time.Time // when the leader or the connection last changed, or a look failed; zero: not since somebody was active
+
+	delivered uint64    // what the consumer had delivered then
+	quiet     bool      // nobody works, as the latest look has found
+	upset     time.Time // when the leader or the connection last changed, or a look failed; zero: not since somebody was active
 }
 
 // Look is a question to the server about the consumer, and about whom to wait for.
@@ -33,7 +36,7 @@ type Look struct {
 
 // see notes an answer, and returns whether nobody works.
 func (w *watch) see(info *jetstream.ConsumerInfo, pinned bool, l Look) (quiet bool) {
-	now := watch{link: l.Link, still: w.still, upset: w.upset}
+	now := watch{link: l.Link, still: w.still, upset: w.upset, delivered: info.Delivered.Consumer}
 	if info.Cluster != nil {
 		if now.leader = info.Cluster.Leader; info.Cluster.LeaderSince != nil {
 			now.elected = *info.Cluster.LeaderSince
@@ -57,11 +60,12 @@ func (w *watch) see(info *jetstream.ConsumerInfo, pinned bool, l Look) (quiet bo
 	if pinned {
 		now.upset = time.Time{}
 	}
-	*w = now
 	patience := l.TTL / 2
 	if !now.upset.IsZero() {
 		patience = l.TTL
 	}
-	settled := now.upset.IsZero() || l.Began.Sub(now.upset) >= upset*l.TTL
-	return settled && now.looks >= beats/2 && l.Began.Sub(now.still) >= max(patience, l.Slow)
+	calm := now.upset.IsZero() || l.Began.Sub(now.upset) >= upset*l.TTL
+	now.quiet = calm && now.looks >= beats/2 && l.Began.Sub(now.still) >= max(patience, l.Slow)
+	*w = now
+	return now.quiet
 }

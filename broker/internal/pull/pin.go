@@ -29,7 +29,10 @@ func (p *Pull) Repin(pin string) { p.pin = pin }
 
 // Lose forgets a pin for good. What it has brought, and what has not been looked at yet,
 // is not for this subscription any more; see [Pull.Lost].
-func (p *Pull) Lose(pin string) { p.pin, p.lost = "", pin }
+func (p *Pull) Lose(pin string) {
+	p.Unpin(pin)
+	p.lost = pin
+}
 
 // Lost reports whether a delivery was made with a pin that was lost since.
 func (p *Pull) Lost(m *nats.Msg) bool {
