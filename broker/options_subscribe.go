@@ -94,11 +94,12 @@ func OrderBy(key func(broker.Event) string) broker.SubscribeOption {
 // it has something in hand. The others become active once nothing is unsettled, or nobody
 // was heard of: for 2.5 seconds, or, after such a change, for 5 seconds and not before 15
 // seconds have passed. A replica that has nothing in hand may lose its place to another
-// one by such a change.
+// one by such a change. If a change gives the place to another one while this one has
+// something in hand, the other one starts nothing, and gives it back within 2 seconds.
+// This holds however often the leader changes.
 //
 // What is not promised: if a replica is cut off, or stands still, for that long, another
-// one handles its message, although its handler may still run. So it may be when the
-// consumer's leader changes several times within a minute. The replica starts no other handler
+// one handles its message, although its handler may still run. The replica starts no other handler
 // then, and once it can, it logs a warning that says how many of its handlers run beside
 // the next one. Make such a handler's effects safe with a fencing token or a condition in
 // the database.
