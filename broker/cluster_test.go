@@ -250,6 +250,61 @@ func TestSubscriberWithoutAQueueGoesOnWithoutANode(t *testing.T) {
 	}
 }
 
+// The same wherever a consumer without a queue has its servers from: a stream that was
+// given more of them later, other retention, memory, or a Subscribe while one is away.
+func TestSubscribersWithoutAQueueHaveTheServersOfTheirStream(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster of three servers, which takes seconds")
+	}
+	c := natstest.StartCluster(t)
+	_, js := natsConn(t, c.Nodes[0].Server)
+	for _, sc := range []jetstream.StreamConfig{
+		{Name: "SMALL", Subjects: []string{"small"}, Replicas: 1},
+		{Name: "INTEREST", Subjects: []string{"interest"}, Replicas: 3, Retention: jetstream.InterestPolicy},
+		{Name: "MEMORY", Subjects: []string{"memory"}, Replicas: 3, Storage: jetstream.MemoryStorage},
+	} {
+		natstest.MakeStream(t, js, sc)
+	}
+	starts, onStart := hookChan[jsbroker.SubscriptionStart]()
+	b := newBroker(t, c.Nodes[0].Server, broker.Addrs(c.URLs()...), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)),
+		jsbroker.WithHooks(jsbroker.Hooks{SubscriptionStart: func(ctx context.Context, e jsbroker.SubscriptionStart) context.Context {
+			onStart(ctx, e)
+			return ctx
+		}}))
+	got, names := map[string]<-chan string{}, map[string]string{}
+	listen := func(topic string, opts ...broker.SubscribeOption) {
+		t.Helper()
+		h, ch := collector()
+		subscribe(t, b, topic, h, opts...)
+		got[topic], names[topic] = ch, receive(t, starts).Consumer
+	}
+	listen("small")
+	listen("interest")
+	listen("memory", jsbroker.ConsumerConfig(jetstream.ConsumerConfig{MemoryStorage: true, DeliverPolicy: jetstream.DeliverNewPolicy}))
+	natstest.UpdateStream(t, js, jetstream.StreamConfig{Name: "SMALL", Subjects: []string{"small"}, Replicas: 3})
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	defer cancel()
+	goesOn := func(topics ...string) {
+		t.Helper()
+		for _, topic := range topics {
+			body := fmt.Sprint(topic, time.Now().UnixNano())
+			publish(t, b, topic, body, broker.PublishContext(ctx))
+			for receive(t, got[topic]) != body {
+			}
+		}
+	}
+	goesOn("small", "interest", "memory")
+	home := c.ConsumerLeader(t, "SMALL", names["small"])
+	eventually(t, "the stream has three servers", func() bool {
+		cluster := streamInfo(t, js, "SMALL").Cluster
+		return cluster != nil && len(cluster.Replicas) == 2 && cluster.Replicas[0].Current && cluster.Replicas[1].Current
+	})
+	home.Stop()
+	goesOn("small", "interest", "memory")
+	listen("late") // while a server is away
+	goesOn("late")
+}
+
 // A cluster without a leader refuses a Subscribe, which would work a moment later.
 func TestSubscribeRidesThroughAnElection(t *testing.T) {
 	if testing.Short() {

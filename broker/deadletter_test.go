@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,6 +98,47 @@ func TestEachDeadLetterIsOneLine(t *testing.T) {
 		"subject": "orders.paid", "sequence": fmt.Sprint(n + 1), "deliveries": "1", "message_id": "panics",
 		"dead_letter_topic": "graves", "reason": "handler panicked: ouch",
 	})
+}
+
+// However a message becomes a dead letter, the log has one line about that.
+func TestEachWayToADeadLetterIsOneLine(t *testing.T) {
+	t.Parallel()
+	no := errors.New("no")
+	fails := func(broker.Event) error { return jsbroker.RetryAfter(0, no) }
+	terminates := func(e broker.Event) error { return jsbroker.Terminate(e, "no") }
+	for name, test := range map[string]struct {
+		handler broker.Handler
+		opts    []broker.SubscribeOption
+		server  bool // it counts the deliveries
+	}{
+		"the last delivery, counted here":          {handler: fails},
+		"the last delivery, counted by the server": {handler: fails, server: true},
+		"in the order of keys":                     {handler: fails, opts: []broker.SubscribeOption{jsbroker.OrderBy(func(broker.Event) string { return "k" }), jsbroker.Concurrency(2)}},
+		"by one active subscriber":                 {handler: fails, opts: []broker.SubscribeOption{jsbroker.SingleActive()}},
+		"discarded":                                {handler: func(broker.Event) error { return jsbroker.Discard(no) }},
+		"terminated":                               {handler: terminates},
+		"terminated by hand":                       {handler: terminates, opts: []broker.SubscribeOption{broker.DisableAutoAck()}},
+		"terminated later":                         {handler: func(e broker.Event) error { go func() { _ = jsbroker.Terminate(e, "no") }(); return nil }, opts: []broker.SubscribeOption{broker.DisableAutoAck()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}, Retention: jetstream.WorkQueuePolicy})
+			if test.server {
+				natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "q", FilterSubject: "orders", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 2})
+			}
+			log := natstest.NewLog()
+			b := newBroker(t, s, broker.Logger(log), jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{MaxDeliver: 2}))
+			subscribe(t, b, "orders", test.handler, append(test.opts, broker.Queue("q"))...)
+			publish(t, b, "orders", "x")
+			eventually(t, "nothing is left", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 0 })
+			noErr(t, b.Disconnect()) // the line may follow the ack
+			if lines := log.With("dead letter stored in graves: no"); len(lines) != 1 || lines[0].Level != logger.WarnLevel || lines[0].Fields["reason"] != "no" {
+				t.Errorf("logged:\n%s", log.Text())
+			}
+		})
+	}
 }
 
 // letters returns the first messages of a stream, at most so many.
@@ -397,6 +439,9 @@ func TestDeadLettersThatComeBackEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		streams func() []jetstream.StreamConfig
 		account func(*server.Account) error
+		handler func(broker.Broker) (topic string, h broker.Handler) // of another service
+		others  broker.Option                                        // of that
+		last    string                                               // the topic that keeps it; empty: orders
 	}{
 		"by a transform": {streams: func() []jetstream.StreamConfig {
 			o := orders
@@ -408,6 +453,17 @@ func TestDeadLettersThatComeBackEnd(t *testing.T) {
 			g.RePublish = &jetstream.RePublish{Source: "graves", Destination: "orders"}
 			return []jetstream.StreamConfig{g, orders}
 		}},
+		"by a source": {streams: func() []jetstream.StreamConfig {
+			o := orders
+			o.Sources = []*jetstream.StreamSource{{Name: "GRAVES", SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: "graves", Destination: "orders"}}}}
+			return []jetstream.StreamConfig{graves, o}
+		}},
+		"by a handler that sends letters back": {streams: func() []jetstream.StreamConfig { return []jetstream.StreamConfig{graves, orders} }, handler: func(b broker.Broker) (string, broker.Handler) {
+			return "graves", func(e broker.Event) error { return b.Publish("orders", e.Message()) }
+		}},
+		"by a service whose dead letters come here": {streams: func() []jetstream.StreamConfig { return []jetstream.StreamConfig{graves, orders} }, handler: func(broker.Broker) (string, broker.Handler) {
+			return "graves", func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }
+		}, others: jsbroker.WithDeadLetter("orders"), last: "graves"},
 		"by a mapping": {
 			streams: func() []jetstream.StreamConfig { return []jetstream.StreamConfig{orders} },
 			account: func(a *server.Account) error { return a.AddMapping("graves", "orders") },
@@ -427,12 +483,22 @@ func TestDeadLettersThatComeBackEnd(t *testing.T) {
 			dead, onDead := hookChan[jsbroker.DeadLettered]()
 			b := newBroker(t, s, jsbroker.WithDeadLetter("graves"), jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDead}))
 			subscribe(t, b, "orders", func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }, broker.Queue("q"))
+			if test.handler != nil {
+				opts := []broker.Option{jsbroker.WithHooks(jsbroker.Hooks{DeadLettered: onDead})}
+				if test.others != nil {
+					opts = append(opts, test.others)
+				}
+				other := newBroker(t, s, opts...)
+				topic, h := test.handler(other)
+				subscribe(t, other, topic, h, broker.Queue("others"))
+			}
 			publish(t, b, "orders", "x")
 			for range 5 {
 				noErr(t, receive(t, dead).Err)
 			}
-			wantError(t, receive(t, dead).Err, jsbroker.ErrDeadLetterLoop, "5 times", "graves", "mapping")
-			if h := natstest.LastMessage(t, js, "ORDERS", "orders").Header; h.Get("Micro-Dead-Letter-Hops") != "5" {
+			wantError(t, receive(t, dead).Err, jsbroker.ErrDeadLetterLoop, "5 times", "mapping")
+			last := cmp.Or(test.last, "orders")
+			if h := natstest.LastMessage(t, js, strings.ToUpper(last), last).Header; h.Get("Micro-Dead-Letter-Hops") != "5" {
 				t.Errorf("kept %v", h)
 			}
 		})

@@ -230,6 +230,46 @@ func TestStreamTemplateThatDiffersIsLogged(t *testing.T) {
 	}
 }
 
+// Wherever a stream comes from that is not as it was asked for, the log says so.
+func TestStreamThatDiffersIsLoggedWhereverItComesFrom(t *testing.T) {
+	t.Parallel()
+	asks := jsbroker.WithStreamConfig(jetstream.StreamConfig{MaxAge: time.Hour})
+	fails := func(broker.Event) error { return jsbroker.Discard(errors.New("no")) }
+	for name, tt := range map[string]struct {
+		stream jetstream.StreamConfig
+		opts   []broker.Option
+		use    func(t *testing.T, b broker.Broker)
+		line   string
+	}{
+		"of dead letters": {jetstream.StreamConfig{Name: "GRAVES", Subjects: []string{"graves"}}, []broker.Option{asks, jsbroker.WithDeadLetter("graves")}, func(t *testing.T, b broker.Broker) {
+			subscribe(t, b, "orders", fails, broker.Queue("q"))
+			publish(t, b, "orders", "x")
+		}, "stream GRAVES exists and is used as it is: MaxAge is unlimited, not 1h0m0s"},
+		"under another name": {jetstream.StreamConfig{Name: "THEIRS", Subjects: []string{"orders.>"}},
+			[]broker.Option{asks, jsbroker.WithStreamName(func(string) string { return "SHOP" })}, func(t *testing.T, b broker.Broker) {
+				publish(t, b, "orders.x", "x")
+			}, "stream THEIRS exists and is used as it is: MaxAge"},
+		"wider than asked for": {jetstream.StreamConfig{Name: "ALL", Subjects: []string{"orders", "orders.>", "users.>"}}, []broker.Option{asks}, func(t *testing.T, b broker.Broker) {
+			subscribe(t, b, "orders.*", ignore)
+		}, "stream ALL exists and is used as it is: MaxAge"},
+		"of redriven letters": {jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}}, []broker.Option{asks, jsbroker.WithDeadLetter("graves")}, func(t *testing.T, b broker.Broker) {
+			noErr(t, b.Publish("graves", &broker.Message{Header: map[string]string{"Micro-Dead-Letter-Topic": "orders"}, Body: []byte("x")}))
+			_, err := jsbroker.Redrive(testContext(t), b, "graves")
+			noErr(t, err)
+		}, "stream ORDERS exists and is used as it is: MaxAge"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			_, js := natsConn(t, s)
+			natstest.MakeStream(t, js, tt.stream)
+			log := natstest.NewLog()
+			tt.use(t, newBroker(t, s, append(tt.opts, broker.Logger(log))...))
+			eventually(t, "the log says "+tt.line, func() bool { return len(log.With(tt.line)) == 1 })
+		})
+	}
+}
+
 // Neither Publish nor Subscribe fails where the user may not change a stream.
 func TestChangeWithoutPermissionIsLogged(t *testing.T) {
 	t.Parallel()

@@ -17,6 +17,7 @@ import (
 	"go-micro.dev/v5/registry"
 	microserver "go-micro.dev/v5/server"
 	"go-micro.dev/v5/server/grpc"
+	"go-micro.dev/v5/transport"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	jsbroker "go-micro-jetstream/broker"
@@ -39,35 +40,54 @@ func (s *Shop) Buy(ctx context.Context, in, out *wrapperspb.StringValue) error {
 	return s.events.Publish(ctx, m)
 }
 
-// The metadata of an RPC has the pseudo-headers of HTTP/2, and gRPC's binary values
-// may be anything.
+// The metadata of an RPC has what its transport brings: the pseudo-headers of HTTP/2, the
+// headers of HTTP, and gRPC's binary values, which may be anything.
 func TestRPCHandlersPublishWithTheirContext(t *testing.T) {
 	t.Parallel()
-	b := newBroker(t, startServer(t))
-	h, got := headerCollector()
-	subscribe(t, b, "orders.created", h)
-	reg := registry.NewMemoryRegistry()
-	srv := grpc.NewServer(microserver.Name("shop"), microserver.Address("127.0.0.1:0"), microserver.Broker(b), microserver.Registry(reg))
-	shop := &Shop{client.NewClient(client.Broker(b), client.Registry(reg)), make(chan metadata.Metadata, 1)}
-	noErr(t, srv.Handle(srv.NewHandler(shop)))
-	noErr(t, srv.Start())
-	defer func() { noErr(t, srv.Stop()) }()
-	caller := grpcclient.NewClient(client.Registry(reg))
-	ctx := metadata.NewContext(testContext(t), metadata.Metadata{"tenant": "acme", "span-bin": "a\nb\x00c"})
-	in, out := wrapperspb.String("7"), &wrapperspb.StringValue{}
-	noErr(t, caller.Call(ctx, caller.NewRequest("shop", "Shop.Buy", in), out))
-	md := receive(t, shop.got)
-	if md[":authority"] == "" || md["span-bin"] != "a\nb\x00c" {
-		t.Fatalf("the RPC came with %v", md)
-	}
-	r := receive(t, got)
-	if r.header["Micro-Topic"] != "orders.created" || r.header["tenant"] != "acme" {
-		t.Errorf("%q with %v", r.body, r.header)
-	}
-	for _, key := range []string{":authority", "span-bin"} {
-		if v, ok := r.header[key]; ok {
-			t.Errorf("%q came through: %q", key, v)
-		}
+	type service = func(registry.Registry, broker.Broker) (microserver.Server, client.Client)
+	for name, tt := range map[string]struct {
+		service service
+		binary  string // of the metadata; HTTP carries less
+		brings  string // metadata that the transport adds
+		lost    []string
+	}{
+		"gRPC": {func(reg registry.Registry, b broker.Broker) (microserver.Server, client.Client) {
+			return grpc.NewServer(microserver.Name("shop"), microserver.Address("127.0.0.1:0"), microserver.Broker(b), microserver.Registry(reg)), grpcclient.NewClient(client.Registry(reg))
+		}, "a\nb\x00c", ":authority", []string{":authority", "span-bin"}},
+		"HTTP": {func(reg registry.Registry, b broker.Broker) (microserver.Server, client.Client) {
+			return microserver.NewServer(microserver.Name("shop"), microserver.Address("127.0.0.1:0"), microserver.Broker(b), microserver.Registry(reg), microserver.Transport(transport.NewHTTPTransport())),
+				client.NewClient(client.Registry(reg), client.Transport(transport.NewHTTPTransport()), client.ContentType("application/protobuf"))
+		}, "YWI=", "User-Agent", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBroker(t, startServer(t))
+			h, got := headerCollector()
+			subscribe(t, b, "orders.created", h)
+			reg := registry.NewMemoryRegistry()
+			srv, caller := tt.service(reg, b)
+			shop := &Shop{client.NewClient(client.Broker(b), client.Registry(reg)), make(chan metadata.Metadata, 1)}
+			noErr(t, srv.Handle(srv.NewHandler(shop)))
+			noErr(t, srv.Start())
+			defer func() { noErr(t, srv.Stop()) }()
+			ctx := metadata.NewContext(testContext(t), metadata.Metadata{"tenant": "acme", "span-bin": tt.binary})
+			in, out := wrapperspb.String("7"), &wrapperspb.StringValue{}
+			noErr(t, caller.Call(ctx, caller.NewRequest("shop", "Shop.Buy", in), out))
+			md := receive(t, shop.got)
+			if md[tt.brings] == "" {
+				t.Fatalf("the RPC came with %v", md)
+			}
+			r := receive(t, got)
+			tenant, _ := metadata.Metadata(r.header).Get("tenant")
+			if r.header["Micro-Topic"] != "orders.created" || tenant != "acme" {
+				t.Errorf("%q with %v", r.body, r.header)
+			}
+			for _, key := range tt.lost {
+				if v, ok := r.header[key]; ok || md[key] == "" {
+					t.Errorf("%q came through: %q; the RPC came with %v", key, v, md)
+				}
+			}
+		})
 	}
 }
 

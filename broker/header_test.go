@@ -154,6 +154,9 @@ func TestWhatNobodyHasSetByHandIsLeftOut(t *testing.T) {
 		{":authority": "shop", ":path": "/order", "Kept": "v"},
 		{"trace-bin": "a\nb", "Kept": "v"},
 		{"Micro-Topic": "orders", ":path": "/order", "trace-bin": "\x00", "Note": "line\nline", "Kept": "v"},
+		{":status": "200", ":scheme": "https", "Grpc-Status-Details-Bin": "\x00\r", "X-B3-BIN": "\n", "Kept": "v"}, // HTTP/2 and other spellings
+		{"Micro-Topic": "orders", "kafka_offset (int)": "1", "x-death[0].queue": "q", "Kept": "v"},                 // bridges of Kafka and AMQP
+		{"Micro-Topic": "orders", "": "v", "Größe": "v", "Cookie Jar": "v", "traceparent": "a\r\nb", "Kept": "v"},
 	} {
 		if err := b.Publish("orders", &broker.Message{Header: header, Body: []byte("x")}); err != nil {
 			t.Fatalf("%v: %v", header, err)
@@ -259,12 +262,41 @@ func TestTraceHeadersOfOneValueAndOfNone(t *testing.T) {
 		{"traceparent": parent, "Traceparent": "", "tracestate": "k=v"},
 		{"traceparent": "", "Traceparent": parent, "tracestate": "k=v"},
 		{"traceparent": parent, "tracestate": "k=v", "Tracestate": ""},
+		{"traceparent": parent, "Traceparent": " ", "tracestate": "k=v"},
+		{"traceparent": "\t", "TRACEPARENT": parent, "tracestate": "k=v", "Tracestate": " "},
 	} {
 		if err := b.Publish("orders", &broker.Message{Header: sent}); err != nil {
 			t.Fatal(err)
 		}
 		if r := receive(t, got); !maps.Equal(r.header, want) {
 			t.Errorf("%v is published as %v", sent, r.header)
+		}
+	}
+}
+
+// Other publishers may send a trace header in several lines, as with HTTP. W3C has those of
+// tracestate and baggage put together.
+func TestTraceHeadersInSeveralLines(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	b := newBroker(t, s)
+	h, got := headerCollector()
+	subscribe(t, b, "orders", h)
+	const parent, other = "00-11111111111111111111111111111111-1111111111111111-01", "00-22222222222222222222222222222222-2222222222222222-01"
+	for _, tt := range []struct {
+		sent nats.Header
+		want map[string]string
+	}{
+		{nats.Header{"traceparent": {parent}, "tracestate": {"a=1", "b=2"}}, map[string]string{"traceparent": parent, "tracestate": "a=1,b=2"}},
+		{nats.Header{"traceparent": {"", parent}, "tracestate": {"", "b=2", ""}}, map[string]string{"traceparent": parent, "tracestate": "b=2"}},
+		{nats.Header{"traceparent": {parent, other}, "baggage": {"a=1", "b=2,c=3"}}, map[string]string{"traceparent": parent, "baggage": "a=1,b=2,c=3"}},
+		{nats.Header{"Baggage": {"", ""}, "x": {"1", "2"}}, map[string]string{"Baggage": "", "x": "1"}},
+	} {
+		_, err := js.PublishMsg(testContext(t), &nats.Msg{Subject: "orders", Header: tt.sent})
+		noErr(t, err)
+		if r := receive(t, got); !maps.Equal(r.header, tt.want) {
+			t.Errorf("%v arrives as %v", tt.sent, r.header)
 		}
 	}
 }

@@ -175,6 +175,48 @@ func TestSubscriberWithoutAQueueOnAWorkQueueIsWarned(t *testing.T) {
 	}
 }
 
+// A stream is given limits under its subscribers, and their consumers are lost.
+func TestConsumersMadeAgainKeepToTheLimitsOfTheirStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	_, js := natsConn(t, s)
+	limits := jetstream.StreamConsumerLimits{InactiveThreshold: 20 * time.Second, MaxAckPending: 5}
+	for name, lose := range map[string]func(t *testing.T, cfg jetstream.StreamConfig){
+		"the consumers": func(t *testing.T, cfg jetstream.StreamConfig) {
+			for _, consumer := range natstest.ConsumerNames(t, js, cfg.Name) { // before the server takes the limits
+				noErr(t, js.DeleteConsumer(testContext(t), cfg.Name, consumer))
+			}
+			natstest.UpdateStream(t, js, cfg)
+		},
+		"the stream": func(t *testing.T, cfg jetstream.StreamConfig) {
+			noErr(t, js.DeleteStream(testContext(t), cfg.Name))
+			natstest.MakeStream(t, js, cfg)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := jetstream.StreamConfig{Name: strings.ToUpper(name[4:]), Subjects: []string{name[4:]}, Metadata: map[string]string{"go-micro-jetstream": "1"}}
+			natstest.MakeStream(t, js, cfg)
+			b := newBroker(t, s)
+			h, got := collector()
+			for _, queue := range []string{"", "q"} {
+				subscribe(t, b, name[4:], h, broker.Queue(queue))
+			}
+			cfg.ConsumerLimits = limits
+			lose(t, cfg)
+			eventually(t, "both consumers are there again", func() bool { return len(natstest.ConsumerNames(t, js, cfg.Name)) == 2 })
+			publish(t, b, name[4:], "x")
+			receive(t, got)
+			receive(t, got)
+			for _, consumer := range natstest.ConsumerNames(t, js, cfg.Name) {
+				if cc := natstest.ConsumerInfo(t, js, cfg.Name, consumer).Config; cc.InactiveThreshold != limits.InactiveThreshold || cc.MaxAckPending != limits.MaxAckPending {
+					t.Errorf("%s has %v and %d", consumer, cc.InactiveThreshold, cc.MaxAckPending)
+				}
+			}
+		})
+	}
+}
+
 func TestConsumersKeepToTheLimitsOfTheirStream(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -667,6 +668,42 @@ func TestUserWithoutAnInboxIsToldSoByConnect(t *testing.T) {
 	eventually(t, "no connection is left", func() bool { return s.NumClients() == 0 })
 	if _, err := connectTo(t, as("limited:pw", s), jsbroker.WithNATSOptions(nats.CustomInboxPrefix("_MINE"))); err != nil {
 		t.Errorf("the way out that the error names: %v", err)
+	}
+}
+
+// The same for what is given to a call, on several brokers at a time.
+func TestOptionsOfCallsCanBeShared(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	backOff, metadata := []time.Duration{time.Second}, map[string]string{"team": "a"}
+	var handled, outcomes atomic.Int64
+	sub := []broker.SubscribeOption{
+		broker.Queue("q"), jsbroker.Concurrency(2), jsbroker.OrderBy(func(e broker.Event) string { return e.Topic() }),
+		jsbroker.ConsumerConfig(jetstream.ConsumerConfig{BackOff: backOff, MaxDeliver: 2, Metadata: metadata}), broker.SubscribeContext(testContext(t)),
+	}
+	pub := []broker.PublishOption{jsbroker.MessageID("one"), jsbroker.TTL(time.Hour), jsbroker.Async(func(error) { outcomes.Add(1) }), broker.PublishContext(testContext(t))}
+	redrive := []jsbroker.RedriveOption{jsbroker.RedriveLimit(1), jsbroker.RedriveFilter(func(jsbroker.DeadLetter) bool { return true })}
+	publish(t, newBroker(t, s), "graves", "no letter")
+	const brokers = 4
+	var used sync.WaitGroup
+	for range brokers {
+		b := newBroker(t, s)
+		used.Go(func() {
+			subscribe(t, b, "orders", func(broker.Event) error { handled.Add(1); return nil }, sub...)
+			if err := b.Publish("orders", message("x"), pub...); err != nil {
+				t.Error(err)
+			}
+			if _, err := jsbroker.Redrive(testContext(t), b, "graves", redrive...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	backOff[0], metadata["team"] = 0, "b"
+	used.Wait()
+	eventually(t, "all have an outcome, and one is handled", func() bool { return outcomes.Load() == brokers && handled.Load() == 1 })
+	_, js := natsConn(t, s)
+	if cc := natstest.ConsumerInfo(t, js, "ORDERS", "q").Config; cc.BackOff[0] != time.Second || cc.Metadata["team"] != "a" {
+		t.Errorf("what the caller has changed counts: %+v", cc)
 	}
 }
 

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"strings"
 	"testing"
 
@@ -47,6 +48,27 @@ func TestDisconnectOfASharedBrokerSaysSo(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the other service does then fails, and says why.
+func TestASharedBrokerAfterDisconnect(t *testing.T) {
+	t.Parallel()
+	b := newBroker(t, startServer(t))
+	noErr(t, b.Connect()) // the other service
+	publish(t, b, "orders", "x")
+	noErr(t, b.Disconnect())
+	_, err := b.Subscribe("orders", ignore, broker.Queue("q"))
+	for what, err := range map[string]error{
+		"Publish": b.Publish("orders", message("x")), "Async": b.Publish("orders", message("x"), jsbroker.Async(func(error) {})), "Subscribe": err,
+		"Health": jsbroker.Health(testContext(t), b), "CancelDelivery": jsbroker.CancelDelivery(testContext(t), b, "orders", "id"),
+	} {
+		if !errors.Is(err, jsbroker.ErrNotConnected) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	noErr(t, b.Disconnect())
+	noErr(t, b.Connect())
+	publish(t, b, "orders", "x")
 }
 
 // Whoever stands between client and server can name servers before the connection is

@@ -27,6 +27,9 @@ func TestOptionsThatDoLessThanTheySayAreInTheLog(t *testing.T) {
 		"dead letters, no limit":   {[]broker.Option{jsbroker.WithDeadLetter("dead")}, "without MaxDeliver", true},
 		"dead letters and a limit": {[]broker.Option{jsbroker.WithDeadLetter("dead"), limit}, "without MaxDeliver", false},
 		"no dead letters":          {nil, "without MaxDeliver", false},
+		"letters that replace each other": {[]broker.Option{jsbroker.WithDeadLetter("dead"), jsbroker.WithStreamConfig(jetstream.StreamConfig{MaxMsgsPerSubject: 1})},
+			"all dead letters have the one subject dead", true},
+		"messages that do": {[]broker.Option{jsbroker.WithStreamConfig(jetstream.StreamConfig{MaxMsgsPerSubject: 1})}, "all dead letters", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

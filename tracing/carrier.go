@@ -25,7 +25,8 @@ type HeaderCarrier map[string]string
 
 var _ propagation.TextMapCarrier = HeaderCarrier(nil)
 
-// Get returns the value of key in any case, or "". An empty value counts as absent.
+// Get returns the value of key in any case, or "". A value that is empty, or all blank,
+// counts as absent.
 //
 // A lower-case tracestate belongs to the lower-case traceparent. If that one is
 // stale, the tracestate is stale too and counts as absent.
@@ -33,7 +34,7 @@ func (c HeaderCarrier) Get(key string) string {
 	spelling, value := c.fresh(key)
 	if spelling == "tracestate" {
 		parent := c["traceparent"]
-		if _, current := c.fresh("traceparent"); parent != "" && parent != current {
+		if _, current := c.fresh("traceparent"); !blank(parent) && parent != current {
 			return ""
 		}
 	}
@@ -43,20 +44,23 @@ func (c HeaderCarrier) Get(key string) string {
 // fresh returns the spelling of key that counts, and its value.
 func (c HeaderCarrier) fresh(key string) (spelling, value string) {
 	lower, title := strings.ToLower(key), textproto.CanonicalMIMEHeaderKey(key)
-	if value := c[title]; value != "" {
+	if value := c[title]; !blank(value) {
 		return title, value
 	}
 	for k, v := range c {
 		// Among other spellings the order of the names decides, not that of the map.
-		if v != "" && k != lower && sameName(k, key) && (spelling == "" || k < spelling) {
+		if !blank(v) && k != lower && sameName(k, key) && (spelling == "" || k < spelling) {
 			spelling, value = k, v
 		}
 	}
-	if spelling == "" {
-		return lower, c[lower]
+	if value := c[lower]; spelling == "" && !blank(value) {
+		return lower, value
 	}
 	return spelling, value
 }
+
+// blank reports whether nothing is left of a value on the way through NATS.
+func blank(value string) bool { return strings.TrimSpace(value) == "" }
 
 // Set stores value under the lower-case name of key and deletes all other spellings.
 func (c HeaderCarrier) Set(key, value string) {

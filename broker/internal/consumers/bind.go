@@ -124,16 +124,23 @@ func (b binding) ephemeralConfig() jetstream.ConsumerConfig {
 	if cc.InactiveThreshold == 0 {
 		cc.InactiveThreshold = InactiveThreshold
 	}
-	if cc.Replicas == 0 && b.stream.Replicas > 1 {
-		// Left to the server it has one, and is away as long as the one node is.
-		cc.Replicas = b.stream.Replicas
-	}
+	cc.Replicas = ephemeralReplicas(cc, b.stream)
 	if b.rules.ConsumerTemplate == nil && b.stream.Retention != jetstream.WorkQueuePolicy {
 		// As with core NATS, everybody gets what is published from now on. A
 		// WorkQueue stream only permits consumers of all messages.
 		cc.DeliverPolicy = jetstream.DeliverNewPolicy
 	}
 	return cc
+}
+
+// ephemeralReplicas is on how many servers the consumer of a subscriber without a queue
+// lives, if the template leaves that open. Left to the server it would be one, and the
+// consumer away as long as that is.
+func ephemeralReplicas(cc jetstream.ConsumerConfig, s *asset.Stream) int {
+	if cc.Replicas == 0 && s.Replicas > 1 {
+		return s.Replicas
+	}
+	return cc.Replicas
 }
 
 // bindAttempts is how often bindDurable tries. Each race that it loses to another

@@ -22,7 +22,8 @@ type Mended struct {
 
 // Mend looks whether a subscription's consumer can still serve, after a fetch has
 // failed. If it is gone, Mend makes it again, and its stream, provided that this
-// module made them. With a queue another replica may have been quicker, perhaps
+// module made them. It also replaces the consumer of a subscriber without a queue whose
+// servers are all down. With a queue another replica may have been quicker, perhaps
 // with a consumer of another name. Mend calls resumeAt at most once, just before
 // it makes a consumer that has to go on where it was (see Consumer.GoesOn), for
 // the stream sequence to begin with. The context bounds it.
@@ -39,6 +40,8 @@ func (cs *Consumers) Mend(ctx context.Context, rules *asset.Rules, c *Consumer, 
 		if err != nil || m.Consumer != nil {
 			return m, err
 		}
+	case c.replaceable(rules, err):
+		c = c.renamed(topic)
 	case !gone(err):
 		return Mended{}, err
 	case rules.NeverCreateConsumers:
@@ -47,6 +50,23 @@ func (cs *Consumers) Mend(ctx context.Context, rules *asset.Rules, c *Consumer, 
 		return Mended{}, fmt.Errorf("consumer %s of stream %s is gone and was not made by this broker: create it again: %w", c.Name, c.Stream.Name, err)
 	}
 	return cs.remake(ctx, b, c, resumeAt)
+}
+
+// replaceable reports whether another consumer may go on in the place of this one, whose
+// servers are down although its stream may have others. It has fewer than the stream where
+// the template says so, or where the stream was given more under it. Nobody shares it, and
+// in a stream with Limits retention nothing waits for it.
+func (c *Consumer) replaceable(rules *asset.Rules, err error) bool {
+	return fault.HasCode(err, fault.CodeConsumerOffline) && c.Ephemeral && c.Ours &&
+		c.Stream.Retention == jetstream.LimitsPolicy && !rules.NeverCreateConsumers
+}
+
+// renamed returns a copy of the consumer with a name that is free. The server removes the
+// former one when that has been back for InactiveThreshold.
+func (c *Consumer) renamed(topic string) *Consumer {
+	another := *c
+	another.Config.Name = ephemeralName(topic)
+	return &another
 }
 
 // gone reports whether the server says that there is no such consumer or stream.
@@ -91,9 +111,10 @@ func (cs *Consumers) remake(ctx context.Context, b binding, former *Consumer, re
 		return Mended{}, err
 	}
 	b.stream = s
-	cc := resumed(former, s, resumeAt)
+	cc := cs.limited(b, resumed(former, s, resumeAt))
 	var again *Consumer
 	if b.queue == "" {
+		cc.Replicas = ephemeralReplicas(cc, s)
 		again, _, err = cs.create(ctx, b, cc)
 	} else {
 		again, _, err = cs.bindDurable(ctx, b, cc)

@@ -21,7 +21,7 @@ func TestHeaderCarrierHasTheSameRule(t *testing.T) {
 		for _, name := range names {
 			for _, key := range []string{name, textproto.CanonicalMIMEHeaderKey(name), strings.ToUpper(name), strings.ToUpper(name[:2]) + name[2:]} {
 				if rand.N(2) == 0 {
-					header[key] = []string{"", "a", "b"}[rand.N(3)]
+					header[key] = []string{"", " ", "a", "b"}[rand.N(4)]
 				}
 			}
 		}

@@ -214,7 +214,7 @@ func AddValues(out, original nats.Header) {
 
 // IncomingHeader returns the Message.Header of a delivery: a new map, never nil,
 // without Nats-* headers. Of several values of a key it takes the first, as NATS
-// clients do. traced says that go-micro's client has published the message and
+// clients do, except for trace headers; see received. traced says that go-micro's client has published the message and
 // that it has trace headers; see [SpellForGoMicro].
 func IncomingHeader(in nats.Header) (out map[string]string, traced bool) {
 	out = make(map[string]string, len(in))
@@ -223,7 +223,8 @@ func IncomingHeader(in nats.Header) (out map[string]string, traced bool) {
 		if len(vs) == 0 || isNATSHeader(k) {
 			continue
 		}
-		switch {
+		v := vs[0]
+		switch i := traceIndex(k); {
 		case len(k) == len(contentTypeHeader) && strings.EqualFold(k, contentTypeHeader):
 			// go-micro looks for this spelling only, and without it takes the body
 			// for protobuf. If the message has this spelling too, it wins.
@@ -232,10 +233,13 @@ func IncomingHeader(in nats.Header) (out map[string]string, traced bool) {
 			}
 		case k == topicHeader:
 			byGoMicro = true
-		case traceIndex(k) >= 0:
+		case i >= 0:
 			traced = true
+			if len(vs) > 1 {
+				v = received(i, vs)
+			}
 		}
-		out[k] = vs[0]
+		out[k] = v
 	}
 	return out, traced && byGoMicro
 }

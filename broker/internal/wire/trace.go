@@ -18,7 +18,7 @@ import "strings"
 // traceHeaders are the headers of the common propagators: W3C trace context and
 // baggage, B3, and Jaeger.
 var traceHeaders = spellings{
-	traceparent: "traceparent", tracestate: "tracestate", 2: "baggage",
+	traceparent: "traceparent", tracestate: "tracestate", baggage: "baggage",
 	3: "b3", 4: "x-b3-traceid", 5: "x-b3-spanid", 6: "x-b3-parentspanid", 7: "x-b3-sampled", 8: "x-b3-flags",
 	9: "uber-trace-id",
 }
@@ -38,6 +38,7 @@ type spellings [10]string
 const (
 	traceparent = 0
 	tracestate  = 1
+	baggage     = 2
 )
 
 // traceIndex returns the position of a key, in any case, among the trace headers,
@@ -66,7 +67,7 @@ func (t *traces) add(key, value string) bool {
 	if i < 0 {
 		return false
 	}
-	if value == "" {
+	if strings.TrimSpace(value) == "" { // blanks are lost on the wire
 		return true
 	}
 	if i == traceparent && key == traceHeaders[traceparent] {
@@ -122,6 +123,25 @@ func title(name string) string {
 		}
 	}
 	return string(b)
+}
+
+// received returns the value of the i-th header of a delivery that has several. W3C has
+// those of tracestate and baggage put together. Of others it is the first that is not
+// empty.
+func received(i int, values []string) string {
+	full := make([]string, 0, len(values))
+	for _, v := range values {
+		if v != "" {
+			full = append(full, v)
+		}
+	}
+	switch {
+	case len(full) == 0:
+		return ""
+	case i == tracestate || i == baggage:
+		return strings.Join(full, ",")
+	}
+	return full[0]
 }
 
 // SpellForGoMicro gives the trace headers of a delivery the spelling that
