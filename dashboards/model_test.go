@@ -2,9 +2,12 @@ package dashboards_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
@@ -91,21 +94,30 @@ type target struct {
 
 type datasource struct{ Type, UID string }
 
+// readDashboards returns all dashboards. What is in them is not to be changed: they are
+// read once.
 func readDashboards(t *testing.T) []dashboard {
 	t.Helper()
+	all, err := decodedDashboards()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Clone(all)
+}
+
+var decodedDashboards = sync.OnceValues(func() (all []dashboard, err error) {
 	files, err := fs.Glob(dashboards.Grafana(), "*.json")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no dashboards: %v", err)
+		return nil, fmt.Errorf("no dashboards: %w", err)
 	}
-	var all []dashboard
 	for _, f := range files {
 		text, err := fs.ReadFile(dashboards.Grafana(), f)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		d := dashboard{file: f}
 		if err := json.Unmarshal(text, &d); err != nil {
-			t.Fatalf("%s: %v", f, err)
+			return nil, fmt.Errorf("%s: %w", f, err)
 		}
 		var panels []panel
 		for _, p := range d.Panels {
@@ -118,8 +130,8 @@ func readDashboards(t *testing.T) []dashboard {
 		d.Panels = panels
 		all = append(all, d)
 	}
-	return all
-}
+	return all, nil
+})
 
 // variable returns the one of that name.
 func (d *dashboard) variable(t *testing.T, name string) variable {
@@ -229,10 +241,13 @@ type rule struct {
 
 func (r rule) name() string { return r.Record + r.Alert }
 
+// readRules returns all rules. What is in them is not to be changed: they are read once.
 func readRules(t *testing.T) (all []rule) {
 	t.Helper()
-	var f ruleFile
-	decode(t, dashboards.Rules(), &f)
+	f, err := decodedRules()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, g := range f.Groups {
 		all = append(all, g.Rules...)
 	}
@@ -242,14 +257,23 @@ func readRules(t *testing.T) (all []rule) {
 	return all
 }
 
+var decodedRules = sync.OnceValues(func() (f ruleFile, err error) {
+	err = decodeYAML(dashboards.Rules(), &f)
+	return f, err
+})
+
 // decode reads YAML; a field that the type does not have is an error.
 func decode(t *testing.T, text string, into any) {
 	t.Helper()
-	dec := yaml.NewDecoder(strings.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(into); err != nil {
+	if err := decodeYAML(text, into); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func decodeYAML(text string, into any) error {
+	dec := yaml.NewDecoder(strings.NewReader(text))
+	dec.KnownFields(true)
+	return dec.Decode(into)
 }
 
 var templateLabel = regexp.MustCompile(`\$labels\.([a-zA-Z_]+)`)

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // This file reads as much of PromQL as the checks need: which metrics, matchers
@@ -91,8 +92,16 @@ func isName(t string) bool {
 	return t != "" && (t[0] == '_' || t[0] == ':' || t[0] >= 'a' && t[0] <= 'z' || t[0] >= 'A' && t[0] <= 'Z')
 }
 
-// parse reads an expression.
-func parse(expr string) (p promql, err error) {
+// expressions are those that were read. Tests read the same ones hundreds of times.
+var expressions sync.Map // by their text: func() (promql, error)
+
+// parse reads an expression. What it returns is not to be changed.
+func parse(expr string) (promql, error) {
+	read, _ := expressions.LoadOrStore(expr, sync.OnceValues(func() (promql, error) { return readExpression(expr) }))
+	return read.(func() (promql, error))()
+}
+
+func readExpression(expr string) (p promql, err error) {
 	for _, m := range variableInText.FindAllStringSubmatch(expr, -1) {
 		p.variables = append(p.variables, m[1])
 	}

@@ -2,12 +2,18 @@ package dashboards_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"go-micro-jetstream/dashboards"
 )
 
 // heading makes the anchor of a headline as forges do.
@@ -221,9 +227,94 @@ func metricsOf(rules []rule, exprs ...string) (names []string) {
 	return names
 }
 
+// Each unit test runs with the rule that it asks for, and with what that is made of. All
+// rules in each of them would take promtool twenty times as long, and show no more.
 func TestPromtool(t *testing.T) {
 	t.Parallel()
 	needPrometheus(t)
 	promtool(t, "check", "rules", "prometheus/rules.yaml")
-	promtool(t, "test", "rules", "prometheus/rules_test.yaml")
+	text, err := os.ReadFile("prometheus/rules_test.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]any
+	decode(t, string(text), &all)
+	if files := fmt.Sprint(all["rule_files"]); files != "[rules.yaml]" {
+		t.Fatalf("the unit tests are of the rules %s", files)
+	}
+	dir := t.TempDir()
+	write := func(name string, content any) string {
+		file := filepath.Join(dir, name)
+		text, err := yaml.Marshal(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	args := []string{"test", "rules"}
+	asked := regexp.MustCompile(`alertname="(\w+)"`)
+	for i, test := range all["tests"].([]any) {
+		one := maps.Clone(all)
+		one["tests"] = []any{test}
+		one["rule_files"] = []string{fmt.Sprintf("rules-%d.yaml", i)}
+		var names []string
+		for _, e := range test.(map[string]any)["promql_expr_test"].([]any) {
+			names = append(names, asked.FindStringSubmatch(e.(map[string]any)["expr"].(string))[1])
+		}
+		write(fmt.Sprintf("rules-%d.yaml", i), rulesFor(t, names))
+		args = append(args, write(fmt.Sprintf("test-%d.yaml", i), one))
+	}
+	promtool(t, args...)
+}
+
+// rulesFor is the rule file with no more than these alerts and the rules whose results
+// they use.
+func rulesFor(t *testing.T, alerts []string) map[string]any {
+	t.Helper()
+	needed := map[string]bool{}
+	var need func(name string)
+	need = func(name string) {
+		for _, r := range readRules(t) {
+			if r.name() != name || needed[name] {
+				continue
+			}
+			needed[name] = true
+			p, err := parse(r.Expr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range p.selectors {
+				names, err := s.names()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range names {
+					need(n)
+				}
+			}
+		}
+	}
+	for _, a := range alerts {
+		need(a)
+	}
+	var file map[string]any
+	decode(t, dashboards.Rules(), &file)
+	var groups []any
+	for _, g := range file["groups"].([]any) {
+		group := g.(map[string]any)
+		group["rules"] = slices.DeleteFunc(group["rules"].([]any), func(r any) bool {
+			one := r.(map[string]any)
+			record, _ := one["record"].(string)
+			alert, _ := one["alert"].(string)
+			return !needed[record+alert]
+		})
+		if len(group["rules"].([]any)) > 0 {
+			groups = append(groups, group)
+		}
+	}
+	file["groups"] = groups
+	return file
 }

@@ -42,8 +42,9 @@ var signs = map[string]string{
 func linkedPanels(t *testing.T) map[string]panel {
 	t.Helper()
 	linked := map[string]panel{}
+	all := readDashboards(t)
 	for _, r := range readRules(t) {
-		for _, d := range readDashboards(t) {
+		for _, d := range all {
 			for _, p := range d.Panels {
 				if strings.Contains(r.Annotations["dashboard"], "/d/"+d.UID+"?viewPanel="+strconv.Itoa(p.ID)+"&") {
 					linked[p.Title] = p
