@@ -27,19 +27,24 @@ func (c *Consumer) Snoozing() *Consumer {
 
 // NoteSnoozes writes into a consumer's metadata that handlers snooze, so that other
 // subscribers and those after a restart know it. It returns what the server says of
-// the consumer then.
+// the consumer then. If another process takes the note off at the same time, it is written
+// again. If that happens more often, the consumer has no note, and the next snooze writes it.
 func (cs *Consumers) NoteSnoozes(ctx context.Context, c *Consumer) (*jetstream.ConsumerInfo, error) {
-	info, err := cs.Info(ctx, c)
-	if err != nil || noted(info.Config) {
-		return info, err
+	for try := 0; ; try++ {
+		info, err := cs.Info(ctx, c)
+		if err != nil || noted(info.Config) || try == changeTries {
+			return info, err
+		}
+		cc := info.Config
+		cc.Metadata = maps.Clone(cc.Metadata)
+		if cc.Metadata == nil { // a tool has taken it off
+			cc.Metadata = map[string]string{}
+		}
+		cc.Metadata[SnoozesKey] = "true"
+		if _, err := cs.update(ctx, c.Stream.Name, cc); err != nil {
+			return nil, err
+		}
 	}
-	cc := info.Config
-	cc.Metadata = maps.Clone(cc.Metadata)
-	if cc.Metadata == nil { // a tool has taken it off
-		cc.Metadata = map[string]string{}
-	}
-	cc.Metadata[SnoozesKey] = "true"
-	return cs.update(ctx, c.Stream.Name, cc)
 }
 
 // MayNote reports whether this module is permitted to do what NoteSnoozes does. It has

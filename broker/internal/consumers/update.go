@@ -49,11 +49,31 @@ func hasBodies(info *jetstream.ConsumerInfo, rules *asset.Rules, topic string) e
 	return fmt.Errorf("%w: consumer %s of stream %s delivers headers only, so handlers would get empty bodies: take that off (nats consumer edit), take another queue, or ask for it with HeadersOnly in WithConsumerConfig", fault.ErrConsumerConflict, info.Name, info.Stream)
 }
 
+// changeTries is how often a consumer is changed if another process undoes the change. The
+// server knows whole configurations only: who has read the one from before, and changes
+// something else, writes that back.
+const changeTries = 3
+
 // follow applies what the code has changed of a consumer, provided that nobody else
-// has changed that meanwhile. It logs what it applies, and what it does not. It
-// returns what the server says of the consumer then. If the server refuses the
-// change, that is what it said before.
+// has changed that meanwhile. It returns what the server says of the consumer then. If
+// the server refuses the change, that is what it said before.
 func (cs *Consumers) follow(ctx context.Context, b binding, info *jetstream.ConsumerInfo) *jetstream.ConsumerInfo {
+	record := func(info *jetstream.ConsumerInfo) string { return info.Config.Metadata[asset.AskedKey] }
+	for try := 1; ; try++ {
+		now := cs.apply(ctx, b, info)
+		if record(now) == record(info) || try == changeTries {
+			return now
+		}
+		again, err := cs.info(ctx, b.stream.Name, info.Name)
+		if err != nil || record(again) != record(info) { // not undone
+			return now
+		}
+		info = again
+	}
+}
+
+// apply is one try of follow. It logs what it applies, and what it does not.
+func (cs *Consumers) apply(ctx context.Context, b binding, info *jetstream.ConsumerInfo) *jetstream.ConsumerInfo {
 	have, want := info.Config, b.asks()
 	last := asked.Parse(have.Metadata[asset.AskedKey])
 	plan := settingsOn(b.stream).Compare(last, want, have)
