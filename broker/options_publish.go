@@ -126,10 +126,11 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // and about a second late at most, by the clocks of publisher and server, which
 // should agree. It survives restarts of clients and servers. What is due while a server
 // is down or has just started comes when that has moved it to its topic's stream, which
-// was seen to begin up to 25 seconds after the start: the server tries it at once, while it
-// still restores its streams, and again some 10 to 20 seconds later. An overloaded one may
-// need longer (calculateRetryBackoff in server/stream.go). The broker itself then takes
-// less than 0.1 seconds. A server that is killed while messages fall due may deliver some
+// was seen to begin up to 30 seconds after the start, on a busy machine: the server tries
+// it at once, while it still restores its streams, and again some 10 to 20 seconds later.
+// An overloaded one may need longer (calculateRetryBackoff in server/stream.go), and so may
+// a cluster of which one node after the other is killed. The broker itself then takes less
+// than 0.1 seconds. A server that is killed while messages fall due may deliver some
 // of these again. A time that has passed means now, and so does the zero time. Use it for
 // reminders, and for retries in hours. It works with [Async] and [TTL]. Of DeliverAt and
 // [DeliverAfter] the last one counts.
