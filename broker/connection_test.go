@@ -106,6 +106,10 @@ func TestPublishSurvivesWritesToBrokenConnections(t *testing.T) {
 					}
 				})
 			}
+			defer func() { // also if the wait below gives up
+				enough.Store(true)
+				all.Wait()
+			}()
 			for range 10 {
 				before := stored.Load()
 				eventually(t, "messages are stored", func() bool { return stored.Load() > before+20 })

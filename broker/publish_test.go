@@ -586,6 +586,30 @@ func TestLostAnswerIsAskedForAgainWithTheSameID(t *testing.T) {
 	}
 }
 
+// A server that takes longer for an answer than a try waits is asked again, and the
+// answer to the earlier copy counts: else no publish would end before its deadline.
+func TestAnswersThatTakeLongCount(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	nc, js := natsConn(t, s)
+	slow := natstest.StartDelay(t, s)
+	b := newBroker(t, s, broker.Addrs(slow.URL()))
+	publish(t, b, "orders", "first")
+	copies, err := nc.SubscribeSync("orders")
+	noErr(t, err)
+	noErr(t, nc.Flush())
+	slow.Set(1500 * time.Millisecond) // an answer takes three seconds, and a try waits for two
+	publish(t, b, "orders", "second")
+	publishAsync(t, b, "orders", "third")
+	eventually(t, "all are stored", func() bool { return streamInfo(t, js, "ORDERS").State.Msgs == 3 })
+	slow.Set(0)
+	publish(t, b, "orders", "fourth")
+	noErr(t, nc.Flush())
+	if n, _, _ := copies.Pending(); n > 6 {
+		t.Errorf("%d copies were sent of 3 messages", n)
+	}
+}
+
 // The stream calls a repeated try a duplicate, but nobody has published twice.
 func TestOwnRetryIsNoDuplicate(t *testing.T) {
 	t.Parallel()

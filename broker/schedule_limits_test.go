@@ -189,8 +189,13 @@ func TestAMessageThatMayWaitIsNotStoredInItsStreamAsWell(t *testing.T) {
 		noErr(t, err)
 	}
 	publish(t, b, "orders.a", "first", jsbroker.DeliverAfter(time.Hour))
-	next(tries)
-	next(lookUps)
+	noErr(t, nc.Flush())
+	for _, sub := range []*nats.Subscription{tries, lookUps} { // a slow server is asked again
+		next(sub)
+		for n, _, _ := sub.Pending(); n > 0; n-- {
+			next(sub)
+		}
+	}
 	p.Forget(false, true)
 	done := make(chan error, 1)
 	go func() {

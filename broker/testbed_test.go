@@ -81,7 +81,9 @@ func message(body string) *broker.Message { return &broker.Message{Body: []byte(
 // publish publishes and fails the test on an error.
 func publish(t testing.TB, b broker.Broker, topic, body string, opts ...broker.PublishOption) {
 	t.Helper()
-	if err := b.Publish(topic, message(body), opts...); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), natstest.Patience) // a busy machine may need it
+	defer cancel()
+	if err := b.Publish(topic, message(body), append([]broker.PublishOption{broker.PublishContext(ctx)}, opts...)...); err != nil {
 		t.Fatal(err)
 	}
 }

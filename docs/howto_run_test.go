@@ -201,9 +201,10 @@ func TestPause(t *testing.T) {
 		must(t, err)
 	}
 	must(t, b.Publish("orders.created", with.msg))
-	if info := natstest.ConsumerInfo(t, with.js, "ORDERS", "payments"); !info.Paused || info.NumPending != 1 {
-		t.Fatalf("paused %v, %d messages wait", info.Paused, info.NumPending)
-	}
+	natstest.Eventually(t, "the queue is paused, and the message waits", func() bool { // the server counts after its answer
+		info := natstest.ConsumerInfo(t, with.js, "ORDERS", "payments")
+		return info.Paused && info.NumPending == 1
+	})
 	must(t, jsbroker.Health(ctx, b)) // a subscriber of a paused queue is well
 	_, err = with.js.ResumeConsumer(ctx, "ORDERS", "payments")
 	must(t, err)

@@ -15,8 +15,10 @@ import (
 )
 
 // inflight matches the answers of streams to the tries that wait for them. All answers
-// arrive in one inbox. Each try has a reply subject of its own there, which is never
-// used again: a late or a second answer belongs to nobody then.
+// arrive in one inbox. Each message has a reply subject of its own there, for all its
+// tries over one connection: the late answer to an earlier copy says that the message is
+// stored, too. It is never used for another message: what comes after the last try
+// belongs to nobody.
 //
 // It does what the client's own request does, but without a lock of the connection and
 // without a timer per message, and it knows which publish a permission violation is
@@ -29,7 +31,7 @@ type inflight struct {
 	epoch   atomic.Uint64            // counts how often all answers were lost
 
 	mu      sync.Mutex
-	latest  uint64             // number of the latest reply subject
+	latest  uint64             // number of the latest try
 	waiting map[uint64]*waiter // by the number of the reply subject
 	timer   *time.Timer        // ends the tries whose time is over; nil before the first
 	fires   time.Time          // when the timer does; zero: it is not set
@@ -40,7 +42,8 @@ type inflight struct {
 type waiter struct {
 	subject string
 	limit   time.Time     // when the try ends without an answer
-	number  uint64        // of its reply subject
+	try     uint64        // its number
+	number  uint64        // of the reply subject: the number of the first try that had it; 0: none yet
 	async   *asyncPublish // is told; nil: answer is filled
 	answer  chan answer   // holds one; empty again when the try is over
 }
@@ -75,7 +78,10 @@ func (f *inflight) register(w *waiter, epoch uint64) (reply string, ok bool) {
 		return "", false
 	}
 	f.latest++
-	w.number = f.latest
+	w.try = f.latest
+	if w.number == 0 {
+		w.number = w.try
+	}
 	f.waiting[w.number] = w
 	if f.fires.IsZero() || w.limit.Before(f.fires) {
 		f.fireAt(w.limit)
@@ -141,7 +147,7 @@ func (f *inflight) refuse(violation error) {
 	var latest *waiter
 	f.mu.Lock()
 	for _, w := range f.waiting {
-		if w.subject == subject && (latest == nil || w.number > latest.number) {
+		if w.subject == subject && (latest == nil || w.try > latest.try) {
 			latest = w
 		}
 	}

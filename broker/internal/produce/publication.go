@@ -286,6 +286,7 @@ func (p *publication) retry(ctx context.Context, r result) error {
 		return nil
 	case interrupted:
 		p.unknown = true
+		p.waiter.number = 0
 		if !p.repeatable(p.stream, time.Now()) {
 			return r.err
 		}
