@@ -212,3 +212,54 @@ func TestKilledServerHasWhatItAcked(t *testing.T) {
 	subscribe(t, b, "orders", l.handler, broker.Queue("q"))
 	l.settle(t)
 }
+
+// A server that starts learns the ids from the messages that it has. What was handled is
+// not among them, except in a stream with Limits retention.
+func TestIDsAfterARestartOfTheServer(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		retention jetstream.RetentionPolicy
+		handled   bool // before the restart
+		again     bool // it is stored a second time
+	}{
+		"WorkQueue, handled":     {jetstream.WorkQueuePolicy, true, true},
+		"WorkQueue, not handled": {jetstream.WorkQueuePolicy, false, false},
+		"Interest, handled":      {jetstream.InterestPolicy, true, true},
+		"Interest, not handled":  {jetstream.InterestPolicy, false, false},
+		"Limits, handled":        {jetstream.LimitsPolicy, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := natstest.StartRestartable(t)
+			_, js := natsConn(t, s.Server)
+			published, onEnd := hookChan[jsbroker.Published]()
+			b := newBroker(t, s, jsbroker.WithStreamConfig(jetstream.StreamConfig{Retention: tt.retention}),
+				jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond)), jsbroker.WithHooks(jsbroker.Hooks{Published: onEnd}))
+			h, got := collector()
+			sub := subscribe(t, b, "orders", h, broker.Queue("q"))
+			if !tt.handled {
+				noErr(t, sub.Unsubscribe())
+			}
+			one := func() jsbroker.Published {
+				t.Helper()
+				publish(t, b, "orders", "x", jsbroker.MessageID("one"), broker.PublishContext(testContext(t)))
+				return receive(t, published)
+			}
+			if first, second := one(), one(); first.Duplicate || !second.Duplicate {
+				t.Errorf("before: %+v, %+v", first, second)
+			}
+			if tt.handled {
+				receive(t, got)
+				eventually(t, "it is acked", func() bool { return natstest.ConsumerInfo(t, js, "ORDERS", "q").AckFloor.Stream == 1 })
+			}
+			s.Stop()
+			s.Start(t)
+			if e := one(); e.Duplicate == tt.again {
+				t.Errorf("after: %+v", e)
+			}
+			if tt.again {
+				receive(t, got)
+			}
+		})
+	}
+}

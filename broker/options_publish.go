@@ -79,6 +79,11 @@ func ownOptions(o *broker.PublishOptions) *publishContext {
 // has a random id of its own, which covers only the broker's own retries.
 // Publishing a duplicate succeeds and stores nothing.
 //
+// When a server starts, it learns the ids from the messages that it still has. So a
+// message that was handled, and with it removed from a stream with WorkQueue or Interest
+// retention, is stored and handled again if it is published once more after a restart. In
+// a stream with Limits retention it is a duplicate.
+//
 // Ids are unique in the whole stream: a message with the same id on another topic of
 // the stream is a duplicate, too. So put the topic into the id.
 //
