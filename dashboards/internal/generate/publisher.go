@@ -80,6 +80,10 @@ func publisherConnection() row {
 			"short",
 			query(sum("instance, broker", metric("async_window_used", ofProcess)), "{{broker}} on {{instance}}"),
 			query(sum("instance, broker", metric("async_window_limit", ofProcess)), "limit {{broker}} on {{instance}}")).size(12, 7).limitLine("^limit"),
+		timeseries("Process starts",
+			"How often a process has started within 15 minutes under the same instance. A deploy is one start, mostly of another instance. Three are a crash loop: read the end of the log and the exit code of the container. What the process had in hand is delivered again each time.",
+			"short", query("max by (job, instance) (changes(process_start_time_seconds{"+ofProcess+"}[15m])"+
+				" and on (job, instance) "+metric("connected", ofProcess)+")", "{{job}} {{instance}}")).size(12, 7).stepped(),
 	)
 }
 
