@@ -111,7 +111,8 @@ func RedriveDryRun() RedriveOption {
 // A letter that cannot be published, because its topic or header is invalid, its stream
 // is missing or full, or a part of it is missing, stays, and Redrive goes on. So does one
 // for a stream with Interest retention that has no consumer of the topic, because that
-// stream would acknowledge it and keep nothing ([ErrInvalidConfig]). The error
+// stream would acknowledge it and keep nothing ([ErrInvalidConfig]). That is asked just
+// before, so let nobody delete that consumer while Redrive runs: the letter would be lost. The error
 // then names the first 10 and the number of all. Redrive stops where it cannot go on:
 // the context has ended, the connection or an outcome is lost, or a letter cannot be
 // removed. Each letter takes three requests, one after the other, and two more for a topic in a stream with Interest
