@@ -493,10 +493,16 @@ func TestDeadLettersThatComeBackEnd(t *testing.T) {
 				subscribe(t, other, topic, h, broker.Queue("others"))
 			}
 			publish(t, b, "orders", "x")
-			for range 5 {
-				noErr(t, receive(t, dead).Err)
+			var loop error
+			for stored := 0; stored < 5 || loop == nil; { // of two brokers, in any order
+				switch e := receive(t, dead); {
+				case e.Err == nil:
+					stored++
+				default:
+					loop = e.Err
+				}
 			}
-			wantError(t, receive(t, dead).Err, jsbroker.ErrDeadLetterLoop, "5 times", "mapping")
+			wantError(t, loop, jsbroker.ErrDeadLetterLoop, "5 times", "mapping")
 			last := cmp.Or(test.last, "orders")
 			if h := natstest.LastMessage(t, js, strings.ToUpper(last), last).Header; h.Get("Micro-Dead-Letter-Hops") != "5" {
 				t.Errorf("kept %v", h)
