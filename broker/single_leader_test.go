@@ -158,10 +158,10 @@ func TestSingleActiveKeepsItsPlaceThroughElections(t *testing.T) {
 	var rest []string
 	for i := range 5 {
 		leader := c.ConsumerLeader(t, "ORDERS", "q")
-		noErr(t, leader.Server.JetStreamStepdownConsumer("$G", "ORDERS", "q"))
+		noErr(t, leader.JetStreamStepdownConsumer("$G", "ORDERS", "q"))
 		eventually(t, "another one leads", func() bool {
 			return slices.ContainsFunc(c.Nodes, func(n *natstest.Restartable) bool {
-				return n != leader && n.Server.JetStreamIsConsumerLeader("$G", "ORDERS", "q")
+				return n != leader && n.JetStreamIsConsumerLeader("$G", "ORDERS", "q")
 			})
 		})
 		rest = append(rest, fmt.Sprint(i+1))
