@@ -495,11 +495,10 @@ func TestDeadLettersThatComeBackEnd(t *testing.T) {
 			publish(t, b, "orders", "x")
 			var loop error
 			for stored := 0; stored < 5 || loop == nil; { // of two brokers, in any order
-				switch e := receive(t, dead); {
-				case e.Err == nil:
-					stored++
-				default:
+				if e := receive(t, dead); e.Err != nil {
 					loop = e.Err
+				} else {
+					stored++
 				}
 			}
 			wantError(t, loop, jsbroker.ErrDeadLetterLoop, "5 times", "mapping")

@@ -146,18 +146,7 @@ func (q *inquiry) stream(ctx context.Context, name string, info, list time.Durat
 
 // consumers asks for the consumers of a stream.
 func (q *inquiry) consumers(ctx context.Context, st *streamState, patience time.Duration) outcome {
-	var all []consumerState
-	seen := map[string]bool{}
-	take := func(c consumerState) {
-		switch {
-		case seen[c.info.Name]: // the list has moved between two pages
-		case len(all) == q.room:
-			q.state.truncated = true
-		default:
-			seen[c.info.Name] = true
-			all = append(all, c)
-		}
-	}
+	all := q.noConsumers()
 	for offset := 0; ; {
 		r, how := q.question(ctx, consumersFrom(st.name, offset), patience)
 		if how != answered {
@@ -165,25 +154,57 @@ func (q *inquiry) consumers(ctx context.Context, st *streamState, patience time.
 		}
 		for _, c := range r.Consumers {
 			if !nameless(c) {
-				take(consumerState{at: r.at, info: c})
+				all.take(consumerState{at: r.at, info: c})
 				offset++
 			}
 		}
-		for _, c := range st.consumers {
-			if slices.Contains(r.Missing, c.info.Name) {
-				take(c)
-			}
-		}
 		if len(r.Missing) > 0 {
-			q.state.complete = false
-			q.server.errors.WithLabelValues(reason("", jsbroker.ErrOffline)).Inc()
+			q.missing(all, st, r.Missing)
 		}
 		offset += len(r.Missing)
-		if offset >= r.Total || len(r.Consumers)+len(r.Missing) == 0 || len(all) == q.room {
-			q.state.truncated = q.state.truncated || offset < r.Total && len(all) == q.room
-			st.consumers = all
+		if offset >= r.Total || len(r.Consumers)+len(r.Missing) == 0 || all.full() {
+			q.state.truncated = q.state.truncated || all.refused || offset < r.Total && all.full()
+			st.consumers = all.taken
 			return answered
 		}
+	}
+}
+
+// missing takes consumers whose server does not answer as they were.
+func (q *inquiry) missing(all *consumerList, st *streamState, names []string) {
+	for _, c := range st.consumers {
+		if slices.Contains(names, c.info.Name) {
+			all.take(c)
+		}
+	}
+	q.state.complete = false
+	q.server.errors.WithLabelValues(reason("", jsbroker.ErrOffline)).Inc()
+}
+
+// consumerList is what is known of the consumers of a stream, each once, as long as there
+// is room.
+type consumerList struct {
+	room    int
+	seen    map[string]bool
+	taken   []consumerState
+	refused bool // one for lack of room
+}
+
+func (q *inquiry) noConsumers() *consumerList {
+	return &consumerList{room: q.room, seen: map[string]bool{}}
+}
+
+func (l *consumerList) full() bool { return len(l.taken) == l.room }
+
+// take adds a consumer, unless it is there: a list moves between two pages.
+func (l *consumerList) take(c consumerState) {
+	switch {
+	case l.seen[c.info.Name]:
+	case l.full():
+		l.refused = true
+	default:
+		l.seen[c.info.Name] = true
+		l.taken = append(l.taken, c)
 	}
 }
 

@@ -56,33 +56,18 @@ func (d *Delay) URL() string { return "nats://" + d.listener.Addr().String() }
 // Set has all that comes from now on take so long in each direction.
 func (d *Delay) Set(each time.Duration) { d.each.Store(int64(each)) }
 
+// chunk is what was read at once, and when it is written.
+type chunk struct {
+	data []byte
+	due  time.Time
+}
+
 // pump copies one direction of a connection. It reads on while what it has read waits.
 func (d *Delay) pump(to, from net.Conn) {
-	type chunk struct {
-		data []byte
-		due  time.Time
-	}
 	chunks := make(chan chunk, 1000)
 	d.all.Go(func() {
-		defer func() { _, _ = from.Close(), to.Close() }()
-		for {
-			select {
-			case c, more := <-chunks:
-				if !more {
-					return
-				}
-				select {
-				case <-time.After(time.Until(c.due)):
-				case <-d.closed:
-					return
-				}
-				if _, err := to.Write(c.data); err != nil {
-					return
-				}
-			case <-d.closed:
-				return
-			}
-		}
+		d.write(to, chunks)
+		_, _ = from.Close(), to.Close()
 	})
 	defer close(chunks)
 	for {
@@ -95,6 +80,28 @@ func (d *Delay) pump(to, from net.Conn) {
 		case chunks <- chunk{buf[:n], time.Now().Add(time.Duration(d.each.Load()))}:
 		case <-d.closed:
 			return
+		}
+	}
+}
+
+// write writes each chunk when it is due.
+func (d *Delay) write(to net.Conn, chunks <-chan chunk) {
+	for {
+		select {
+		case <-d.closed:
+			return
+		case c, more := <-chunks:
+			if !more {
+				return
+			}
+			select {
+			case <-time.After(time.Until(c.due)):
+			case <-d.closed:
+				return
+			}
+			if _, err := to.Write(c.data); err != nil {
+				return
+			}
 		}
 	}
 }
