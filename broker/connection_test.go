@@ -80,7 +80,7 @@ func TestPublishSurvivesWritesToBrokenConnections(t *testing.T) {
 			_, js := natsConn(t, s)
 			p := natstest.StartProxy(t, s)
 			// Each cut has a whole window sent again.
-			b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithAsyncWindow(100), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
+			b := newBroker(t, s, broker.Addrs(p.URL()), jsbroker.WithAsyncWindow(40), jsbroker.WithNATSOptions(nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0)))
 			publish(t, b, "orders", "first")
 			m := &broker.Message{Body: bytes.Repeat([]byte("x"), body)}
 			// One message may have to be sent again after each of the cuts.
