@@ -42,12 +42,11 @@ type Companions struct {
 
 	patience time.Duration // how long what is due may stand still before that is logged
 	moves    map[string]movement
-	former   map[string]bool // streams that keep a consumer of an earlier version
 }
 
 // New returns the companions of the connection. It sends nothing.
 func New(conn *link.Conn, api *streamapi.API) *Companions {
-	return &Companions{conn: conn, api: api, behind: map[string]int{}, patience: freshness / 2, moves: map[string]movement{}, former: map[string]bool{}}
+	return &Companions{conn: conn, api: api, behind: map[string]int{}, patience: freshness / 2, moves: map[string]movement{}}
 }
 
 // Known returns where messages of the stream wait, or nil if that is not known, or was

@@ -40,19 +40,14 @@ func (cs *Companions) sourceCompanion(ctx context.Context, sc *jetstream.StreamC
 	if at < 0 {
 		return cs.addSource(ctx, sc)
 	}
-	src := sc.Sources[at]
 	consumers, err := cs.consumersOf(ctx, sc.Name)
 	switch {
-	case errors.Is(err, fault.ErrPermission):
-		if isFormer(sc.Name, src) {
-			cs.warnOfFormer(sc.Name, err)
-		}
+	case errors.Is(err, fault.ErrPermission): // which is needed for a warning only
 		return nil
 	case err != nil:
 		return err
 	}
-	cs.replaceFormer(ctx, sc.Name, src, consumers)
-	return cs.watch(ctx, sc.Name, src, consumers)
+	return cs.watch(ctx, sc.Name, sc.Sources[at], consumers)
 }
 
 // addSource has a stream that is there source its companion.

@@ -69,7 +69,7 @@ func TestFixedBatchIsNeverExceeded(t *testing.T) {
 	for range 10 {
 		receive(t, o.handled)
 	}
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	receive(t, s.Done())
 	for len(o.fetched) > 0 {
 		if n := <-o.fetched; n > 3 {
@@ -93,7 +93,7 @@ func TestStopGivesBackWhatWasNotStarted(t *testing.T) {
 	s.Begin(s.Context(), 0)
 	receive(t, started)
 	eventually(t, "all are fetched", func() bool { return b.consumer("q").NumAckPending == 3 })
-	if !s.Stop() || s.Stop() || !s.Stopped() {
+	if !s.StopWithin(natstest.Patience) || s.StopWithin(natstest.Patience) || !s.Stopped() {
 		t.Error("not stopped, or twice")
 	}
 	s.AwaitReturned()
@@ -146,7 +146,7 @@ func TestLastDeliveryThatIsGivenBackIsExhausted(t *testing.T) {
 	s.Begin(s.Context(), 0)
 	receive(t, started)
 	eventually(t, "both are fetched", func() bool { return b.consumer("q").NumAckPending == 2 })
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	if err := receive(t, o.spent); !strings.Contains(err.Error(), "given back") {
 		t.Error(err)
 	}
@@ -188,7 +188,7 @@ func TestSecondDeliveryIsSkipped(t *testing.T) {
 		t.Errorf("handles delivery %d, want 3", d.Meta.NumDelivered)
 	}
 	close(release)
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	receive(t, s.Done())
 	if !strings.Contains(log.String(), "skipped a message: it is a second delivery") || !strings.Contains(log.String(), "consumer=q") || !strings.Contains(log.String(), "deliveries=2") {
 		t.Errorf("the log says %s", log.String())
@@ -264,7 +264,7 @@ func TestStopFromInside(t *testing.T) {
 		b, o := newTestbed(t), newObserver()
 		var s *consume.Subscription
 		s = b.open(o, handle(func(d *consume.Delivery) {
-			if !s.RunsOn(goroutine.ID()) || !s.Stop() {
+			if !s.RunsOn(goroutine.ID()) || !s.StopWithin(natstest.Patience) {
 				t.Error("not on a worker, or stopped before")
 			}
 			o.ack(0, d)
@@ -288,15 +288,15 @@ func TestStopFromInside(t *testing.T) {
 			<-release
 		}))
 		o.onSettle = func(settled) {
-			if s.Stop() || !s.RunsOn(goroutine.ID()) {
-				t.Error("not on the goroutine of Stop, or stopped twice")
+			if s.StopWithin(natstest.Patience) || !s.RunsOn(goroutine.ID()) {
+				t.Error("not on the goroutine that stops, or stopped twice")
 			}
 		}
 		b.publish("1", "2", "3")
 		s.Begin(s.Context(), 0)
 		receive(t, started)
 		eventually(t, "all are fetched", func() bool { return b.consumer("q").NumAckPending == 3 })
-		s.Stop()
+		s.StopWithin(natstest.Patience)
 		close(release)
 		receive(t, s.Done())
 		if len(o.settled) != 2 {
@@ -326,7 +326,7 @@ func TestSlowHandlerAndWhatWaitsBehindItAreKeptAlive(t *testing.T) {
 	if n := b.consumer("q").Delivered.Consumer; n != 3 {
 		t.Errorf("%d deliveries, want 3", n)
 	}
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	receive(t, s.Done())
 }
 
@@ -342,9 +342,9 @@ func TestAbandonedHandlerIsNotKeptAlive(t *testing.T) {
 	b.publish("1")
 	s.Begin(s.Context(), 0)
 	ctx := receive(t, contexts)
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	if ctx.Err() != nil {
-		t.Error("the handler's context has ended with Stop")
+		t.Error("the handler's context has ended with StopWithin")
 	}
 	s.Abandon()
 	receive(t, ctx.Done())
@@ -403,7 +403,7 @@ func TestAckThatCouldNotBeSentMayBeTriedAgain(t *testing.T) {
 	b.publish("1")
 	s.Begin(s.Context(), 0)
 	d := receive(t, deliveries)
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	close(release)
 	receive(t, s.Done())
 	b.conn.Close()
@@ -496,7 +496,7 @@ func TestRefresh(t *testing.T) {
 	})
 	s.Begin(s.Context(), 0)
 	receive(t, o.handled)
-	s.Stop()
+	s.StopWithin(natstest.Patience)
 	receive(t, s.Done())
 	s.RefreshIfOlder(0)
 	if len(o.learned) > 0 {
@@ -511,11 +511,11 @@ func TestNothingIsLeftOfASubscriptionWithoutAQueue(t *testing.T) {
 		"discarded": func(_ *testing.T, s *consume.Subscription) { s.Discard() },
 		"stopped": func(t *testing.T, s *consume.Subscription) {
 			s.Begin(s.Context(), 0)
-			s.Stop()
+			s.StopWithin(natstest.Patience)
 			receive(t, s.Done())
 		},
 		"stopped before it began": func(t *testing.T, s *consume.Subscription) {
-			s.Stop()
+			s.StopWithin(natstest.Patience)
 			s.Begin(s.Context(), time.Hour)
 			receive(t, s.Done())
 		},
@@ -545,7 +545,7 @@ func TestPauseEndsWithTheSubscription(t *testing.T) {
 	if !s.Pause(time.Millisecond) {
 		t.Error("a pause ends before the subscription does")
 	}
-	time.AfterFunc(10*time.Millisecond, func() { s.Stop() })
+	time.AfterFunc(10*time.Millisecond, func() { s.StopWithin(natstest.Patience) })
 	if s.Pause(time.Hour) {
 		t.Error("it goes on although it is stopped")
 	}

@@ -19,19 +19,10 @@ const (
 	drainSilence = 100 * time.Millisecond
 )
 
-// Stop ends the fetching and gives back what was not started. It does not wait for
-// handlers. It reports whether this was the first call; other calls return at once,
-// as they may come from what the observer does in the first one.
-func (s *Subscription) Stop() (first bool) {
-	if !s.stopping.CompareAndSwap(false, true) {
-		return false
-	}
-	s.stop()
-	return true
-}
-
-// StopWithin is Stop for callers that the observer must not hold up for longer than
-// that. What is left goes on on a goroutine of its own.
+// StopWithin ends the fetching and gives back what was not started. It does not wait for
+// handlers, and not longer than that for the observer: what is left goes on on a
+// goroutine of its own. It reports whether this was the first call; other calls return at
+// once, as they may come from what the observer does in the first one.
 func (s *Subscription) StopWithin(bound time.Duration) (first bool) {
 	if !s.stopping.CompareAndSwap(false, true) {
 		return false
@@ -58,7 +49,7 @@ func (s *Subscription) stop() {
 	s.giveBack()
 }
 
-// Returned reports whether a Stop has given back what was not started.
+// Returned reports whether StopWithin has given back what was not started.
 func (s *Subscription) Returned() bool {
 	select {
 	case <-s.returned:
@@ -95,7 +86,7 @@ func (s *Subscription) awaitFetcher() {
 	}
 }
 
-// AwaitReturned waits until a Stop under way has given back what was not started, but
+// AwaitReturned waits until StopWithin has given back what was not started, but
 // at most 2.5 seconds: the observer may hold it up.
 func (s *Subscription) AwaitReturned() {
 	timer := time.NewTimer(drainTimeout + link.CloseTimeout)

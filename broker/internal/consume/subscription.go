@@ -95,12 +95,12 @@ type Subscription struct {
 
 	base   context.Context    // the parent of all contexts that handlers get
 	giveUp context.CancelFunc // cancels it
-	life   context.Context    // ends with Stop
+	life   context.Context    // ends with StopWithin
 	end    context.CancelFunc // ends it
 
 	stopping atomic.Bool
-	stopper  atomic.Uint64   // the goroutine that gives back in Stop, while it does; otherwise 0
-	returned chan struct{}   // closed when Stop has given back what was not started
+	stopper  atomic.Uint64   // the goroutine that gives back in StopWithin, while it does; otherwise 0
+	returned chan struct{}   // closed when StopWithin has given back what was not started
 	done     chan struct{}   // closed when the last worker has ended
 	workers  atomic.Int64    // that have not ended
 	ids      []atomic.Uint64 // goroutines of the workers; before Begin, the one that has called Open
@@ -181,7 +181,7 @@ func (s *Subscription) Discard() {
 
 // Begin starts the workers. They wait for the delay before the first fetch. The context
 // is a child of [Subscription.Context], and the context of all deliveries until
-// Config.Handle sets another one. Begin is called once, also after a Stop: the workers
+// Config.Handle sets another one. Begin is called once, also after StopWithin: the workers
 // then end at once, and with them the subscription.
 func (s *Subscription) Begin(ctx context.Context, delay time.Duration) {
 	s.hand.Begin(ctx)
@@ -222,14 +222,14 @@ func (s *Subscription) Consumer() *consumers.Consumer { return s.hand.Consumer()
 // Done is closed when the last worker has ended.
 func (s *Subscription) Done() <-chan struct{} { return s.done }
 
-// Stopped reports whether Stop was called.
+// Stopped reports whether StopWithin was called.
 func (s *Subscription) Stopped() bool { return s.life.Err() != nil }
 
 // Running returns how many deliveries are being handled.
 func (s *Subscription) Running() int { return s.hand.Running() }
 
 // RunsOn reports whether the goroutine with that [goroutine.ID] is one that the end of
-// the subscription waits for: a worker's, or the one that gives back in Stop. Until
+// the subscription waits for: a worker's, or the one that gives back in StopWithin. Until
 // Begin it is the one that has called Open. It is false for 0.
 func (s *Subscription) RunsOn(id uint64) bool {
 	if id == 0 {

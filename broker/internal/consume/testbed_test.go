@@ -78,7 +78,7 @@ func (b *testbed) start(o *observer, change ...func(*consume.Config)) *consume.S
 func (b *testbed) begin(s *consume.Subscription) {
 	s.Begin(s.Context(), 0)
 	b.t.Cleanup(func() {
-		s.Stop()
+		s.StopWithin(natstest.Patience)
 		receive(b.t, s.Done())
 	})
 }

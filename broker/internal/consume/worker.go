@@ -51,7 +51,7 @@ func (s *Subscription) handle(slot int, d *Delivery) {
 }
 
 // leave is the end of a worker. What it took out of the inbox while the subscription
-// was being stopped may have come too late for Stop to give back.
+// was being stopped may have come too late for StopWithin to give back.
 func (s *Subscription) leave() {
 	<-s.returned
 	s.giveBack()

@@ -20,9 +20,6 @@ import (
 const (
 	laterToken = "_later"
 	dueToken   = "_due"
-	// sourceToken is of the subject on which a stream of an earlier version gets what is
-	// due. No stream captures it.
-	sourceToken = "_source"
 
 	// ScheduleHeader has the time of a schedule, as "@at " and a time of RFC 3339.
 	ScheduleHeader = "Nats-Schedule"
@@ -69,10 +66,6 @@ func LaterSubject(stream, topic, id string) string {
 
 // DueSubject is the subject of a message that is due.
 func DueSubject(stream, topic string) string { return dueToken + "." + stream + "." + topic }
-
-// SourceSubject is the subject on which a stream of an earlier version of this module gets
-// from its companion what is due. The server now chooses one itself.
-func SourceSubject(stream string) string { return sourceToken + "." + stream }
 
 // LaterStream names the stream that holds the schedules of another one. No topic
 // gives that name to its stream by default, as those are in upper case.

@@ -48,7 +48,7 @@ func faultOfTopic(topic string, wildcards bool) string {
 	case topic[0] == '$', topic == "_INBOX", strings.HasPrefix(topic, "_INBOX."):
 		return "names beginning with $ or _INBOX belong to NATS itself"
 	}
-	if first := FirstToken(topic); first == laterToken || first == dueToken || first == sourceToken {
+	if first := FirstToken(topic); first == laterToken || first == dueToken {
 		return "names beginning with _later or _due belong to messages that are delivered later"
 	}
 	for rest, first, more := topic, true, true; more; first = false {

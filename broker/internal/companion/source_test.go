@@ -4,31 +4,25 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/wire"
 	"go-micro-jetstream/internal/natstest"
 )
 
-// sourceFormer has ORDERS source its companion as earlier versions did.
-func (b *bench) sourceFormer(t *testing.T, ours bool) {
+// sourceByName has ORDERS source its companion with a consumer that somebody made.
+func (b *bench) sourceByName(t *testing.T) {
 	t.Helper()
-	ctx := natstest.Context(t)
-	must(t, b.makeFormer(ctx, "ORDERS"))
-	if !ours {
-		c, err := b.js.PushConsumer(ctx, "ORDERS-later", "ORDERS")
-		must(t, err)
-		cc := c.CachedInfo().Config
-		must(t, b.js.DeleteConsumer(ctx, "ORDERS-later", "ORDERS"))
-		cc.Metadata = nil
-		_, err = b.js.CreatePushConsumer(ctx, "ORDERS-later", cc)
-		must(t, err)
-	}
+	_, err := b.js.CreatePushConsumer(natstest.Context(t), "ORDERS-later", jetstream.ConsumerConfig{
+		Durable: "theirs", DeliverSubject: "theirs", FilterSubject: wire.DuePattern("ORDERS"),
+		AckPolicy: jetstream.AckFlowControlPolicy, FlowControl: true, IdleHeartbeat: time.Second,
+	})
+	must(t, err)
 	sc := natstest.StreamInfo(t, b.js, "ORDERS").Config
 	src := *sc.Sources[sourceIn(sc)]
-	src.OptStartSeq, src.Consumer = 0, formerConsumer("ORDERS")
+	src.OptStartSeq, src.Consumer = 0, &jetstream.StreamConsumerSource{Name: "theirs", DeliverSubject: "theirs"}
 	sc.Sources = nil // or the server would go on with its own consumer
 	natstest.UpdateStream(t, b.js, sc)
 	sc.Sources = []*jetstream.StreamSource{&src}
@@ -81,87 +75,16 @@ func (b *bench) stored(t *testing.T, n int) {
 	}
 }
 
-func TestTheConsumerOfAnEarlierVersionIsReplaced(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	b.sourceFormer(t, true)
-	done := make(chan struct{})
-	go func() { // while they fall due
-		defer close(done)
-		b.fallDue(t, 0, 600)
-	}()
-	natstest.Eventually(t, "some have come", func() bool { return natstest.StreamInfo(t, b.js, "ORDERS").State.LastSeq > 100 })
-	b.place(t)
-	<-done
-	b.stored(t, 600)
-	if src := b.source(t); src.Consumer != nil || src.OptStartSeq != 1 {
-		t.Errorf("%+v", src)
-	}
-	b.place(t)
-	if n, cs := b.count("in place of one of an earlier version"), b.consumers(t); n != 1 || len(cs) != 1 || cs["ORDERS"] != nil {
-		t.Errorf("logged %d times; %v", n, cs)
-	}
-	natstest.Eventually(t, "nothing more is on its way", func() bool {
-		for _, info := range b.consumers(t) {
-			if info.NumPending+uint64(info.NumAckPending) > 0 {
-				return false
-			}
-		}
-		return true
-	})
-	if n := natstest.StreamInfo(t, b.js, "ORDERS").State.LastSeq; n != 600 {
-		t.Errorf("%d messages", n)
-	}
-}
-
-// Another process may have ended in the middle of that, or somebody may have deleted it.
-func TestAFormerConsumerThatIsGoneIsReplaced(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	b.sourceFormer(t, true)
-	must(t, b.deleteFormer(natstest.Context(t), "ORDERS"))
-	b.fallDue(t, 0, 10)
-	b.place(t)
-	if src := b.source(t); src.Consumer != nil {
-		t.Errorf("%+v", src)
-	}
-	b.stored(t, 10)
-}
-
 func TestTheConsumerOfSomebodyElseStays(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.sourceFormer(t, false)
+	b.sourceByName(t)
 	b.place(t)
-	if src, cs := b.source(t), b.consumers(t); src.Consumer == nil || cs["ORDERS"] == nil {
+	if src, cs := b.source(t), b.consumers(t); src.Consumer == nil || cs["theirs"] == nil {
 		t.Errorf("%+v, %v", src, cs)
 	}
 	b.fallDue(t, 0, 10)
 	b.stored(t, 10)
-}
-
-// What cannot be replaced stays as it is, and that is said once.
-func TestAConsumerThatCannotBeReplacedStays(t *testing.T) {
-	t.Parallel()
-	for _, denied := range []string{"STREAM.UPDATE.ORDERS", "CONSUMER.PAUSE.ORDERS-later.ORDERS", "CONSUMER.DELETE.ORDERS-later.ORDERS", "CONSUMER.LIST.ORDERS-later"} {
-		t.Run(denied, func(t *testing.T) {
-			t.Parallel()
-			b := newBench(t, natstest.Limited(natstest.NoPublish("$JS.API."+denied)), func(o *server.Options) { o.NoAuthUser = "admin" })
-			b.sourceFormer(t, true)
-			b.dial(t, natstest.URL(b.server, "limited:pw"))
-			for range 2 {
-				b.place(t)
-			}
-			if n := b.count("could not replace it"); n != 1 {
-				t.Errorf("said %d times", n)
-			}
-			if src := b.source(t); src.Consumer == nil {
-				t.Errorf("%+v", src)
-			}
-			b.fallDue(t, 0, 10)
-			b.stored(t, 10)
-		})
-	}
 }
 
 // What fell due before the stream sources it comes, whatever the stream has stored and
