@@ -39,9 +39,9 @@ type jetstreamBroker struct {
 //
 // Log lines go to the logger of broker.Logger, which may be called from several
 // goroutines at a time. Whatever it does, the broker goes on: a panic of it is recovered,
-// and a line waits at most 1 second for it. While a call has not returned, no other is
-// made. A line that the logger has not written goes to the standard error, at most once a
-// second.
+// and a line waits at most 1 second for it. As long as a call hangs for longer, no other
+// is made. A line that the logger has not written goes to the standard error, at most once
+// a second.
 func NewBroker(opts ...broker.Option) broker.Broker {
 	b := &jetstreamBroker{id: uuid.NewString()}
 	b.opts = broker.Options{Context: context.Background(), Logger: logger.DefaultLogger}

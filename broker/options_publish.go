@@ -130,11 +130,11 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // subscribers see it then, once, with its headers and its trace. It is never early,
 // and about a second late at most, by the clocks of publisher and server, which
 // should agree. It survives restarts of clients and servers. What is due while a server
-// is down or has just started comes when that has moved it to its topic's stream, which
-// was seen to begin up to 30 seconds after the start, on a busy machine: the server tries
-// it at once, while it still restores its streams, and again some 10 to 20 seconds later.
-// An overloaded one may need longer (calculateRetryBackoff in server/stream.go), and so may
-// a cluster of which one node after the other is killed. The broker itself then takes less
+// is down or has just started comes when that has moved it to its topic's stream. That
+// begins some 10 to 20 seconds after the start: the server tries it at once, while it still
+// restores its streams, and then waits (calculateRetryBackoff in server/stream.go). Up to 30
+// seconds were seen on a busy machine, and 64 in a cluster of which one node after the other
+// was killed. The broker itself then takes less
 // than 0.1 seconds. A server that is killed while messages fall due may deliver some
 // of these again. A time that has passed means now, and so does the zero time. Use it for
 // reminders, and for retries in hours. It works with [Async] and [TTL]. Of DeliverAt and
@@ -178,10 +178,6 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // of the consumer of ORDERS-later that the server has made, JS_SRC_ and a hash, and can be
 // removed with nats stream purge ORDERS-later --subject '_due.ORDERS.>' --seq N. A clean
 // restart leaves none.
-//
-// Commits before 0.1.0 made a consumer ORDERS of ORDERS-later, with which nats-server 2.15.2
-// may lose messages that fall due while it restarts. The first DeliverAt of a process
-// replaces it, and logs that. It needs the permissions that docs/operations.md lists.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when

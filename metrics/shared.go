@@ -350,7 +350,7 @@ func (q *inquiry) firstAnswer(ctx context.Context, js jetstream.JetStream, one *
 	// been lost all the same, so it takes two rounds until that is a reason.
 	limited, cancel = context.WithTimeout(ctx, firstWait)
 	defer cancel()
-	if _, none := s.await(limited, token, one, since, false); none != nil {
+	if _, none := s.await(limited, token, one, since, false); none != nil && ctx.Err() == nil {
 		q.sharing = false
 		if s.misses++; s.misses > 1 {
 			s.giveUp(q.server.log, "no answer arrives there. Permit the user to subscribe to "+s.subject+".*")

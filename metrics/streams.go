@@ -69,9 +69,10 @@ func (q *inquiry) slowStreams(ctx context.Context, slow []string) {
 			still = append(slices.Clone(slow[i:]), still...)
 			break
 		}
+		begin := time.Now()
 		st, how := q.stream(ctx, name, infoTimeout, listTimeout)
 		q.add(st)
-		if how == silent || how == failed {
+		if how == silent || how == failed || how != gone && time.Since(begin) > briefTime {
 			still = append(still, name)
 		}
 	}

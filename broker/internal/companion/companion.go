@@ -37,8 +37,8 @@ func (cs *Companions) companion(ctx context.Context, s *asset.Stream, sc jetstre
 			return nil, err
 		}
 	}
-	if may {
-		if err := cs.sourceCompanion(ctx, &sc, at); err != nil {
+	if may && !sourced {
+		if err := cs.addSource(ctx, &sc); err != nil {
 			return nil, err
 		}
 	}
@@ -46,7 +46,11 @@ func (cs *Companions) companion(ctx context.Context, s *asset.Stream, sc jetstre
 	if err != nil || !may {
 		return companion, err
 	}
-	return cs.followStream(ctx, sc, companion), nil
+	companion = cs.followStream(ctx, sc, companion)
+	if sourced {
+		cs.watch(ctx, sc.Name, sc.Sources[at])
+	}
+	return companion, nil
 }
 
 // isCompanionOf reports whether a stream has all that the companion of this one needs.

@@ -51,7 +51,13 @@ func newBench(t *testing.T, change ...func(*server.Options)) *bench {
 // dial gives the bench companions on a connection to that address.
 func (b *bench) dial(t *testing.T, url string) {
 	t.Helper()
-	conn := link.New(link.Config{Servers: []string{url}, Log: slog.New(slog.NewTextHandler(b.log, nil))})
+	b.dialWith(t, link.Config{Servers: []string{url}})
+}
+
+func (b *bench) dialWith(t *testing.T, cfg link.Config) {
+	t.Helper()
+	cfg.Log = slog.New(slog.NewTextHandler(b.log, nil))
+	conn := link.New(cfg)
 	if err := conn.Dial(); err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +128,7 @@ func TestWhereMessagesWaitIsKnownWhenNobodyAnswers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	before := b.stream.Later.Load()
-	b.proxy.StallAfter("CONSUMER.LIST.ORDERS-later")
+	b.proxy.StallAfter("STREAM.INFO.ORDERS-later")
 	defer b.proxy.Resume()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -165,7 +171,7 @@ func TestTheSourceIsAddedToWhatTheStreamIsNow(t *testing.T) {
 	now := stale
 	now.AllowMsgTTL, now.MaxMsgs = true, 1000
 	natstest.UpdateStream(t, b.js, now)
-	if err := b.sourceCompanion(ctx, &stale, -1); err != nil {
+	if err := b.addSource(ctx, &stale); err != nil {
 		t.Fatal(err)
 	}
 	if sc := natstest.StreamInfo(t, b.js, "ORDERS").Config; sourceIn(sc) < 0 || !sc.AllowMsgTTL || sc.MaxMsgs != 1000 {

@@ -2,18 +2,24 @@ package companion
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
 // sourcingKey is what the server writes into the metadata of a consumer that it makes for
 // a source: the name of the stream that has it.
 const sourcingKey = "_nats.src.stream"
+
+// watchTime bounds watch, as a message waits for it to be sent. A cluster waits four
+// seconds for the answer of a consumer that has no leader.
+const watchTime = 500 * time.Millisecond
 
 // movement is how far a stream has taken over what is due.
 type movement struct {
@@ -45,8 +51,19 @@ func (cs *Companions) consumersOf(ctx context.Context, stream string) (infos []*
 
 // watch warns, once, if a stream does not take over what is due. Publishing tells nobody,
 // because messages are stored where they wait. What the server says of the source is no
-// help: it counts a message that the stream refuses as taken over.
-func (cs *Companions) watch(ctx context.Context, stream string, src *jetstream.StreamSource, consumers []*jetstream.ConsumerInfo) error {
+// help: it counts a message that the stream refuses as taken over. What cannot be found
+// out is left to the next look.
+func (cs *Companions) watch(ctx context.Context, stream string, src *jetstream.StreamSource) {
+	if cs.blind[stream] {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, watchTime)
+	defer cancel()
+	consumers, err := cs.consumersOf(ctx, stream)
+	if err != nil {
+		cs.blind[stream] = errors.Is(err, fault.ErrPermission) // each refusal is a line in two logs
+		return
+	}
 	at := slices.IndexFunc(consumers, func(info *jetstream.ConsumerInfo) bool {
 		if src.Consumer != nil {
 			return info.Name == src.Consumer.Name
@@ -56,14 +73,12 @@ func (cs *Companions) watch(ctx context.Context, stream string, src *jetstream.S
 	if at >= 0 {
 		info := consumers[at]
 		cs.note(stream, info.AckFloor.Stream, info.NumPending > 0 || info.NumAckPending > 0)
-		return nil
+		return
 	}
 	// The server has not made the consumer yet, or cannot.
-	due, err := cs.api.Has(ctx, src.Name, wire.DuePattern(stream))
-	if err == nil {
+	if due, err := cs.api.Has(ctx, src.Name, wire.DuePattern(stream)); err == nil {
 		cs.note(stream, 0, due)
 	}
-	return err
 }
 
 // note is how far a stream has taken over what is due, and whether anything is.

@@ -42,11 +42,12 @@ type Companions struct {
 
 	patience time.Duration // how long what is due may stand still before that is logged
 	moves    map[string]movement
+	blind    map[string]bool // streams whose movements the server does not show to this user
 }
 
 // New returns the companions of the connection. It sends nothing.
 func New(conn *link.Conn, api *streamapi.API) *Companions {
-	return &Companions{conn: conn, api: api, behind: map[string]int{}, patience: freshness / 2, moves: map[string]movement{}}
+	return &Companions{conn: conn, api: api, behind: map[string]int{}, patience: freshness / 2, moves: map[string]movement{}, blind: map[string]bool{}}
 }
 
 // Known returns where messages of the stream wait, or nil if that is not known, or was

@@ -2,14 +2,12 @@ package companion
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"go-micro-jetstream/broker/internal/asset"
-	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
 )
 
@@ -32,22 +30,6 @@ func sourceOf(stream string) *jetstream.StreamSource {
 // sourceIn returns where the companion is among the sources of a stream, or -1.
 func sourceIn(sc jetstream.StreamConfig) int {
 	return slices.IndexFunc(sc.Sources, func(src *jetstream.StreamSource) bool { return src.Name == wire.LaterStream(sc.Name) })
-}
-
-// sourceCompanion has a stream source its companion, and looks after the source. The index
-// is that of the source, -1 if it has none yet.
-func (cs *Companions) sourceCompanion(ctx context.Context, sc *jetstream.StreamConfig, at int) error {
-	if at < 0 {
-		return cs.addSource(ctx, sc)
-	}
-	consumers, err := cs.consumersOf(ctx, sc.Name)
-	switch {
-	case errors.Is(err, fault.ErrPermission): // which is needed for a warning only
-		return nil
-	case err != nil:
-		return err
-	}
-	return cs.watch(ctx, sc.Name, sc.Sources[at], consumers)
 }
 
 // addSource has a stream that is there source its companion.

@@ -1,13 +1,14 @@
 package companion
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"go-micro-jetstream/broker/internal/link"
 	"go-micro-jetstream/broker/internal/wire"
 	"go-micro-jetstream/internal/natstest"
 )
@@ -104,8 +105,25 @@ func TestWhatWasDueBeforeTheSourceComes(t *testing.T) {
 	s, err := b.js.Stream(natstest.Context(t), "ORDERS")
 	must(t, err)
 	must(t, s.DeleteMsg(natstest.Context(t), 1))
-	must(t, b.sourceCompanion(natstest.Context(t), &sc, -1))
+	must(t, b.addSource(natstest.Context(t), &sc))
 	natstest.Eventually(t, "it comes", func() bool { return natstest.StreamInfo(t, b.js, "ORDERS").State.LastSeq == 3 })
+}
+
+// A user who may not see the consumers sends what is delivered later all the same, and is
+// refused once.
+func TestWhoMayNotSeeTheConsumersIsRefusedOnce(t *testing.T) {
+	t.Parallel()
+	const list = "$JS.API.CONSUMER.LIST.ORDERS-later"
+	b := newBench(t, natstest.Limited(natstest.NoPublish(list)), func(o *server.Options) { o.NoAuthUser = "admin" })
+	refused := make(chan error, 10)
+	b.dialWith(t, link.Config{Servers: []string{natstest.URL(b.server, "limited:pw")}, Events: link.Events{Refused: func(err error) { refused <- err }}})
+	for range 3 {
+		b.place(t)
+	}
+	natstest.Receive(t, refused)
+	if n := len(refused); n > 0 {
+		t.Errorf("refused %d more times", n)
+	}
 }
 
 // A source for which the server cannot make a consumer is told, too.
@@ -119,7 +137,7 @@ func TestASourceWithoutAConsumerIsLoggedOnce(t *testing.T) {
 	natstest.UpdateStream(t, b.js, sc)
 	b.fallDue(t, 0, 1)
 	for range 3 {
-		must(t, b.watch(context.Background(), "ORDERS", src, nil))
+		b.watch(natstest.Context(t), "ORDERS", src)
 	}
 	if n := b.count("stood still in stream ORDERS-later"); n != 1 {
 		t.Errorf("logged %d times", n)

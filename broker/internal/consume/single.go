@@ -106,7 +106,7 @@ func (s *Subscription) look(beat pinned.Beat) {
 	}
 	claims := s.hand.Looked(info, l)
 	s.tellTurned()
-	r := s.hand.Reckon(info, before, shared, time.Now())
+	r := s.hand.Reckon(beat.Pin, info, before, shared, time.Now())
 	if !shared {
 		s.claim(info, append(claims, r.Claims...))
 	}

@@ -616,12 +616,12 @@ func (h *Hand) CountUnsettled() int {
 
 // Reckon finds out whether all that the former active subscription had in hand has come,
 // and lets messages be started then, in the order of the stream. The server was asked when
-// so many messages were in hand.
-func (h *Hand) Reckon(info *jetstream.ConsumerInfo, before int, shared bool, now time.Time) pinned.Reckoning {
+// this was the pin, and so many messages were in hand.
+func (h *Hand) Reckon(pin string, info *jetstream.ConsumerInfo, before int, shared bool, now time.Time) pinned.Reckoning {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	hand := pinned.Hand{Sequences: h.sequences(), Before: before, Handling: h.handles(), Shared: shared}
-	r := h.pin.Reckon(info, hand, now)
+	r := h.pin.Reckon(pin, info, hand, now)
 	if r.Released {
 		h.queue.Sort()
 		h.queue.Nudge()

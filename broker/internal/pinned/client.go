@@ -326,12 +326,13 @@ type Reckoning struct {
 
 // Reckon finds out whether all that the former active subscription had in hand has come.
 // Then messages may be started. After a while they are in any case, unless others may be at
-// work. Info is what the server has said. What has come since then does not count.
-func (c *Client) Reckon(info *jetstream.ConsumerInfo, hand Hand, now time.Time) (r Reckoning) {
+// work. Info is what the server has said when this was the pin. What has come since then
+// does not count.
+func (c *Client) Reckon(pin string, info *jetstream.ConsumerInfo, hand Hand, now time.Time) (r Reckoning) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.hold
-	if !h.on {
+	if !h.on || pin != c.pin {
 		return r
 	}
 	if h.upTo == 0 {

@@ -58,19 +58,19 @@ func TestActiveOneWaitsForItsPredecessor(t *testing.T) {
 		t.Error("it does not hold, or may not ask")
 	}
 	c.Renewed("a", now.Add(-time.Second), ttl)
-	if r := c.Reckon(info(6, 3), hand(5), now); len(r.Claims) > 0 || r.Released {
+	if r := c.Reckon(c.pin, info(6, 3), hand(5), now); len(r.Claims) > 0 || r.Released {
 		t.Errorf("at the first look: %v, %v", r.Claims, r.Released)
 	}
-	if r := c.Reckon(info(6, 3), hand(5), now); !slices.Equal(r.Claims, []uint64{4, 6}) || r.Released {
+	if r := c.Reckon(c.pin, info(6, 3), hand(5), now); !slices.Equal(r.Claims, []uint64{4, 6}) || r.Released {
 		t.Errorf("nothing has come, but claims %v, released %v", r.Claims, r.Released)
 	}
-	if r := c.Reckon(info(6, 3), hand(5), now.Add(time.Second)); len(r.Claims) > 0 {
+	if r := c.Reckon(c.pin, info(6, 3), hand(5), now.Add(time.Second)); len(r.Claims) > 0 {
 		t.Errorf("claims %v again too soon", r.Claims)
 	}
-	if r := c.Reckon(info(6, 3), Hand{Sequences: hand(4, 5, 6).Sequences, Before: 3, Handling: true}, now); r.Released {
+	if r := c.Reckon(c.pin, info(6, 3), Hand{Sequences: hand(4, 5, 6).Sequences, Before: 3, Handling: true}, now); r.Released {
 		t.Error("released while a handler of an earlier time runs")
 	}
-	if r := c.Reckon(info(6, 3), hand(4, 5, 6), now); !r.Released || r.GaveUp > 0 || c.Holds(now) {
+	if r := c.Reckon(c.pin, info(6, 3), hand(4, 5, 6), now); !r.Released || r.GaveUp > 0 || c.Holds(now) {
 		t.Errorf("all has come, but released %v, gave up %d", r.Released, r.GaveUp)
 	}
 }
@@ -79,7 +79,7 @@ func TestActiveOneDoesNotWaitForEver(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	c := pinnedAfterLook(now)
-	if r := c.Reckon(info(6, 3), hand(5), now.Add(wait+1)); !r.Released || r.GaveUp != 2 {
+	if r := c.Reckon(c.pin, info(6, 3), hand(5), now.Add(wait+1)); !r.Released || r.GaveUp != 2 {
 		t.Errorf("released %v, gave up %d, want 2", r.Released, r.GaveUp)
 	}
 }
@@ -97,19 +97,19 @@ func TestUnexpectedPinIsGivenBack(t *testing.T) {
 		c.Turn(grant("a", 7), now)
 		for i := range 3 {
 			then := now.Add(time.Duration(i) * ttl / 2 / yieldShare)
-			if r := c.Reckon(info(6, 3), hand(5), then); len(r.Claims) > 0 || r.Released || r.Yield != (i == 2) {
+			if r := c.Reckon(c.pin, info(6, 3), hand(5), then); len(r.Claims) > 0 || r.Released || r.Yield != (i == 2) {
 				t.Errorf("%s: look %d: %+v", name, i, r)
 			}
 		}
-		if r := c.Reckon(info(6, 3), hand(5), now.Add(wait+1)); r.Released || !r.Yield {
+		if r := c.Reckon(c.pin, info(6, 3), hand(5), now.Add(wait+1)); r.Released || !r.Yield {
 			t.Errorf("%s: in the end: %+v", name, r)
 		}
 		shared := hand(5)
 		shared.Shared = true
-		if r := c.Reckon(info(6, 3), shared, now.Add(wait)); r.Yield || r.Released {
+		if r := c.Reckon(c.pin, info(6, 3), shared, now.Add(wait)); r.Yield || r.Released {
 			t.Errorf("%s: beside others without a pin: %+v", name, r)
 		}
-		if r := c.Reckon(info(6, 1), hand(5), now); !r.Released || r.Yield {
+		if r := c.Reckon(c.pin, info(6, 1), hand(5), now); !r.Released || r.Yield {
 			t.Errorf("%s: with all in hand: %+v", name, r)
 		}
 	}
@@ -179,7 +179,7 @@ func TestPinLapsesWithoutRenewal(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	c := pinnedAfterLook(now)
-	c.Reckon(info(6, 0), hand(), now)
+	c.Reckon(c.pin, info(6, 0), hand(), now)
 	if !c.Holds(now.Add(1)) {
 		t.Error("it does not wait until the server has confirmed the pin")
 	}
@@ -216,7 +216,7 @@ func TestPinThatTheServerHasForgotten(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	c := pinnedAfterLook(now)
-	c.Reckon(info(6, 0), hand(), now)
+	c.Reckon(c.pin, info(6, 0), hand(), now)
 	c.Doubt("a")
 	if c.MayAsk() || !c.Holds(now) || !c.Active() {
 		t.Error("in doubt it asks, or does not hold, or is no longer active")
@@ -226,7 +226,7 @@ func TestPinThatTheServerHasForgotten(t *testing.T) {
 		t.Errorf("nobody is active, but %+v", v)
 	}
 	c.Turn(grant("b", 8), now)
-	if r := c.Reckon(info(6, 2), Hand{Sequences: hand(5, 6).Sequences, Before: 2, Handling: true}, now); !r.Released {
+	if r := c.Reckon(c.pin, info(6, 2), Hand{Sequences: hand(5, 6).Sequences, Before: 2, Handling: true}, now); !r.Released {
 		t.Error("it waits for handlers of its own")
 	}
 	c.Doubt("b")

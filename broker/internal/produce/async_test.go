@@ -84,7 +84,7 @@ func TestAsyncHoldsBackWhileDoneIsBusy(t *testing.T) {
 	var err error
 	accepted := 0
 	for ; err == nil && accepted < 4*window; accepted++ {
-		ctx, cancel := context.WithTimeout(b.ctx, 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(b.ctx, 2*time.Second) // what is accepted has to be stored within that
 		err = b.PublishAsync(ctx, message("orders.created", "x"), done)
 		cancel()
 	}

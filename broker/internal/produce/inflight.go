@@ -15,10 +15,9 @@ import (
 )
 
 // inflight matches the answers of streams to the tries that wait for them. All answers
-// arrive in one inbox. Each message has a reply subject of its own there, for all its
-// tries over one connection: the late answer to an earlier copy says that the message is
-// stored, too. It is never used for another message: what comes after the last try
-// belongs to nobody.
+// arrive in one inbox. Each try has a reply subject of its own there, which is never
+// used again. The acknowledgement of an earlier copy says that the message is stored, too,
+// so it ends a later try of the message. What comes after the last try belongs to nobody.
 //
 // It does what the client's own request does, but without a lock of the connection and
 // without a timer per message, and it knows which publish a permission violation is
@@ -31,8 +30,8 @@ type inflight struct {
 	epoch   atomic.Uint64            // counts how often all answers were lost
 
 	mu      sync.Mutex
-	latest  uint64             // number of the latest try
-	waiting map[uint64]*waiter // by the number of the reply subject
+	latest  uint64             // number of the latest reply subject
+	waiting map[uint64]*waiter // by the numbers of their reply subjects
 	timer   *time.Timer        // ends the tries whose time is over; nil before the first
 	fires   time.Time          // when the timer does; zero: it is not set
 }
@@ -42,8 +41,8 @@ type inflight struct {
 type waiter struct {
 	subject string
 	limit   time.Time     // when the try ends without an answer
-	try     uint64        // its number
-	number  uint64        // of the reply subject: the number of the first try that had it; 0: none yet
+	number  uint64        // of its reply subject; 0: none yet
+	earlier []uint64      // those of the message's earlier tries
 	async   *asyncPublish // is told; nil: answer is filled
 	answer  chan answer   // holds one; empty again when the try is over
 }
@@ -77,12 +76,15 @@ func (f *inflight) register(w *waiter, epoch uint64) (reply string, ok bool) {
 	if f.epoch.Load() != epoch {
 		return "", false
 	}
-	f.latest++
-	w.try = f.latest
-	if w.number == 0 {
-		w.number = w.try
+	if w.number != 0 {
+		w.earlier = append(w.earlier, w.number)
 	}
+	f.latest++
+	w.number = f.latest
 	f.waiting[w.number] = w
+	for _, number := range w.earlier {
+		f.waiting[number] = w
+	}
 	if f.fires.IsZero() || w.limit.Before(f.fires) {
 		f.fireAt(w.limit)
 	}
@@ -92,14 +94,33 @@ func (f *inflight) register(w *waiter, epoch uint64) (reply string, ok bool) {
 
 // remove ends the wait. It is not ok if the waiter has been told the answer, or is just
 // being told.
-func (f *inflight) remove(w *waiter) (ok bool) { return f.take(w.number) == w }
+func (f *inflight) remove(w *waiter) (ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ok = f.waiting[w.number] == w; ok {
+		f.drop(w)
+	}
+	return ok
+}
 
-// take removes and returns the waiter with that number, or nil.
-func (f *inflight) take(number uint64) *waiter {
+// drop removes a waiter. The caller holds f.mu.
+func (f *inflight) drop(w *waiter) {
+	delete(f.waiting, w.number)
+	for _, number := range w.earlier {
+		delete(f.waiting, number)
+	}
+}
+
+// take removes and returns the waiter that an answer with that number is for, or nil. What
+// refuses an earlier copy is for nobody, as the latest one may be stored.
+func (f *inflight) take(number uint64, stored bool) *waiter {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.waiting[number]
-	delete(f.waiting, number)
+	if w == nil || number != w.number && !stored {
+		return nil
+	}
+	f.drop(w)
 	return w
 }
 
@@ -115,7 +136,7 @@ func (f *inflight) receive(m *nats.Msg) {
 	if !ok || stored && f.strange != nil && f.strange(domain) {
 		return
 	}
-	if w := f.take(number); w != nil {
+	if w := f.take(number, stored); w != nil {
 		w.tell(answer{msg: m})
 	}
 }
@@ -126,8 +147,10 @@ func (f *inflight) interrupt() {
 	f.epoch.Add(1) // first, or such a try could slip in after the last waiter was told
 	var all []*waiter
 	f.mu.Lock()
-	for _, w := range f.waiting {
-		all = append(all, w)
+	for number, w := range f.waiting {
+		if number == w.number {
+			all = append(all, w)
+		}
 	}
 	clear(f.waiting)
 	f.mu.Unlock()
@@ -147,12 +170,12 @@ func (f *inflight) refuse(violation error) {
 	var latest *waiter
 	f.mu.Lock()
 	for _, w := range f.waiting {
-		if w.subject == subject && (latest == nil || w.try > latest.try) {
+		if w.subject == subject && (latest == nil || w.number > latest.number) {
 			latest = w
 		}
 	}
 	if latest != nil {
-		delete(f.waiting, latest.number)
+		f.drop(latest)
 	}
 	f.mu.Unlock()
 	if latest != nil {
@@ -178,9 +201,10 @@ func (f *inflight) expire() {
 	now, next := time.Now(), time.Time{}
 	for number, w := range f.waiting {
 		switch {
+		case number != w.number:
 		case !w.limit.After(now):
 			over = append(over, w)
-			delete(f.waiting, number)
+			f.drop(w)
 		case next.IsZero() || w.limit.Before(next):
 			next = w.limit
 		}

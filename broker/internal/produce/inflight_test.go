@@ -15,6 +15,7 @@ import (
 	"go-micro-jetstream/broker/internal/asset"
 	"go-micro-jetstream/broker/internal/fault"
 	"go-micro-jetstream/broker/internal/wire"
+	"go-micro-jetstream/internal/natstest"
 )
 
 func newInflight() *inflight {
@@ -67,6 +68,40 @@ func TestAnswersReachTheirWaitersOnce(t *testing.T) {
 	}
 	if _, third := f.wait(t, "orders", time.Minute); third == first || third == second {
 		t.Errorf("the reply subject %s is used again", third)
+	}
+}
+
+// What acknowledges an earlier copy ends a later try. What refuses it does not.
+func TestAnswersToEarlierCopies(t *testing.T) {
+	t.Parallel()
+	f := newInflight()
+	defer f.close()
+	w, first := f.wait(t, "orders", time.Minute)
+	f.remove(w)
+	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"stream":"ORDERS","seq":1}`)}) // between two tries
+	second, _ := f.register(w, f.now())
+	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`)})
+	if got := w.outcome(); got != pending || first == second {
+		t.Errorf("outcome %d, reply subjects %s and %s", got, first, second)
+	}
+	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"stream":"ORDERS","seq":1}`)})
+	if got := w.outcome(); got != stored {
+		t.Errorf("outcome %d", got)
+	}
+	f.receive(&nats.Msg{Subject: second, Data: []byte(`{"stream":"ORDERS","seq":1,"duplicate":true}`)})
+	if got := w.outcome(); got != pending || len(f.waiting) > 0 {
+		t.Errorf("outcome %d, %d wait", got, len(f.waiting))
+	}
+	f.register(w, f.now())
+	f.interrupt()
+	if got, again := w.outcome(), w.outcome(); got != interrupted || again != pending {
+		t.Errorf("outcomes %d and %d", got, again)
+	}
+	w.limit = time.Now()
+	f.register(w, f.now())
+	natstest.Eventually(t, "it is over", func() bool { return w.outcome() == unanswered })
+	if len(f.waiting) > 0 {
+		t.Errorf("%d wait", len(f.waiting))
 	}
 }
 

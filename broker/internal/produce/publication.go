@@ -206,8 +206,11 @@ func (p *publication) try(ctx context.Context, st *asset.Stream) result {
 	}
 	inflight := &p.publisher.inflight
 	if r := p.write(); r.outcome != pending {
-		if !inflight.remove(&p.waiter) {
-			<-p.waiter.answer // it cannot be the answer to this message
+		if inflight.remove(&p.waiter) {
+			return r
+		}
+		if earlier := p.read(<-p.waiter.answer); earlier.outcome == stored {
+			return earlier
 		}
 		return r
 	}
@@ -286,7 +289,6 @@ func (p *publication) retry(ctx context.Context, r result) error {
 		return nil
 	case interrupted:
 		p.unknown = true
-		p.waiter.number = 0
 		if !p.repeatable(p.stream, time.Now()) {
 			return r.err
 		}

@@ -126,6 +126,7 @@ func TestInterruptedPublishIsSentAgain(t *testing.T) {
 		m := receive(t, sent)
 		first[string(m.Data)] = m
 	}
+	eventually(t, "both are stored", func() bool { return b.stored() == 3 })
 	speak()
 	b.Interrupt()
 	for range 2 {
@@ -172,9 +173,10 @@ func TestEachPublishEndsAtItsDeadline(t *testing.T) {
 	b.silence(2 * time.Minute)
 	ended := make(chan time.Duration, 3)
 	// The earliest deadline is neither the first nor the last to be waited for.
-	for _, limit := range []time.Duration{600 * time.Millisecond, 300 * time.Millisecond, 900 * time.Millisecond} {
-		ctx, cancel := context.WithTimeout(b.ctx, limit)
-		deadline, _ := ctx.Deadline()
+	begin := time.Now()
+	for _, limit := range []time.Duration{1200 * time.Millisecond, 600 * time.Millisecond, 1800 * time.Millisecond} {
+		deadline := begin.Add(limit)
+		ctx, cancel := context.WithDeadline(b.ctx, deadline)
 		err := b.PublishAsync(ctx, message("orders.created", "x"), doneFunc(func(_ wire.PubAck, err error) {
 			if !errors.Is(err, fault.ErrPublishUnknown) || !errors.Is(err, context.DeadlineExceeded) || time.Now().Before(deadline) {
 				t.Errorf("%v before the deadline: %v", time.Until(deadline), err)
@@ -184,7 +186,7 @@ func TestEachPublishEndsAtItsDeadline(t *testing.T) {
 		cancel() // means nothing any more
 		noErr(t, err)
 	}
-	for _, want := range []time.Duration{300 * time.Millisecond, 600 * time.Millisecond, 900 * time.Millisecond} {
+	for _, want := range []time.Duration{600 * time.Millisecond, 1200 * time.Millisecond, 1800 * time.Millisecond} {
 		if got := receive(t, ended); got != want {
 			t.Errorf("ended at %v, want %v", got, want)
 		}
