@@ -58,21 +58,6 @@ func TestEveryManifestIsLookedAfter(t *testing.T) {
 	}
 }
 
-// Images are pinned by digest beside their tag: a tag can be moved, and dependabot raises
-// both.
-func TestTheImagesArePinned(t *testing.T) {
-	t.Parallel()
-	images := regexp.MustCompile(`image: *(\S+)`).FindAllStringSubmatch(read(t, "examples/stack/compose.yaml"), -1)
-	if len(images) != 5 {
-		t.Errorf("%d images", len(images))
-	}
-	for _, m := range images {
-		if !regexp.MustCompile(`^[^:@]+:[^:@]*\d+\.\d+\.\d+[^:@]*@sha256:[0-9a-f]{64}$`).MatchString(m[1]) {
-			t.Errorf("%s has no version, or no digest", m[1])
-		}
-	}
-}
-
 // npm installs what the lock file says, with the sums that it has, and whoever follows the
 // README runs no scripts of packages.
 func TestTheNpmPackagesAreLocked(t *testing.T) {

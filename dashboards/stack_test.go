@@ -91,13 +91,14 @@ func TestStack(t *testing.T) {
 			t.Errorf("no service %s", name)
 		}
 	}
-	pinned := regexp.MustCompile(`^[a-z/-]+:v?[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z]+)?$`)
+	// A tag can be moved, so there is a digest beside it. Dependabot raises both.
+	pinned := regexp.MustCompile(`^[a-z/-]+:v?[0-9]+\.[0-9]+\.[0-9]+(-[a-z]+)?@sha256:[0-9a-f]{64}$`)
 	// mounts are the sources in the repository by service and path.
 	mounts := map[string]map[string]string{}
 	listens := map[string]bool{} // "service:port"
 	for name, s := range c.Services {
 		if !pinned.MatchString(s.Image) {
-			t.Errorf("%s: the image %q has no version", name, s.Image)
+			t.Errorf("%s: the image %q has no version, or no digest", name, s.Image)
 		}
 		mounts[name] = map[string]string{}
 		for _, v := range s.Volumes {
