@@ -108,20 +108,32 @@ func (w *waiting) settle(t *testing.T, b broker.Broker, js jetstream.JetStream, 
 	}
 }
 
-func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
-	t.Parallel()
-	n := 5000
-	if testing.Short() {
+// killable starts a server in a process of its own, with a subscriber, and says how many
+// messages to send. Restart kills it with SIGKILL, and starts it again.
+func killable(t *testing.T) (n int, b broker.Broker, got <-chan stamped, restart func() jetstream.JetStream) {
+	t.Helper()
+	if n = 5000; testing.Short() {
 		n = 500
 	}
 	dir := t.TempDir()
 	p := startServerProcess(t, dir)
 	url := p.ClientURL()
-	b := jsbroker.NewBroker(broker.Addrs(url), quiet())
+	b = jsbroker.NewBroker(broker.Addrs(url), quiet())
 	noErr(t, b.Connect())
 	t.Cleanup(func() { _ = b.Disconnect() })
 	h, got := stamper()
 	subscribe(t, b, "orders.>", h, broker.Queue("q"), impatient())
+	return n, b, got, func() jetstream.JetStream {
+		p.kill()
+		startServerProcess(t, dir, portVariable+"="+url[strings.LastIndex(url, ":")+1:])
+		_, js := natstest.Connect(t, url)
+		return js
+	}
+}
+
+func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
+	t.Parallel()
+	n, b, got, restart := killable(t)
 	// A server that is killed while messages fall due may deliver these again. Where the
 	// machine was too busy to publish all before the first one is due, there is another
 	// round, with more time.
@@ -135,34 +147,19 @@ func TestWhatWaitsSurvivesAKilledServer(t *testing.T) {
 		t.Logf("%d messages took more than %v", n, lead-time.Second)
 		w.come(t, got, n)
 	}
-	p.kill()
-	startServerProcess(t, dir, portVariable+"="+url[strings.LastIndex(url, ":")+1:])
-	_, js := natstest.Connect(t, url)
-	w.settle(t, b, js, got)
+	w.settle(t, b, restart(), got)
 }
 
 // A server that is killed while messages fall due may deliver some of these again, but
 // loses none.
 func TestNothingThatFallsDueIsLostWithAKilledServer(t *testing.T) {
 	t.Parallel()
-	n := 5000
-	if testing.Short() {
-		n = 500
-	}
-	dir := t.TempDir()
-	p := startServerProcess(t, dir)
-	url := p.ClientURL()
-	b := jsbroker.NewBroker(broker.Addrs(url), quiet())
-	noErr(t, b.Connect())
-	t.Cleanup(func() { _ = b.Disconnect() })
-	h, got := stamper()
-	subscribe(t, b, "orders.>", h, broker.Queue("q"), impatient())
+	n, b, got, restart := killable(t)
 	w := postpone(t, b, n, time.Now().Add(6*time.Second))
 	for range n / 4 {
 		delete(w.due, receiveLate(t, got).body)
 	}
-	p.kill()
-	startServerProcess(t, dir, portVariable+"="+url[strings.LastIndex(url, ":")+1:])
+	restart()
 	again := 0
 	var late time.Duration
 	for len(w.due) > 0 {

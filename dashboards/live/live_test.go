@@ -415,15 +415,23 @@ func TestEndedSubscriptionsAreShown(t *testing.T) {
 	}
 }
 
-// The page in a real browser: it fills itself, and shows markup of clients as text.
-func TestThePageInABrowser(t *testing.T) {
-	chromium, err := exec.LookPath("chromium")
+// browser finds chromium. Without it the test is skipped, unless REQUIRE_CHROMIUM is set,
+// as in CI.
+func browser(t *testing.T) (path string) {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("REQUIRE_CHROMIUM") != "" {
 			t.Fatal("REQUIRE_CHROMIUM is set, and there is no chromium")
 		}
 		t.Skip("there is no chromium")
 	}
+	return path
+}
+
+// The page in a real browser: it fills itself, and shows markup of clients as text.
+func TestThePageInABrowser(t *testing.T) {
+	chromium := browser(t)
 	page, release := world(t)
 	defer release()
 	server := httptest.NewServer(page)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -38,13 +37,7 @@ func hostile() *live.Page {
 // However long and strange the names, nothing of the page is beyond the edge of a phone,
 // and no name becomes markup.
 func TestThePageFitsAPhone(t *testing.T) {
-	chromium, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("REQUIRE_CHROMIUM") != "" {
-			t.Fatal("REQUIRE_CHROMIUM is set, and there is no chromium")
-		}
-		t.Skip("there is no chromium")
-	}
+	chromium := browser(t)
 	page := hostile()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {
