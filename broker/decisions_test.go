@@ -47,6 +47,20 @@ func TestWhatAHandlersErrorAsksFor(t *testing.T) {
 	}
 }
 
+func TestLookingIntoAHandlersErrorDoesNotAllocate(t *testing.T) {
+	for name, err := range map[string]error{
+		"nothing": nil, "an error": io.ErrUnexpectedEOF, "snooze": jsbroker.Snooze(time.Hour),
+		"wrapped": fmt.Errorf("shop: %w", jsbroker.RetryAfter(time.Minute, nil)),
+	} {
+		if n := testing.AllocsPerRun(100, func() {
+			jsbroker.IsSnooze(err)
+			jsbroker.RetryDelay(err)
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
 func TestSnoozeIsNoFailure(t *testing.T) {
 	t.Parallel()
 	log := natstest.NewLog()
