@@ -610,6 +610,49 @@ func TestAnswersThatTakeLongCount(t *testing.T) {
 	}
 }
 
+// An acknowledgement that comes between two tries counts, too: the publish ends with it, and
+// not with the look-up of a stream that has not answered two tries.
+func TestAnswersBetweenTriesCount(t *testing.T) {
+	t.Parallel()
+	for name, publishIt := range map[string]func(broker.Broker, func(error)){
+		"sync": func(b broker.Broker, done func(error)) {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			done(b.Publish("orders", message("second"), broker.PublishContext(ctx)))
+		},
+		"async": func(b broker.Broker, done func(error)) {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			if err := b.Publish("orders", message("second"), broker.PublishContext(ctx), jsbroker.Async(done)); err != nil {
+				done(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t)
+			nc, js := natsConn(t, s)
+			proxy := natstest.StartProxy(t, s)
+			b := newBroker(t, s, broker.Addrs(proxy.URL()))
+			publish(t, b, "orders", "first")
+			cfg := streamInfo(t, js, "ORDERS").Config
+			cfg.NoAck = true
+			natstest.UpdateStream(t, js, cfg)
+			copies := natstest.Listen(t, nc, "orders")
+			looking := proxy.Lose("STREAM.NAMES")
+			got := make(chan error, 1)
+			go publishIt(b, func(err error) { got <- err })
+			first := receive(t, copies)
+			eventually(t, "the stream is looked up", looking)
+			noErr(t, first.Respond([]byte(`{"stream":"ORDERS","seq":2}`)))
+			noErr(t, receive(t, got))
+			if n := len(copies); n != 1 {
+				t.Errorf("%d more copies were sent", n)
+			}
+		})
+	}
+}
+
 // The stream calls a repeated try a duplicate, but nobody has published twice.
 func TestOwnRetryIsNoDuplicate(t *testing.T) {
 	t.Parallel()

@@ -156,11 +156,7 @@ func (a *asyncPublish) endParts(n int32) {
 
 // goOn continues after a first try that has not stored the message.
 func (a *asyncPublish) goOn(r result) {
-	if err := a.retry(a.ctx, r); err != nil {
-		a.end(wire.PubAck{}, a.failure(err))
-		return
-	}
-	a.end(a.run(a.ctx))
+	a.end(a.run(a.ctx, r))
 }
 
 // end makes room in the window and has done told. It does not call done itself: on the

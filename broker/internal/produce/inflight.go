@@ -16,8 +16,9 @@ import (
 
 // inflight matches the answers of streams to the tries that wait for them. All answers
 // arrive in one inbox. Each try has a reply subject of its own there, which is never
-// used again. The acknowledgement of an earlier copy says that the message is stored, too,
-// so it ends a later try of the message. What comes after the last try belongs to nobody.
+// used again. The acknowledgement of an earlier copy says that the message is stored, too.
+// So it ends a later try of the message, or the wait for one. What comes after the publish
+// belongs to nobody.
 //
 // It does what the client's own request does, but without a lock of the connection and
 // without a timer per message, and it knows which publish a permission violation is
@@ -36,8 +37,11 @@ type inflight struct {
 	fires   time.Time          // when the timer does; zero: it is not set
 }
 
-// waiter is a try that waits for its answer. Whoever takes it out of
-// inflight.waiting has to tell it the answer, and nobody else may.
+// waiter is a try that waits for its answer. Whoever ends the try has to tell it the
+// answer, and nobody else may.
+//
+// When a try has ended without an acknowledgement, the waiter rests until the next one, or
+// until forget: then only an acknowledgement is of interest.
 type waiter struct {
 	subject string
 	limit   time.Time     // when the try ends without an answer
@@ -45,6 +49,11 @@ type waiter struct {
 	earlier []uint64      // those of the message's earlier tries
 	async   *asyncPublish // is told; nil: answer is filled
 	answer  chan answer   // holds one; empty again when the try is over
+
+	// These are guarded by inflight.mu.
+	rests bool
+	late  answer // the acknowledgement that has come meanwhile
+	wake  func() // called when it comes; nil: nobody waits for that
 }
 
 func newWaiter() waiter { return waiter{answer: make(chan answer, 1)} }
@@ -68,14 +77,19 @@ func (f *inflight) open(conn *link.Conn) error {
 // connection: register then notices a loss that comes after the look.
 func (f *inflight) now() (epoch uint64) { return f.epoch.Load() }
 
-// register begins to wait and returns the reply subject. It is not ok if answers were
+// register begins to wait and returns the reply subject. If the acknowledgement of an
+// earlier copy is there already, it returns that instead. It is not ok if answers were
 // lost since the epoch: the connection is not what it was.
-func (f *inflight) register(w *waiter, epoch uint64) (reply string, ok bool) {
+func (f *inflight) register(w *waiter, epoch uint64) (reply string, late answer, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.epoch.Load() != epoch {
-		return "", false
+	if w.late.msg != nil {
+		return "", w.late, true
 	}
+	if f.epoch.Load() != epoch {
+		return "", late, false
+	}
+	w.rests, w.wake = false, nil
 	if w.number != 0 {
 		w.earlier = append(w.earlier, w.number)
 	}
@@ -89,18 +103,45 @@ func (f *inflight) register(w *waiter, epoch uint64) (reply string, ok bool) {
 		f.fireAt(w.limit)
 	}
 	var buf [64]byte
-	return string(strconv.AppendUint(append(buf[:0], f.prefix...), w.number, 10)), true
+	return string(strconv.AppendUint(append(buf[:0], f.prefix...), w.number, 10)), late, true
 }
 
-// remove ends the wait. It is not ok if the waiter has been told the answer, or is just
+// remove ends the try. It is not ok if the waiter has been told the answer, or is just
 // being told.
 func (f *inflight) remove(w *waiter) (ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ok = f.waiting[w.number] == w; ok {
+	if ok = f.waiting[w.number] == w && !w.rests; ok {
 		f.drop(w)
 	}
 	return ok
+}
+
+// attend has wake called when an acknowledgement comes while the waiter rests. Wake must
+// not block.
+func (f *inflight) attend(w *waiter, wake func()) {
+	f.mu.Lock()
+	late := w.late.msg != nil
+	if !late {
+		w.wake = wake
+	}
+	f.mu.Unlock()
+	if late {
+		wake()
+	}
+}
+
+// forget is called when no other try follows. It returns the acknowledgement that has come
+// while the waiter rested, if there is one.
+func (f *inflight) forget(w *waiter) (late answer, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting[w.number] == w {
+		f.drop(w)
+	}
+	late = w.late
+	w.rests, w.late, w.wake = false, answer{}, nil
+	return late, late.msg != nil
 }
 
 // drop removes a waiter. The caller holds f.mu.
@@ -112,16 +153,33 @@ func (f *inflight) drop(w *waiter) {
 }
 
 // take removes and returns the waiter that an answer with that number is for, or nil. What
-// refuses an earlier copy is for nobody, as the latest one may be stored.
-func (f *inflight) take(number uint64, stored bool) *waiter {
+// refuses an earlier copy is for nobody, as the latest one may be stored. A waiter that
+// rests keeps the answer, and is to be woken.
+func (f *inflight) take(number uint64, stored bool, got answer) (w *waiter, wake func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := f.waiting[number]
-	if w == nil || number != w.number && !stored {
-		return nil
+	w = f.waiting[number]
+	switch {
+	case w == nil, !stored && (number != w.number || w.rests):
+		return nil, nil
+	case w.rests:
+		f.drop(w)
+		w.late = got
+		return nil, w.wake
+	case stored:
+		f.drop(w)
+	default:
+		f.end(w)
 	}
-	f.drop(w)
-	return w
+	return w, nil
+}
+
+// end is for a try that has ended without an acknowledgement. If an earlier copy may be
+// stored, the waiter rests. The caller holds f.mu.
+func (f *inflight) end(w *waiter) {
+	if w.rests = len(w.earlier) > 0; !w.rests {
+		f.drop(w)
+	}
 }
 
 // receive takes an answer from the inbox. What cannot be one comes from a subscriber
@@ -136,8 +194,13 @@ func (f *inflight) receive(m *nats.Msg) {
 	if !ok || stored && f.strange != nil && f.strange(domain) {
 		return
 	}
-	if w := f.take(number, stored); w != nil {
-		w.tell(answer{msg: m})
+	got := answer{msg: m}
+	w, wake := f.take(number, stored, got)
+	if w != nil {
+		w.tell(got)
+	}
+	if wake != nil {
+		wake()
 	}
 }
 
@@ -148,7 +211,7 @@ func (f *inflight) interrupt() {
 	var all []*waiter
 	f.mu.Lock()
 	for number, w := range f.waiting {
-		if number == w.number {
+		if number == w.number && !w.rests {
 			all = append(all, w)
 		}
 	}
@@ -170,12 +233,12 @@ func (f *inflight) refuse(violation error) {
 	var latest *waiter
 	f.mu.Lock()
 	for _, w := range f.waiting {
-		if w.subject == subject && (latest == nil || w.number > latest.number) {
+		if !w.rests && w.subject == subject && (latest == nil || w.number > latest.number) {
 			latest = w
 		}
 	}
 	if latest != nil {
-		f.drop(latest)
+		f.end(latest)
 	}
 	f.mu.Unlock()
 	if latest != nil {
@@ -201,10 +264,10 @@ func (f *inflight) expire() {
 	now, next := time.Now(), time.Time{}
 	for number, w := range f.waiting {
 		switch {
-		case number != w.number:
+		case number != w.number, w.rests:
 		case !w.limit.After(now):
 			over = append(over, w)
-			f.drop(w)
+			w.rests = true
 		case next.IsZero() || w.limit.Before(next):
 			next = w.limit
 		}

@@ -27,7 +27,7 @@ func (f *inflight) wait(t *testing.T, subject string, limit time.Duration) (w *w
 	t.Helper()
 	one := newWaiter()
 	one.subject, one.limit = subject, time.Now().Add(limit)
-	reply, ok := f.register(&one, f.now())
+	reply, _, ok := f.register(&one, f.now())
 	if !ok {
 		t.Fatal("not registered")
 	}
@@ -79,7 +79,7 @@ func TestAnswersToEarlierCopies(t *testing.T) {
 	w, first := f.wait(t, "orders", time.Minute)
 	f.remove(w)
 	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"stream":"ORDERS","seq":1}`)}) // between two tries
-	second, _ := f.register(w, f.now())
+	second, _, _ := f.register(w, f.now())
 	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`)})
 	if got := w.outcome(); got != pending || first == second {
 		t.Errorf("outcome %d, reply subjects %s and %s", got, first, second)
@@ -100,8 +100,43 @@ func TestAnswersToEarlierCopies(t *testing.T) {
 	w.limit = time.Now()
 	f.register(w, f.now())
 	natstest.Eventually(t, "it is over", func() bool { return w.outcome() == unanswered })
-	if len(f.waiting) > 0 {
+	if _, ok := f.forget(w); ok || len(f.waiting) > 0 {
 		t.Errorf("%d wait", len(f.waiting))
+	}
+}
+
+// What acknowledges an earlier copy between two tries is kept, and wakes the publish once.
+// What refuses it then is for nobody.
+func TestAnswersBetweenTries(t *testing.T) {
+	t.Parallel()
+	f := newInflight()
+	defer f.close()
+	w, first := f.wait(t, "orders", time.Nanosecond)
+	natstest.Eventually(t, "it is over", func() bool { return w.outcome() == unanswered })
+	if f.remove(w) {
+		t.Error("a try that is over was removed")
+	}
+	woken := 0
+	f.attend(w, func() { woken++ })
+	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`)})
+	f.refuse(fmt.Errorf(`%w: Permissions Violation for Publish to "orders"`, nats.ErrPermissionViolation))
+	if got := w.outcome(); got != pending || woken > 0 {
+		t.Errorf("outcome %d, woken %d times", got, woken)
+	}
+	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"stream":"ORDERS","seq":1}`)})
+	f.receive(&nats.Msg{Subject: first, Data: []byte(`{"stream":"ORDERS","seq":1,"duplicate":true}`)})
+	if got := w.outcome(); got != pending || woken != 1 || len(f.waiting) > 0 {
+		t.Errorf("outcome %d, woken %d times, %d wait", got, woken, len(f.waiting))
+	}
+	f.attend(w, func() { woken++ })
+	if _, late, ok := f.register(w, f.now()); !ok || late.msg == nil || woken != 2 || len(f.waiting) > 0 {
+		t.Errorf("%v, %v, woken %d times, %d wait", late, ok, woken, len(f.waiting))
+	}
+	if late, ok := f.forget(w); !ok || late.msg == nil {
+		t.Error("the acknowledgement is lost")
+	}
+	if _, ok := f.forget(w); ok {
+		t.Error("the acknowledgement is there twice")
 	}
 }
 
@@ -116,7 +151,7 @@ func TestLossBeforeTheRegistration(t *testing.T) {
 		t.Errorf("outcome %d", got)
 	}
 	late := newWaiter()
-	if _, ok := f.register(&late, before); ok || len(f.waiting) > 0 {
+	if _, _, ok := f.register(&late, before); ok || len(f.waiting) > 0 {
 		t.Error("registered with an epoch that is over")
 	}
 }

@@ -95,29 +95,57 @@ func (p *publication) reset() {
 	*p = publication{header: p.header, waiter: waiter{answer: p.waiter.answer}}
 }
 
-// run sends the message, and sends it again while that is safe and of use.
-func (p *publication) run(ctx context.Context) (wire.PubAck, error) {
-	for {
-		st, err := p.ready(ctx)
-		if err != nil {
-			return wire.PubAck{}, p.failure(err)
-		}
-		if p.unknown && !p.repeatable(st, time.Now()) { // the stream is another one now, or has another window
-			return wire.PubAck{}, p.failure(p.last)
-		}
-		if p.kept && !p.unknown {
-			if err := p.publisher.streams.CheckKept(ctx, st, p.topic, len(p.msg.Subject)+p.headerSize+len(p.msg.Data)); err != nil {
-				return wire.PubAck{}, err
+// run sends the message, and sends it again while that is safe and of use. The result is
+// that of the first try, or pending if there was none yet.
+func (p *publication) run(ctx context.Context, first result) (wire.PubAck, error) {
+	ack, err := p.tries(ctx, first)
+	if p.unanswered > 0 || len(p.waiter.earlier) > 0 {
+		if late, ok := p.publisher.inflight.forget(&p.waiter); ok && err != nil {
+			if r := p.read(late); r.outcome == stored {
+				return r.ack, nil
 			}
 		}
-		r := p.try(ctx, st)
-		if r.outcome == stored {
-			return r.ack, nil
-		}
-		if err := p.retry(ctx, r); err != nil {
-			return wire.PubAck{}, p.failure(err)
-		}
 	}
+	return ack, err
+}
+
+// tries is run without a look at what has been acknowledged after the last try.
+func (p *publication) tries(ctx context.Context, r result) (wire.PubAck, error) {
+	for r.outcome != stored {
+		if r.outcome != pending {
+			if err := p.retry(ctx, r); err != nil {
+				return wire.PubAck{}, p.failure(err)
+			}
+		}
+		st, err := p.next(ctx)
+		if err != nil {
+			return wire.PubAck{}, err
+		}
+		r = p.try(ctx, st)
+	}
+	return r.ack, nil
+}
+
+// next returns the stream of the next try, or the error of the publish. The wait for that
+// ends when an earlier copy is acknowledged.
+func (p *publication) next(ctx context.Context) (*asset.Stream, error) {
+	if p.unanswered > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		p.publisher.inflight.attend(&p.waiter, cancel)
+	}
+	st, err := p.ready(ctx)
+	if err != nil {
+		return nil, p.failure(err)
+	}
+	if p.unknown && !p.repeatable(st, time.Now()) { // the stream is another one now, or has another window
+		return nil, p.failure(p.last)
+	}
+	if p.kept && !p.unknown {
+		return st, p.publisher.streams.CheckKept(ctx, st, p.topic, len(p.msg.Subject)+p.headerSize+len(p.msg.Data))
+	}
+	return st, nil
 }
 
 // ready waits for the connection and returns the stream.
@@ -236,9 +264,12 @@ func (p *publication) register(st *asset.Stream, async *asyncPublish) result {
 	}
 	p.waiter.subject, p.waiter.async = p.msg.Subject, async
 	p.waiter.limit = p.tryUntil(st)
-	reply, ok := p.publisher.inflight.register(&p.waiter, epoch)
-	if !ok {
+	reply, late, ok := p.publisher.inflight.register(&p.waiter, epoch)
+	switch {
+	case !ok:
 		return unusable(fault.ErrConnectionLost)
+	case late.msg != nil:
+		return p.read(late)
 	}
 	p.msg.Reply = reply
 	return result{outcome: pending}

@@ -89,7 +89,7 @@ func (p *Publisher) Publish(ctx context.Context, m Message) (wire.PubAck, error)
 		return wire.PubAck{}, err
 	}
 	defer p.gate.Leave()
-	ack, err := one.run(ctx)
+	ack, err := one.run(ctx, result{})
 	one.reset()
 	publications.Put(one)
 	return ack, err
