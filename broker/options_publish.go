@@ -177,7 +177,9 @@ func DeliverAfter(d time.Duration) broker.PublishOption {
 // (resetStartingSeq in server/consumer.go). They have sequences up to N, the ack floor
 // of the consumer of ORDERS-later that the server has made, JS_SRC_ and a hash, and can be
 // removed with nats stream purge ORDERS-later --subject '_due.ORDERS.>' --seq N. A clean
-// restart leaves none.
+// restart leaves none. An operator who deletes that consumer leaves some, too. If ORDERS is
+// deleted and made again, it gets all of these once more, and also what fell due within a
+// second before that. The broker warns when it makes ORDERS.
 func DeliverAt(t time.Time) broker.PublishOption {
 	return func(o *broker.PublishOptions) {
 		w := &ownOptions(o).when

@@ -54,8 +54,7 @@ func (cs *Companions) addSource(ctx context.Context, sc *jetstream.StreamConfig)
 // is due. The companion is made before it is sourced, so whoever was the later one sees it.
 func (cs *Companions) Relink(ctx context.Context, s *asset.Stream) {
 	sc := s.Config
-	cs.AddSource(ctx, &sc)
-	if sourceIn(s.Config) >= 0 || sourceIn(sc) < 0 {
+	if !cs.outlived(ctx, sc) {
 		return
 	}
 	if err := cs.addSource(ctx, &sc); err != nil {
@@ -67,16 +66,26 @@ func (cs *Companions) Relink(ctx context.Context, s *asset.Stream) {
 // has outlived an earlier stream of that name, and what waits in it is not lost. What
 // cannot be found out is left to the next message that is delivered later.
 func (cs *Companions) AddSource(ctx context.Context, sc *jetstream.StreamConfig) {
-	if sourceIn(*sc) >= 0 || sc.Mirror != nil || sc.AllowMsgSchedules {
-		return
-	}
-	names, err := cs.api.Names(ctx, wire.DuePattern(sc.Name))
-	if err != nil || !slices.Contains(names, wire.LaterStream(sc.Name)) {
-		return
-	}
-	companion, err := cs.api.Info(ctx, wire.LaterStream(sc.Name))
-	if err != nil || !companion.Ours {
+	if !cs.outlived(ctx, *sc) {
 		return
 	}
 	sc.Sources = append(slices.Clip(sc.Sources), sourceOf(sc.Name))
+	// The consumer of the earlier stream is gone with it, and nobody knows what it has delivered.
+	name := wire.LaterStream(sc.Name)
+	if due, err := cs.api.Has(ctx, name, wire.DuePattern(sc.Name)); err == nil && due {
+		cs.conn.Log().Warn(fmt.Sprintf("stream %s is made again and takes over all that is due in stream %s: some of it may have been delivered before, as an earlier stream acknowledges that a second late, and after a kill not at all", sc.Name, name), "stream", sc.Name)
+	}
+}
+
+// outlived reports whether there is a companion that a stream does not source and could.
+func (cs *Companions) outlived(ctx context.Context, sc jetstream.StreamConfig) bool {
+	if sourceIn(sc) >= 0 || sc.Mirror != nil || sc.AllowMsgSchedules {
+		return false
+	}
+	names, err := cs.api.Names(ctx, wire.DuePattern(sc.Name))
+	if err != nil || !slices.Contains(names, wire.LaterStream(sc.Name)) {
+		return false
+	}
+	companion, err := cs.api.Info(ctx, wire.LaterStream(sc.Name))
+	return err == nil && companion.Ours
 }

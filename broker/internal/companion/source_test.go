@@ -153,3 +153,24 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// What is due when a stream is made again may have been delivered before. What still waits
+// has not.
+func TestAStreamThatIsMadeAgainMayGetWhatIsDueOnceMore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ctx := natstest.Context(t)
+	again := func() (sources int) {
+		sc := jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders.>"}}
+		b.AddSource(ctx, &sc)
+		return len(sc.Sources)
+	}
+	if sources, said := again(), b.count("is made again"); sources != 1 || said > 0 {
+		t.Errorf("%d sources, %d warnings", sources, said)
+	}
+	must(t, b.js.DeleteStream(ctx, "ORDERS"))
+	b.fallDue(t, 0, 1)
+	if sources, said := again(), b.count("is made again"); sources != 1 || said != 1 {
+		t.Errorf("%d sources, %d warnings", sources, said)
+	}
+}
