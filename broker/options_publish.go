@@ -79,6 +79,11 @@ func ownOptions(o *broker.PublishOptions) *publishContext {
 // has a random id of its own, which covers only the broker's own retries.
 // Publishing a duplicate succeeds and stores nothing.
 //
+// The broker sends a message again as long as a quarter of the window is left, but at least
+// 2 and at most 30 seconds. If the network holds a copy up for longer than that, it is stored
+// twice, and nobody can tell. A connection that is held up ends within 30 seconds, so with a
+// window of 2 minutes or more this does not happen.
+//
 // When a server starts, it learns the ids from the messages that it still has. So a
 // message that was handled, and with it removed from a stream with WorkQueue or Interest
 // retention, is stored and handled again if it is published once more after a restart. In

@@ -19,6 +19,9 @@ const (
 	// tryTimeout is how long a try waits for its answer before the message is sent
 	// again with the same id. A leader that fails takes the answer with it.
 	tryTimeout = 2 * time.Second
+	// silentTimeout is how long a connection lives that takes and brings nothing; see
+	// natsopts.PingInterval.
+	silentTimeout = 30 * time.Second
 	// The pause between tries doubles from the one to the other. A new leader takes
 	// some hundred milliseconds.
 	minPause = 50 * time.Millisecond
@@ -377,9 +380,11 @@ func (p *publication) tryUntil(st *asset.Stream) time.Time {
 
 // repeatable reports whether the message may be sent again at that time. It may as long
 // as the stream recognises a second copy by its id, that is within the duplicates
-// window. The second copy may take as long as a try to arrive.
+// window. The network may hold the second copy up. A quarter of the window is left for
+// that: at least what a try takes, and at most what a silent connection lives.
 func (p *publication) repeatable(st *asset.Stream, at time.Time) bool {
-	return p.sent.IsZero() || at.Add(tryTimeout).Sub(p.sent) < st.Duplicates
+	spare := max(tryTimeout, min(st.Duplicates/4, silentTimeout))
+	return p.sent.IsZero() || at.Add(spare).Sub(p.sent) < st.Duplicates
 }
 
 // forgetTry is for a try of which no server has seen anything. The duplicates window
