@@ -62,6 +62,9 @@ func TestDomainNeedsItsPermissionsOnly(t *testing.T) {
 	}
 	permitted := append(api("INFO", "STREAM.NAMES", "STREAM.LIST"), "orders.>", "dead", "_later.ORDERS.>", "_due.ORDERS.>", "$JS.ACK.ORDERS.>")
 	permitted = append(permitted, "$JS.ACK.DEAD.>")
+	// Some seconds after the first message that is delivered later, the broker looks
+	// whether what is due moves.
+	permitted = append(permitted, api("CONSUMER.LIST.ORDERS-later")...)
 	for _, stream := range []string{"ORDERS", "DEAD"} {
 		permitted = append(permitted, api("CONSUMER.INFO."+stream+".>", "CONSUMER.CREATE."+stream+".>", "CONSUMER.MSG.NEXT."+stream+".>")...)
 	}
