@@ -65,18 +65,6 @@ func (a *API) Config(ctx context.Context, name string) (sc jetstream.StreamConfi
 	return info.Config, nil
 }
 
-// Change asks the server to change a stream, and returns what it is then.
-func (a *API) Change(ctx context.Context, sc jetstream.StreamConfig) (info *jetstream.StreamInfo, err error) {
-	err = a.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
-		s, err := a.conn.JetStream().UpdateStream(ctx, sc)
-		if err == nil {
-			info = s.CachedInfo()
-		}
-		return err
-	})
-	return info, err
-}
-
 // Names lists the streams with a subject that overlaps the pattern.
 func (a *API) Names(ctx context.Context, pattern string) ([]string, error) {
 	var names []string

@@ -14,6 +14,24 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
+// Change asks the server to change a stream, and returns what it is then. Another process
+// may have changed it once more before the server answers. Then it is without what was
+// asked for.
+func (a *API) Change(ctx context.Context, sc jetstream.StreamConfig) (info *jetstream.StreamInfo, err error) {
+	err = a.conn.Do(ctx, "STREAM.UPDATE."+sc.Name, func(ctx context.Context) error {
+		s, err := a.conn.JetStream().UpdateStream(ctx, sc)
+		if err == nil {
+			info = s.CachedInfo()
+		}
+		return err
+	})
+	// The client takes an answer without the sources for one of an old server.
+	if errors.Is(err, jetstream.ErrStreamSourceNotSupported) || errors.Is(err, jetstream.ErrStreamSubjectTransformNotSupported) {
+		return a.State(ctx, sc.Name)
+	}
+	return info, err
+}
+
 // Update asks the server to change a stream.
 func (a *API) Update(ctx context.Context, sc jetstream.StreamConfig) (*asset.Stream, error) {
 	if err := a.CheckInbox(sc.Subjects); err != nil {
