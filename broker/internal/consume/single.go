@@ -2,6 +2,7 @@ package consume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -136,9 +137,10 @@ func (s *Subscription) claim(info *jetstream.ConsumerInfo, sequences []uint64) {
 }
 
 // lookFailed has a subscription that stands by say that it cannot, as it does not fetch.
+// The active one does not fetch either when its consumer is gone, and must make it again.
 func (s *Subscription) lookFailed(beat pinned.Beat, err error) {
 	s.hand.Pin().Fails(time.Now())
-	if !beat.Active && s.cfg.Conn.Up() {
+	if (!beat.Active || errors.Is(err, jetstream.ErrConsumerNotFound)) && s.cfg.Conn.Up() {
 		s.fetcher.refuse(err)
 	}
 }

@@ -52,7 +52,8 @@ func (p *Pull) Renewal(cs *consumers.Consumer) (Request, bool) {
 
 // ListenRenewals has lost called with a pin that the server does not know, and kept with
 // one that it has renewed, and when it was asked to. Refused is called when the consumer has
-// no pins any more.
+// no pins any more, or does not answer: it may have been deleted, and another replica may
+// have made it again.
 func (p *Pull) ListenRenewals(lost func(pin string), kept func(pin string, asked time.Time), refused func()) (*link.Listener, error) {
 	return p.conn.Listen(func(nc *nats.Conn) (*nats.Subscription, error) {
 		return nc.Subscribe(p.inbox+renewals+"*", func(m *nats.Msg) {
@@ -64,7 +65,7 @@ func (p *Pull) ListenRenewals(lost func(pin string), kept func(pin string, asked
 				if n, ok := wire.ParseUint(sent); ok {
 					kept(pin, epoch.Add(time.Duration(n)))
 				}
-			case status == "400":
+			case status == "400" || status == "503":
 				refused()
 			}
 		})
