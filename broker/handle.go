@@ -35,7 +35,7 @@ func (s *subscription) handle(slot int, d *consume.Delivery) {
 	s.keepBody(slot, e)
 	defer s.conclude(e) // also after a panic or Goexit
 	o := &e.outcome
-	o.began = d.Began
+	o.began = d.Waited
 	o.lag = max(time.Duration(d.Received.UnixNano()-d.Meta.StoredAt)+o.began, 0)
 	listened := len(s.hooks.handleStart) > 0
 	if listened {

@@ -195,7 +195,7 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 	case <-f.again.C:
 		return nil, nil
 	case <-f.silent.C:
-		if m := f.s.hand.Arrived(); m != nil {
+		if m := f.s.hand.Poll(); m != nil {
 			return m, nil // it came at this very moment
 		}
 		return nil, lost

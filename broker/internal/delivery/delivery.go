@@ -32,7 +32,7 @@ type Record struct {
 	Msg      *nats.Msg
 	Meta     wire.Metadata     // of a message that is no JetStream delivery: delivery 1, and zeros
 	Received time.Time         // when it was taken out of the inbox
-	Began    time.Duration     // how long after that a worker took it
+	Waited   time.Duration     // from then until a worker took it
 	Context  context.Context   // of the subscription, until the handler gets another one
 	Header   map[string]string // what the handler gets, for the log; nil before that
 

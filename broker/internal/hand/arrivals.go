@@ -44,7 +44,7 @@ func isForeign(m *nats.Msg, topic string, cs *consumers.Consumer) bool {
 // takeIn is Collect for callers that hold the lock.
 func (h *Hand) takeIn(m *nats.Msg) (a Arrivals) {
 	now := time.Now()
-	for ; m != nil; m = h.Arrived() {
+	for ; m != nil; m = h.Poll() {
 		cs := h.consumer.Load()
 		if isForeign(m, h.cfg.Topic, cs) {
 			a.Foreign = m

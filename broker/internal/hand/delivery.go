@@ -37,8 +37,8 @@ func (d *Delivery) Settle(r delivery.Result, delay time.Duration) (delivery.Resu
 	return d.settle(r, delay, true)
 }
 
-// Park is Settle with Nak for a message that is out of the way until then: with an order
-// those of its key go on.
+// Park is Settle with Nak for a message that others need not wait for: with an order the
+// later messages of its key go on.
 func (d *Delivery) Park(delay time.Duration) (delivery.Result, time.Duration, error) {
 	return d.settle(delivery.Nak, delay, false)
 }
@@ -55,8 +55,9 @@ func (d *Delivery) settle(r delivery.Result, delay time.Duration, keep bool) (de
 	return r, delay, err
 }
 
-// Ack is Settle for the user's own call. It returns [fault.ErrAlreadySettled] if the
-// delivery is settled. An ack that could not be sent may be tried again.
+// Ack acknowledges a delivery for the user. It returns [fault.ErrAlreadySettled] if the
+// delivery is settled. If the ack could not be sent, the delivery is not settled, and Ack
+// may be called again.
 func (d *Delivery) Ack() error {
 	if !d.Claim(delivery.Ack, 0) {
 		return fault.ErrAlreadySettled
@@ -64,7 +65,7 @@ func (d *Delivery) Ack() error {
 	return d.settleLater(delivery.Ack, 0, "")
 }
 
-// Nak is Ack for a message that is to be delivered again after the delay.
+// Nak is like Ack, for a message that is to be delivered again after the delay.
 func (d *Delivery) Nak(delay time.Duration) error {
 	if !d.Claim(delivery.Nak, delay) {
 		return fault.ErrAlreadySettled
@@ -73,23 +74,23 @@ func (d *Delivery) Nak(delay time.Duration) error {
 	return d.settleLater(delivery.Nak, delay, "")
 }
 
-// Term is Ack for a message that is never to be delivered again. The server tells
-// the reason in an advisory. What has to be done first is done while nobody else can
-// settle the delivery, and its ack deadline is extended. If it fails, the message is not
-// terminated. It may be nil.
+// Term is like Ack, for a message that is never to be delivered again. The server publishes
+// the reason in an advisory. If first is not nil, it is called before: meanwhile nobody
+// else can settle the delivery, and its ack deadline is extended. If it fails, the message
+// is not terminated.
 func (d *Delivery) Term(reason string, first func() error) error {
 	if !d.ClaimFirst() {
 		return fault.ErrAlreadySettled
 	}
-	terminated := false // nor is it if what is done first panics
+	terminated := false // it stays so if first panics
 	defer func() {
 		if !terminated {
 			d.Reopen()
-			d.hand.unsettled(d)
+			d.hand.cancelEnding(d)
 		}
 	}()
 	if first != nil {
-		d.hand.settling(d)
+		d.hand.beginEnding(d)
 		if err := first(); err != nil {
 			return err
 		}
@@ -100,7 +101,8 @@ func (d *Delivery) Term(reason string, first func() error) error {
 	return err
 }
 
-// settleLater settles for the user a delivery that counts as settled.
+// settleLater sends the acknowledgement of a delivery that the user has claimed. If that
+// fails, the delivery can be settled again.
 func (d *Delivery) settleLater(r delivery.Result, delay time.Duration, reason string) error {
 	delay, kept, err := d.acknowledge(r, delay, reason, true)
 	if kept {
@@ -114,8 +116,8 @@ func (d *Delivery) settleLater(r delivery.Result, delay time.Duration, reason st
 	return nil
 }
 
-// acknowledge sends an acknowledgement, unless the message is to be kept in hand and can
-// be. It returns the delay that it has then.
+// acknowledge sends an acknowledgement. With keep, a Nak keeps the message in hand
+// instead, if that is possible. It returns the delay that applies.
 func (d *Delivery) acknowledge(r delivery.Result, delay time.Duration, reason string, keep bool) (_ time.Duration, kept bool, err error) {
 	if keep && r == delivery.Nak {
 		if delay, kept = d.keep(delay); kept {
@@ -125,8 +127,8 @@ func (d *Delivery) acknowledge(r delivery.Result, delay time.Duration, reason st
 	return delay, false, d.sendBody(d.body(r, delay, reason), r, delay, false)
 }
 
-// keep has the message stay in hand, if the subscription has an order, and handled
-// again after the delay. Otherwise it returns the delay for the server.
+// keep keeps the message in hand, to be handled again after the delay, if the
+// subscription has an order. Otherwise it returns the delay for the server.
 func (d *Delivery) keep(delay time.Duration) (remaining time.Duration, kept bool) {
 	switch {
 	case !d.hand.queue.ByKey():
@@ -156,9 +158,9 @@ func (d *Delivery) sendBody(body []byte, r delivery.Result, delay time.Duration,
 	return d.sent(d.hand.cfg.Conn.NATS().Publish(d.Msg.Reply, body), r, delay, returned)
 }
 
-// GiveBack naks a message that no handler gets. With confirmed it waits until the server
-// has answered, but at most for confirmTimeout. The server works acknowledgements off
-// one after the other, so it has seen the earlier ones then.
+// GiveBack naks a message that no handler has got. With confirmed it waits for the
+// server's answer, but at most for confirmTimeout. The server processes acknowledgements
+// one after the other, so by then it has seen the earlier ones, too.
 func (d *Delivery) GiveBack(confirmed bool) {
 	conn, body := d.hand.cfg.Conn, d.body(delivery.Nak, 0, "")
 	if !confirmed || !conn.Up() || conn.Deaf() != nil {
@@ -198,18 +200,18 @@ func (d *Delivery) Exhausted() (exhausted, byServer bool) {
 	return cs.Limit > 0 && n >= cs.Limit, cs.ByServer
 }
 
-// Snoozed says that the message is going to be given back, as Fail does, and has not
-// failed.
+// Snoozed is like Fail, but the delivery does not count as a failure.
 func (d *Delivery) Snoozed() { d.hand.snoozed(d) }
 
-// Fail says that the message is going to be given back. From now on a second delivery
-// of it is handled rather than skipped. It may be called more than once.
+// Fail notes that the handling has failed, before the delivery is nakked. From now on a
+// second delivery of the message is handled rather than skipped. It may be called more
+// than once.
 func (d *Delivery) Fail() { d.hand.fail(d) }
 
-// IsLast reports whether the server delivers the message no more.
+// IsLast reports whether this is the last delivery of the message that the server makes.
 func (d *Delivery) IsLast() bool { return d.hand.Consumer().IsLast(d.Served()) }
 
-// Seat is for the order by key.
+// Seat returns the place of the delivery in the order of its key.
 func (d *Delivery) Seat() *keyorder.Seat[*Delivery] { return &d.seat }
 
 // Hangs reports whether the ack deadline of a delivery that is being handled is no
@@ -218,7 +220,7 @@ func (d *Delivery) Hangs(now time.Time) bool {
 	return now.Sub(d.Received) > d.hand.cfg.MaxAckExtension
 }
 
-// Repeat returns the delivery as it is handled again without the server.
+// Repeat returns a delivery with which the message is handled again, without the server.
 func (d *Delivery) Repeat() *Delivery {
 	again := &Delivery{hand: d.hand}
 	again.InitAgain(d.hand.context, &d.Record)

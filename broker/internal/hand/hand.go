@@ -1,6 +1,5 @@
-// Package hand holds what a subscription has in hand, which are the messages that are
-// fetched and not settled: those that wait, those that are being handled, and how they are
-// settled.
+// Package hand holds what a subscription has in hand: the messages that are fetched and
+// not settled. It decides which message is handled next, and settles messages.
 package hand
 
 import (
@@ -23,20 +22,23 @@ import (
 	"go-micro-jetstream/broker/internal/wire"
 )
 
-// Hand is what a subscription has in hand, and what it remembers of what it had.
-// Nothing is written to the connection, and no observer is called, while its lock is
-// held.
+// Hand is what a subscription has in hand, and what it remembers of earlier messages. It
+// is safe for concurrent use.
+//
+// Its lock is taken in this file only. Methods in the other files of the package expect
+// the caller to hold it, unless they are exported or belong to [Delivery]. Nothing is
+// written to the connection, and no observer is called, while the lock is held.
 type Hand struct {
 	cfg      Config
-	context  context.Context // of deliveries that are not handed on yet; written by Begin
-	pull     *pull.Pull      // guarded by mu, but for the methods that need no lock
-	sending  sync.WaitGroup
+	context  context.Context                    // of each new delivery; written by Begin
+	pull     *pull.Pull                         // guarded by mu, except for the methods that need no lock
+	sending  sync.WaitGroup                     // requests that are being written
 	consumer atomic.Pointer[consumers.Consumer] // replaced under mu
-	asked    atomic.Bool                        // a request was sent; see Forfeit
+	asked    atomic.Bool                        // a request was sent since the last Forfeit
 
 	mu       sync.Mutex
 	queue    queue.Queue[*Delivery] // fetched and not started
-	running  []*Delivery            // by slot; nil when the worker has nothing in hand
+	running  []*Delivery            // being handled, by slot; nil where the worker is idle
 	fetching bool                   // a worker waits for messages
 	left     left
 	pace     hanging.Pace
@@ -51,9 +53,9 @@ type Hand struct {
 	extending bool        // from BeginExtending until Extend is over
 }
 
-// left is what the server has last told of the messages in the stream.
+// left is what is known of the messages that are left in the stream.
 type left struct {
-	at      time.Time
+	at      time.Time // when pending was learned
 	pending uint64    // not yet delivered to the consumer
 	fresh   time.Time // when a message last came for the first time
 }
@@ -74,22 +76,21 @@ func (h *Hand) Consumer() *consumers.Consumer { return h.consumer.Load() }
 // Pull returns the inbox, for those of its methods that need no lock.
 func (h *Hand) Pull() *pull.Pull { return h.pull }
 
-// Pin is nil if the consumer serves all its subscribers.
+// Pin returns the state of the pin, or nil if the consumer serves all its subscribers.
 func (h *Hand) Pin() *pinned.Client { return h.pin }
 
-// Wake tells a worker that has nothing to do that it may have.
+// Wake returns the channel that wakes an idle worker when there may be something to do.
 func (h *Hand) Wake() <-chan struct{} { return h.queue.Wake() }
 
-// Nudge wakes a worker that has nothing to do.
+// Nudge wakes an idle worker.
 func (h *Hand) Nudge() { h.queue.Nudge() }
 
 // stopped reports whether nothing is started any more.
 func (h *Hand) stopped() bool { return h.cfg.Life.Err() != nil }
 
-// Take starts the first of the waiting messages for a worker, or says why it is not to
-// be handled. It returns nothing if none waits, or the subscription is stopped.
-//
-// With those that are not to be handled come others for which the same is true.
+// Take starts the next message for a worker. It returns nothing if none can be started,
+// or the subscription is stopped. If refused is not nil, d must be skipped for that
+// reason, and so must the messages in also.
 func (h *Hand) Take(slot int) (d *Delivery, refused *delivery.Refusal, also []*Delivery) {
 	d, request, wanted, refused, also := h.start(slot)
 	if wanted {
@@ -98,8 +99,8 @@ func (h *Hand) Take(slot int) (d *Delivery, refused *delivery.Refusal, also []*D
 	return d, refused, also
 }
 
-// start is take as far as it needs the lock: it returns the request to send, if one is
-// wanted.
+// start is the part of Take under the lock. If more messages are wanted, it returns the
+// request, which the caller sends.
 func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, refused *delivery.Refusal, also []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -112,24 +113,24 @@ func (h *Hand) start(slot int) (d *Delivery, request pull.Request, wanted bool, 
 	if n := h.queue.Backlog(); h.pull.Early(h.consumer.Load(), n) && h.cfg.Conn.Up() {
 		request, wanted = h.request(n)
 	}
-	d.Began = time.Since(d.Received)
+	d.Waited = time.Since(d.Received)
 	if refused = h.refusal(d); refused == nil {
 		h.running[slot] = d
 		d.Failures = h.ledger.Started(d.Meta)
-		h.pace.Started(d.Received.Add(d.Began))
+		h.pace.Started(d.Received.Add(d.Waited))
 	} else {
 		also = h.refused(d, refused)
 	}
 	return d, request, wanted, refused, also
 }
 
-// Finish ends the handling of a delivery. If nobody has settled it, it is to be
-// delivered again.
+// Finish ends the handling of a delivery. If nobody has settled it by then, the server
+// must deliver it again.
 func (h *Hand) Finish(slot int, d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.running[slot] = nil
-	h.pace.Returned(time.Since(d.Received) - d.Began)
+	h.pace.Returned(time.Since(d.Received) - d.Waited)
 	cs := h.consumer.Load()
 	wait := cs.AckWait()
 	if h.ending.has(d) {
@@ -141,9 +142,10 @@ func (h *Hand) Finish(slot int, d *Delivery) {
 	}
 }
 
-// keep has a message that has failed handled again after the delay. It returns false if
-// the subscription cannot do that: it is stopped, or the server counts deliveries and
-// must see to it that the message gets no more.
+// keep keeps a failed message in hand, to be handled again after the delay. It returns
+// false if the server must be told of the failure instead: because this was the last
+// delivery that it makes, because the subscription is stopped, or because the message is
+// in no lane.
 func (h *Hand) keep(d *Delivery, delay time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -160,15 +162,16 @@ func (h *Hand) keep(d *Delivery, delay time.Duration) bool {
 	return true
 }
 
-// Crowded is crowd for callers that do not hold the lock.
+// Crowded returns what a subscription with an order has in hand. With changed, fetching
+// has come to a stand since the last call, or goes on again.
 func (h *Hand) Crowded() (c Crowd, changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.crowd()
 }
 
-// Unsorted returns the next messages whose keys are to be asked for, or none if a worker
-// is at it.
+// Unsorted returns the next messages whose keys are not known. It returns none while a
+// worker still asks for the keys of earlier ones.
 func (h *Hand) Unsorted() []*Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -178,15 +181,15 @@ func (h *Hand) Unsorted() []*Delivery {
 	return h.queue.Unsorted(KeyBatch)
 }
 
-// Sorted tells the keys of the first messages that Unsorted has returned. Those without a
-// key come next time.
+// Sorted takes the keys of the first messages that Unsorted has returned. There may be
+// fewer keys than messages: the next Unsorted returns the others again.
 func (h *Hand) Sorted(keys []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.queue.Sorted(keys)
 }
 
-// settled notes what has become of a delivery. With Nak it comes again after the delay.
+// settled notes how a delivery was settled. After a Nak it comes again, after the delay.
 func (h *Hand) settled(d *Delivery, r delivery.Result, delay time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -229,28 +232,29 @@ func (h *Hand) Running() int {
 	return h.busy()
 }
 
-// busy is handling for callers that hold the lock.
+// busy is Running for callers that hold the lock. A key function that runs counts, too.
 func (h *Hand) busy() (n int) {
 	for _, d := range h.running {
 		if d != nil {
 			n++
 		}
 	}
-	if _, asking := h.queue.Asking(); asking { // the user's function runs
+	if _, asking := h.queue.Asking(); asking {
 		n++
 	}
 	return n
 }
 
-// Unstarted takes out the messages that wait and will not be started, in the order of
-// the stream if the subscription has an order.
+// Unstarted takes out all messages that wait, so that they can be given back. With an
+// order they are in the order of the stream.
 func (h *Hand) Unstarted() (ds []*Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.drop()
 }
 
-// drop takes out everything that is not started, but for what is being settled.
+// drop empties the queue, and returns what was in it, except for messages that somebody
+// settles at this moment.
 func (h *Hand) drop() []*Delivery {
 	return slices.DeleteFunc(h.queue.Empty(), (*Delivery).Taken)
 }
@@ -262,8 +266,9 @@ func (h *Hand) Len() int {
 	return h.queue.Len()
 }
 
-// Look returns a message that has come in the inbox, or whether to ask for more: it
-// is not wanted if messages wait already, or the subscription is stopped.
+// Look returns the next message from the inbox, if there is one. Otherwise wanted says
+// whether to ask for more. Both are zero if a worker finds something to start already, or
+// the subscription is stopped.
 func (h *Hand) Look() (m *nats.Msg, wanted bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -272,13 +277,13 @@ func (h *Hand) Look() (m *nats.Msg, wanted bool) {
 		return nil, false
 	}
 	h.fetching = true
-	m = h.Arrived()
+	m = h.Poll()
 	return m, m == nil
 }
 
-// Ask makes sure that a request is under way, if there is room for more. It returns how
-// much longer nothing may come until that counts as lost. It is 0 if no request is under way, so
-// that nothing can come.
+// Ask makes sure that a request is under way, if there is room for more messages. It
+// returns how much longer the server may be silent until the request counts as lost. That
+// is 0 if no request is under way.
 func (h *Hand) Ask() (silence time.Duration, err error) {
 	request, wanted, silence := h.next()
 	if wanted {
@@ -287,7 +292,7 @@ func (h *Hand) Ask() (silence time.Duration, err error) {
 	return silence, err
 }
 
-// next is ask as far as it needs the lock.
+// next is the part of Ask under the lock.
 func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -304,8 +309,8 @@ func (h *Hand) next() (request pull.Request, wanted bool, silence time.Duration)
 	return request, wanted, h.pull.Silence(time.Now())
 }
 
-// request returns a request for more, which the caller sends when it has released the
-// lock that it holds.
+// request makes a request for more messages, if they are wanted. The caller holds the
+// lock, and calls send after it has released it.
 func (h *Hand) request(waiting int) (r pull.Request, wanted bool) {
 	if h.pin != nil && !h.pin.MayAsk() {
 		return r, false
@@ -325,8 +330,7 @@ func (h *Hand) request(waiting int) (r pull.Request, wanted bool) {
 	return r, wanted
 }
 
-// send sends a request. AwaitRequests waits until that is done: a request that follows
-// the end of the inbox would bring messages that nobody gets.
+// send writes a request that was made by request. AwaitRequests waits for it.
 func (h *Hand) send(r pull.Request) error {
 	defer h.sending.Done()
 	err := h.pull.Send(r)
@@ -338,8 +342,9 @@ func (h *Hand) send(r pull.Request) error {
 	return err
 }
 
-// AwaitRequests waits until the requests that are being sent are sent. No others follow
-// once nothing is started any more.
+// AwaitRequests waits until no request is being written. Call it when the subscription is
+// stopped, so that no others follow, and before the inbox is closed: the answer to a later
+// request would reach nobody.
 func (h *Hand) AwaitRequests() { h.sending.Wait() }
 
 // Abandon gives up the requests under way.
@@ -349,8 +354,8 @@ func (h *Hand) Abandon() {
 	h.abandon()
 }
 
-// Pausing reports whether the worker that fetches may pause: no message waits to be
-// handled.
+// Pausing reports whether the worker that fetches may pause, because there is nothing to
+// start.
 func (h *Hand) Pausing() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -358,8 +363,9 @@ func (h *Hand) Pausing() bool {
 	return h.fetching
 }
 
-// Arrived returns a message from the inbox if there is one.
-func (h *Hand) Arrived() *nats.Msg {
+// Poll returns the next message from the inbox, or nil. It does not wait, and needs no
+// lock.
+func (h *Hand) Poll() *nats.Msg {
 	select {
 	case m := <-h.pull.Messages():
 		return m
@@ -368,35 +374,36 @@ func (h *Hand) Arrived() *nats.Msg {
 	}
 }
 
-// Expects reports whether more may come of the requests under way.
+// Expects reports whether requests under way may still bring messages.
 func (h *Hand) Expects() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.pull.Open() > 0 && !h.pull.Outlived()
 }
 
-// Behind reports whether deliveries of the consumer have not come. Other replicas may
-// have them.
+// Behind reports whether the server has made deliveries that have not come here. Other
+// replicas may have them.
 func (h *Hand) Behind(info *jetstream.ConsumerInfo) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.ledger.Misses(info.Delivered.Consumer)
 }
 
-// Collect takes in a message from the inbox, or nil, and all that are behind it.
+// Collect takes in a message, and all that are behind it in the inbox. With nil it begins
+// with the inbox.
 func (h *Hand) Collect(m *nats.Msg) Arrivals {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m == nil {
-		m = h.Arrived()
+		m = h.Poll()
 	}
 	return h.takeIn(m)
 }
 
-// BeginExtending reports whether there may be anything to keep alive. The keeper stands
-// still until Extend is over. With all workers busy nobody else empties the inbox,
-// so BeginExtending takes in what is there, unless the caller cannot tell of it now. What
-// fails comes again with the next request.
+// BeginExtending prepares for Extend, which the caller calls if ok. The keeper's timer
+// does not run until Extend is over. While all workers are busy, nobody else empties the
+// inbox: so with takesIn it takes in what has come, which the caller reports to the
+// observer. It need not act on an error in that: the next request meets it again.
 func (h *Hand) BeginExtending(takesIn bool) (a Arrivals, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -406,29 +413,29 @@ func (h *Hand) BeginExtending(takesIn bool) (a Arrivals, ok bool) {
 	}
 	h.extending = true
 	if takesIn && !h.fetching && !h.stopped() {
-		a = h.takeIn(h.Arrived())
+		a = h.takeIn(h.Poll())
 	}
 	return a, true
 }
 
-// extensions returns the deliveries whose ack deadlines are to be extended now, each
-// marked as extended, with the mark that it had. Extend calls it, and then extended.
+// extensions returns the deliveries whose ack deadlines are to be extended now. It marks
+// them as extended already. Extend sends the extensions, and then calls extended.
 func (h *Hand) extensions() []extension {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.extendAll()
 }
 
-// Relieve frees the lanes of handlers that hang. It returns what has expired behind
-// them.
+// Relieve frees the lanes of handlers that hang. It returns the messages that have
+// expired behind them.
 func (h *Hand) Relieve() []*Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.queue.Relieve(h.lost(time.Now()))
+	return h.queue.Relieve(h.expiry(time.Now()))
 }
 
-// extended takes the marks back of deliveries whose extension could not be sent, and
-// starts the keeper again if something is in hand.
+// extended removes the marks from deliveries whose extension could not be sent. It starts
+// the keeper again if something is in hand.
 func (h *Hand) extended(unsent []extension) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -441,7 +448,7 @@ func (h *Hand) extended(unsent []extension) {
 	}
 }
 
-// End stops the keeper when nothing is in hand any more.
+// End stops the keeper. It is called when the last worker has ended.
 func (h *Hand) End() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -452,8 +459,8 @@ func (h *Hand) End() {
 	h.queue.End()
 }
 
-// Replace takes what the server has told of the consumer. It returns false if that is
-// no longer the one in use.
+// Replace takes over what the server has told of the consumer. It returns false, and does
+// nothing, if former is no longer the consumer in use.
 func (h *Hand) Replace(former, told *consumers.Consumer) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -471,11 +478,11 @@ func (h *Hand) Mended(m consumers.Mended) {
 	h.adopt(m)
 }
 
-// ResumeAt returns where in the stream a consumer for new messages begins when it is
-// made again: with the first message that is being handled or is to be delivered again,
-// or else behind everything that was started. What other subscribers have of a shared
-// consumer only the server knew. The new consumer delivers once more what was settled
-// since; the ledger recognises the latest of that.
+// ResumeAt returns the stream sequence at which a consumer for new messages begins when
+// it is made again. That is the first message that is being handled or must be delivered
+// again, or else the one behind everything that was started. What other subscribers of a
+// shared consumer had in hand only the server knew. The new consumer delivers once more
+// what was settled behind that sequence; the ledger recognises the latest of these.
 func (h *Hand) ResumeAt() uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -491,7 +498,7 @@ func (h *Hand) Learned(info *jetstream.ConsumerInfo) (retries int) {
 	return h.retries.count(h.left.at)
 }
 
-// RetriedSince reports whether a message has failed since then that comes back later.
+// RetriedSince reports whether a message has failed since then, and waits for its retry.
 func (h *Hand) RetriedSince(then time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -518,9 +525,10 @@ func (h *Hand) KnownFor() time.Duration {
 	return time.Since(h.left.at)
 }
 
-// What follows is for a consumer that serves one subscriber at a time.
+// The methods from here to CountUnsettled and Reckon are for a consumer that serves one
+// subscriber at a time: [Hand.Pin] is not nil.
 
-// Unpinned notes that the server does not know a pin.
+// Unpinned notes that the server does not know a pin any more.
 func (h *Hand) Unpinned(pin string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -535,9 +543,9 @@ func (h *Hand) Suspect() {
 	h.pin.Doubt(h.pull.Pin())
 }
 
-// Forfeit gives up the pin and the requests under way, as the consumer has no pins any
-// more. It takes out what is not started. Asked reports whether a request was sent
-// since the last time.
+// Forfeit gives up the pin and the requests under way, because the consumer has no pins
+// any more. It takes out all messages that wait. Asked reports whether a request was sent
+// since the last Forfeit.
 func (h *Hand) Forfeit() (ds []*Delivery, asked bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -549,7 +557,7 @@ func (h *Hand) Forfeit() (ds []*Delivery, asked bool) {
 	return ds, asked
 }
 
-// Disown forgets a pin that was given back, and what it may still bring.
+// Disown forgets a pin that was given back. Messages that it still brings are dropped.
 func (h *Hand) Disown(pin string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -560,8 +568,8 @@ func (h *Hand) Disown(pin string) {
 	}
 }
 
-// Looked notes who is pinned, as the server has said. It returns what is to be claimed
-// because nobody works.
+// Looked notes whom the server has named as pinned. If nobody works, it returns the stream
+// sequences of the messages to claim.
 func (h *Hand) Looked(info *jetstream.ConsumerInfo, l pinned.Look) (claims []uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -582,22 +590,23 @@ func (h *Hand) Looked(info *jetstream.ConsumerInfo, l pinned.Look) (claims []uin
 	return claims
 }
 
-// Renewal returns the request that renews the pin, if there is one.
+// Renewal returns the request that renews the pin. It is not active if there is none.
 func (h *Hand) Renewal() (r pull.Request, active bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.pull.Renewal(h.consumer.Load())
 }
 
-// ShowLife extends the ack deadline of a message in hand, if there is one, so that others
-// see that somebody works; see [pinned.Client].
+// ShowLife extends the ack deadline of one message in hand, if there is one. Others see
+// from it that somebody works; see [pinned.Client].
 func (h *Hand) ShowLife() {
-	if d := h.lockedSign(); d != nil && !d.Settled() {
+	if d := h.lifeSign(); d != nil && !d.Settled() {
 		_ = h.cfg.Conn.NATS().Publish(d.Msg.Reply, wire.ProgressBody)
 	}
 }
 
-func (h *Hand) lockedSign() *Delivery {
+// lifeSign returns the message for ShowLife, or nil.
+func (h *Hand) lifeSign() *Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.cfg.Base.Err() != nil { // nobody waits for the handlers any more
@@ -606,17 +615,18 @@ func (h *Hand) lockedSign() *Delivery {
 	return h.sign()
 }
 
-// CountUnsettled returns how many messages are in hand and not settled. One that was
-// delivered twice counts once, as for the server.
+// CountUnsettled returns how many messages are in hand and not settled. A message that
+// was delivered twice counts once, as it does for the server.
 func (h *Hand) CountUnsettled() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.sequences())
 }
 
-// Reckon finds out whether all that the former active subscription had in hand has come,
-// and lets messages be started then, in the order of the stream. The server was asked when
-// this was the pin, and so many messages were in hand.
+// Reckon finds out whether everything has come that the former active subscription had in
+// hand. If so, messages may be started, in the order of the stream. Info is the server's
+// answer. When it was asked for, pin was the pin, and before is how many messages were in
+// hand and not settled.
 func (h *Hand) Reckon(pin string, info *jetstream.ConsumerInfo, before int, shared bool, now time.Time) pinned.Reckoning {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -629,16 +639,16 @@ func (h *Hand) Reckon(pin string, info *jetstream.ConsumerInfo, before int, shar
 	return r
 }
 
-// Stranded returns what waits behind handlers that hang, so that it can be given back
-// to other subscribers of the consumer.
+// Stranded takes out what waits behind handlers that hang, so that it can be given back
+// for other subscribers of the consumer.
 func (h *Hand) Stranded() []*Delivery {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.takeStranded()
 }
 
-// end is settling as far as it needs the lock.
-func (h *Hand) end(d *Delivery) {
+// addEnding is the part of beginEnding under the lock.
+func (h *Hand) addEnding(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ending == nil {
@@ -649,9 +659,10 @@ func (h *Hand) end(d *Delivery) {
 	h.arm()
 }
 
-// unsettled notes that a delivery could not be settled. Its handler, or the server, has it
-// for another ack wait.
-func (h *Hand) unsettled(d *Delivery) {
+// cancelEnding notes that a delivery has not been settled after all. With an order its
+// key waits for another ack wait: its handler may still settle it, or the server delivers
+// it again.
+func (h *Hand) cancelEnding(d *Delivery) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.ending, d)

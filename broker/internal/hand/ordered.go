@@ -7,7 +7,7 @@ import (
 	"go-micro-jetstream/broker/internal/delivery"
 )
 
-// What a hand does otherwise with an order. The caller holds the lock.
+// What is different in a hand with an order.
 
 const (
 	// maxHeld is how many messages a subscription with an order has in hand at most,
@@ -27,8 +27,8 @@ const (
 // crowding is how a subscription with an order finds out that there is no room for more.
 type crowding struct {
 	room  chan struct{} // tells the worker that fetches that there is room again; nil: without an order
-	short bool          // it waits for that
-	full  bool          // nothing could be started, and no more be fetched, and it was said
+	short bool          // that worker waits for room
+	full  bool          // the log has said that nothing can be started or fetched
 }
 
 // startable reports whether a worker that has nothing to do finds something.
@@ -53,13 +53,14 @@ func (h *Hand) first() *Delivery {
 	return d
 }
 
-// Roomy returns what tells that there is room again, if there may be none.
+// Roomy returns the channel that tells when there is room for more messages again. It is
+// nil without an order.
 func (h *Hand) Roomy() <-chan struct{} { return h.crowding.room }
 
-// Quick is within which time handlers are quick.
+// Quick is how long a handler may take to count as quick.
 const Quick = 50 * time.Millisecond
 
-// inAll returns how many messages are in hand.
+// inAll returns how many messages are in hand, those that are being handled included.
 func (h *Hand) inAll() int { return h.queue.Len() + h.busy() }
 
 // bound returns how many messages may be in hand. A key that is stuck holds as many. It
@@ -107,19 +108,19 @@ func (h *Hand) crowd() (c Crowd, changed bool) {
 	return c, changed
 }
 
-// refused ends a message that was taken and is not handled. It returns those that are
-// not handled for the same reason.
+// refused takes a message out that is not handled for this reason. It returns other
+// messages for which the reason holds, too.
 func (h *Hand) refused(d *Delivery, why *delivery.Refusal) (also []*Delivery) {
 	wait := time.Duration(0)
 	if why == delivery.Expired {
 		wait = h.consumer.Load().AckWait() + MissingGrace
 	}
-	return h.queue.Refuse(d, wait, h.lost(time.Now()))
+	return h.queue.Refuse(d, wait, h.expiry(time.Now()))
 }
 
-// lost returns what reports whether a message that waits has expired, and notes that it
-// is delivered again.
-func (h *Hand) lost(now time.Time) func(d *Delivery) bool {
+// expiry returns a function that reports whether a waiting message has expired at that
+// time. If it has, the function also notes that the server owes it.
+func (h *Hand) expiry(now time.Time) func(d *Delivery) bool {
 	cs := h.consumer.Load()
 	return func(d *Delivery) bool {
 		if !d.Expired(cs, now.Sub(d.Received)) || cs.IsLast(d.Served()) {

@@ -21,7 +21,7 @@ func (h *Hand) refusal(d *Delivery) *delivery.Refusal {
 	// The server is delivering it to somebody else, unless this was the last delivery.
 	// Then the server accepts an ack all the same.
 	cs := h.consumer.Load()
-	if d.Expired(cs, d.Began) && !cs.IsLast(d.Served()) {
+	if d.Expired(cs, d.Waited) && !cs.IsLast(d.Served()) {
 		h.ledger.Owe(cs, d.Meta, d.Deliveries())
 		return delivery.Expired
 	}
