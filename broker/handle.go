@@ -17,7 +17,7 @@ import (
 // outcome is what became of a handler's run.
 type outcome struct {
 	lag      time.Duration // from the message's storing to its handler
-	began    time.Duration // since the message was received
+	began    time.Duration // when the handler began, counted from the message's arrival
 	err      error
 	panicked *PanicError
 	snooze   *snoozeError // nil unless err asks for no more than that

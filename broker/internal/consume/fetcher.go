@@ -61,7 +61,7 @@ func newFetcher(s *Subscription) *fetcher {
 func (f *fetcher) fetch() bool {
 	defer func() { <-f.token }()
 	for {
-		if f.setback.err != nil && !f.recovered() {
+		if f.setback.err != nil && !f.pauseAndMend() {
 			return !f.s.Stopped()
 		}
 		f.lookAtFloor()
@@ -79,7 +79,7 @@ func (f *fetcher) fetch() bool {
 	}
 }
 
-// refuse has the fetch under way fail, or the next one.
+// refuse makes the fetch under way fail, or else the next one.
 func (f *fetcher) refuse(err error) {
 	select {
 	case f.refused <- err:
@@ -154,7 +154,7 @@ func (s *Subscription) Trouble() error {
 // clearTransientTrouble ends a trouble that has passed by itself, once there is a request again: with
 // an empty stream the next sign of life may take long.
 func (f *fetcher) clearTransientTrouble() {
-	if err := f.s.Trouble(); err != nil && (quietly(err) || errors.Is(err, fault.ErrConnectionLost)) {
+	if err := f.s.Trouble(); err != nil && (ordinary(err) || errors.Is(err, fault.ErrConnectionLost)) {
 		f.trouble.Store(nil)
 	}
 }
@@ -206,12 +206,12 @@ func (f *fetcher) await(changed <-chan struct{}, silence time.Duration) (*nats.M
 	}
 }
 
-// floorInterval is how old the ack floor of a shared consumer may become: what was
-// acked since then comes again if the consumer is lost.
+// floorInterval is how old the known ack floor of a shared consumer may become. If the
+// consumer is lost, messages that were acked since then are delivered again.
 const floorInterval = 5 * time.Second
 
-// lookAtFloor asks now and then how far the consumer is, if it is for new messages and
-// others may be served with it, too. If it is lost, the next one begins there.
+// lookAtFloor asks now and then for the ack floor of a shared consumer for new messages.
+// If that consumer is lost, the next one begins there.
 func (f *fetcher) lookAtFloor() {
 	cs := f.s.Consumer()
 	if cs.Ephemeral || !cs.Ours || !cs.GoesOn() || time.Since(f.looked) < floorInterval || !f.s.cfg.Conn.Up() {
@@ -241,7 +241,7 @@ func (f *fetcher) healthy() {
 	f.s.cfg.Observer.Recovered()
 }
 
-// fail reports a failed fetch. The next one waits for recovered.
+// fail reports a failed fetch. The next one waits for pauseAndMend.
 func (f *fetcher) fail(err error) {
 	f.s.hand.Abandon()
 	f.failures++
@@ -263,7 +263,7 @@ func (f *fetcher) fail(err error) {
 func (f *fetcher) logFailure(err error, delay time.Duration) {
 	const text = "fetch failed, next try in %v: %v%s"
 	level, more := slog.LevelDebug, ""
-	if !quietly(err) && err.Error() != f.lastSaid {
+	if !ordinary(err) && err.Error() != f.lastSaid {
 		if m, ok := f.s.lines.Allow(text); ok { // otherwise the next failure tells
 			level, more, f.lastSaid = slog.LevelWarn, m, err.Error()
 		}
@@ -275,15 +275,15 @@ func (f *fetcher) log(level slog.Level, text string) {
 	f.s.log.Log(context.Background(), level, text)
 }
 
-// quietly tells failures that belong to the ordinary life of a cluster.
-func quietly(err error) bool {
+// ordinary reports whether a failure is part of the ordinary life of a cluster.
+func ordinary(err error) bool {
 	return errors.Is(err, jetstream.ErrConsumerLeadershipChanged) || errors.Is(err, jetstream.ErrServerShutdown)
 }
 
-// recovered pauses after a failed fetch, and puts right what it may. It returns false
-// when the subscription is stopped, and when there are messages to handle first: their
-// ack deadlines do not wait for the end of the pause. The next call goes on with it.
-func (f *fetcher) recovered() bool {
+// pauseAndMend pauses after a failed fetch, and then mends what it can. It returns false when
+// the subscription is stopped, or when there are messages to handle first, because their
+// ack deadlines do not wait for the end of the pause. The next call continues the pause.
+func (f *fetcher) pauseAndMend() bool {
 	for f.setback.err != nil {
 		if !f.pauseOrCollect() {
 			return false
@@ -301,21 +301,21 @@ func (f *fetcher) recovered() bool {
 		}
 		if err != nil {
 			f.fail(err)
-			f.setback.lookUp = lost(err)
+			f.setback.lookUp = unfound(err)
 		}
 	}
 	return true
 }
 
-// lost reports whether the consumer could not be found. Otherwise that the server answers
-// means nothing.
-func lost(err error) bool {
+// unfound reports whether mend has failed because the consumer could not be found. Only
+// then does an answer about the consumer mean that the pause may end.
+func unfound(err error) bool {
 	return !errors.Is(err, fault.ErrPermission) && !errors.Is(err, fault.ErrSubscriptionLimit) && !errors.Is(err, fault.ErrConsumerConflict)
 }
 
-// pauseOrCollect is the pause after a failed fetch. It returns false when the
-// subscription is stopped, and when messages wait or have come. These are of requests
-// from before the failure.
+// pauseOrCollect pauses after a failed fetch. It returns false when the subscription is
+// stopped, or when there are messages to handle. Those that come in the pause belong to
+// requests from before the failure.
 func (f *fetcher) pauseOrCollect() bool {
 	if !f.s.hand.Pausing() {
 		return false
@@ -351,14 +351,14 @@ func (f *fetcher) stillLost() bool {
 	return !f.s.cfg.Conn.MayProbe() || !f.s.cfg.Consumers.Answers(f.s.life, f.s.Consumer())
 }
 
-// mend puts right what a failed fetch may have been about: it makes the consumer again,
-// and its stream, if they were made by this module and are gone. It returns what stands
-// in the way of fetching.
+// mend removes the cause of a failed fetch if it can: it creates the consumer and its
+// stream again if this module had created them and they are gone. It returns an error if
+// fetching still cannot work.
 func (f *fetcher) mend(cause error) error {
 	if !f.s.cfg.Conn.Up() {
 		return nil // the next fetch tells
 	}
-	if quietly(cause) || errors.Is(cause, fault.ErrConnectionLost) {
+	if ordinary(cause) || errors.Is(cause, fault.ErrConnectionLost) {
 		return nil // it passes by itself
 	}
 	ctx, cancel := context.WithTimeout(f.s.life, mendTimeout)

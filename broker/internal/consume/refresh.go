@@ -41,8 +41,8 @@ func (s *Subscription) learned(info *jetstream.ConsumerInfo) State {
 	return state
 }
 
-// adopt takes over what an operator has changed of the consumer, and how far it is, if
-// that is still the one in use.
+// adopt takes over what the server says of the consumer, unless another one is in use by
+// now. It logs what an operator has changed.
 func (s *Subscription) adopt(cs *consumers.Consumer, info *jetstream.ConsumerInfo) {
 	told := cs.Told(info)
 	if !s.hand.Replace(cs, told) {
@@ -79,8 +79,8 @@ func (l *limitWatch) learn(s *Subscription) {
 	}
 }
 
-// learnNow is learn whatever the age of what is known. It reports whether the server has
-// answered.
+// learnNow is like learn, however new the known limit is. It reports whether the server
+// has answered.
 func (l *limitWatch) learnNow(s *Subscription) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,10 +105,10 @@ func (l *limitWatch) ask(s *Subscription) bool {
 	return true
 }
 
-// noteSnoozes makes known that a handler snoozes this delivery: here at once, and to
-// others by the consumer. It does so where this module counts. Each time a message has
-// had half as many deliveries as are spared, it looks whether somebody has taken the
-// note off.
+// noteSnoozes makes known that a handler snoozes this delivery: here at once, and to other
+// replicas by a note in the consumer. The note matters only where this module counts
+// deliveries. Each time a message has had another half of SpareDeliveries, noteSnoozes
+// looks whether somebody has removed the note.
 func (l *limitWatch) noteSnoozes(s *Subscription, d *Delivery) {
 	look := d.Meta.NumDelivered%(consumers.SpareDeliveries/2) == 0
 	switch cs := s.Consumer(); {
@@ -165,10 +165,10 @@ func (s *Subscription) Snooze(d *Delivery, delay time.Duration) (Result, time.Du
 	return d.Settle(Nak, delay)
 }
 
-// UsedUp reports whether the message has had so many deliveries beyond the limit that
-// this module counts, without any handler ever having snoozed, that something about it
-// may end processes. The server has just confirmed that. Without an answer, or where
-// nobody could have noted a snooze, it is false.
+// UsedUp reports whether the message has had so many more deliveries than the limit that
+// it may be what ends processes. This only counts where this module counts deliveries, and
+// where no handler has ever snoozed; UsedUp asks the server for both. Without an answer, or
+// where nobody could have noted a snooze, it is false.
 func (s *Subscription) UsedUp(d *Delivery) bool {
 	used := func() bool {
 		cs := s.Consumer()

@@ -18,7 +18,7 @@ import (
 // unpinTimeout bounds the wait for the answer to an unpin.
 const unpinTimeout = 500 * time.Millisecond
 
-// single reports whether of all subscribers of the consumer one gets messages; see
+// single reports whether only one subscriber of the consumer gets messages at a time; see
 // package pinned.
 func (cfg *Config) single() bool { return cfg.Rules != nil && cfg.Rules.SingleActive }
 
@@ -81,9 +81,9 @@ func (s *Subscription) renew() {
 	s.hand.Pin().EndRenewal(s.Consumer().Config.PinnedTTL)
 }
 
-// look asks the server who is active and what is not settled. It naks what is not in hand
-// here: as the active subscription what its predecessor has left, otherwise, if nobody is active and
-// nobody works, everything.
+// look asks the server who is active and what is not settled. It claims messages by a nak:
+// the active subscription those that its predecessor has left, and a stand-by all that it
+// does not have in hand, if nobody is active and nobody works.
 func (s *Subscription) look(beat pinned.Beat) {
 	ctx, cancel := context.WithTimeout(context.Background(), link.LookUpTimeout)
 	defer cancel()
@@ -119,7 +119,7 @@ func (s *Subscription) look(beat pinned.Beat) {
 	}
 }
 
-// yield gives the place back that the subscription has got although another one works.
+// yield gives back a pin that the subscription has got although another one works.
 func (s *Subscription) yield(pin string) {
 	s.log.Info("this subscription gives its place back, as another one has messages in hand")
 	s.withdraw(nil)
@@ -136,7 +136,8 @@ func (s *Subscription) claim(info *jetstream.ConsumerInfo, sequences []uint64) {
 	}
 }
 
-// lookFailed has a subscription that stands by say that it cannot, as it does not fetch.
+// lookFailed reports a look without an answer. A stand-by does not fetch, so a failed look
+// is the only sign of trouble: it counts as a failed fetch.
 // The active one does not fetch either when its consumer is gone, and must make it again.
 func (s *Subscription) lookFailed(beat pinned.Beat, err error) {
 	s.hand.Pin().Fails(time.Now())
@@ -156,10 +157,10 @@ func (s *Subscription) noRoom() time.Duration {
 	return hand.Quick
 }
 
-// withdraw leaves everything to the other subscribers, as the consumer serves all of them
-// now. What is in hand and not started is given back at once, and with it what has come
-// without a pin. Before that the server drops the requests under way, or it would deliver
-// the same here again.
+// withdraw leaves everything to the other subscribers, because the consumer serves all of
+// them now. First it has the server drop the requests under way, or the same messages
+// would be delivered here again. Then it gives back what was not started, and what has
+// come without a pin.
 func (s *Subscription) withdraw(unpinned []*Delivery) {
 	ds, asked := s.hand.Forfeit()
 	if asked && !s.Stopped() && s.cfg.Conn.Up() {
@@ -182,15 +183,16 @@ func (s *Subscription) takeUnpinned() (ds []*Delivery) {
 	return ds
 }
 
-// askForConsumer asks the server for the consumer, for the sake of what that does there.
+// askForConsumer asks the server for the consumer. The answer does not matter: the request
+// makes the server drop requests for messages that nobody listens to.
 func (s *Subscription) askForConsumer() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	_, _ = s.cfg.Consumers.Info(ctx, s.Consumer())
 }
 
-// endSingle ends the looks at the pin, and makes another subscription active if this one
-// is. It is called when everything is settled or given back.
+// endSingle ends the looks at the pin, and gives the pin back if this subscription is the
+// active one. It is called when everything is settled or given back.
 func (s *Subscription) endSingle() {
 	if s.hand.Pin() == nil {
 		return

@@ -20,9 +20,9 @@ const (
 )
 
 // StopWithin ends the fetching and gives back what was not started. It does not wait for
-// handlers, and not longer than that for the observer: what is left goes on on a
-// goroutine of its own. It reports whether this was the first call; other calls return at
-// once, as they may come from what the observer does in the first one.
+// handlers. It returns after the bound even if the observer holds it up; the rest is then
+// done on another goroutine. It reports whether this was the first call. Later calls
+// return at once, because the observer may make one during the first.
 func (s *Subscription) StopWithin(bound time.Duration) (first bool) {
 	if !s.stopping.CompareAndSwap(false, true) {
 		return false
@@ -70,9 +70,9 @@ func (s *Subscription) clearRequests() {
 	s.askForConsumer() // without an answer nothing is lost but the order
 }
 
-// awaitFetcher waits until the worker that fetches has taken in what it has in its hand,
-// so that this is given back in its turn. It waits at most for drainTimeout: the
-// observer may hold that worker up.
+// awaitFetcher waits until the worker that fetches has taken in the message that it has
+// read from the inbox, so that this one is given back in its turn. It waits at most for
+// drainTimeout, because the observer may hold that worker up.
 func (s *Subscription) awaitFetcher() {
 	if s.works(s.stopper.Load()) {
 		return
@@ -98,13 +98,13 @@ func (s *Subscription) AwaitReturned() {
 }
 
 // drain takes in what the requests under way still deliver. In a cluster, or behind a
-// leaf node, that may be on its way from the consumer's leader to the client's server, and what finds no
-// inbox there is lost until AckWait. With a backlog the requests soon end. Without
-// one little is on its way, and nothing tells when that is over: drain waits as long
-// as it takes to ask the leader.
+// leaf node, messages may be on their way from the consumer's leader to the client's
+// server. Those that find no inbox there are not delivered again before AckWait. With a
+// backlog the requests soon end. Without one little is on its way, and nothing tells when
+// it has arrived: so drain waits as long as it takes to ask the leader.
 //
-// For an order the same holds without a cluster. What the server still has in its queue
-// for this inbox when that is closed, it delivers again, mixed with what is given back.
+// With an order it also does so without a cluster. What the server still has queued for
+// this inbox when it is closed would be delivered again, mixed with what is given back.
 func (s *Subscription) drain() {
 	more := s.takeRest()
 	s.hand.AwaitRequests() // so that no request follows the end of the inbox
@@ -134,16 +134,14 @@ func (s *Subscription) drain() {
 }
 
 // giveBack naks what was fetched and not started, so that another subscriber of the
-// consumer gets it now rather than after AckWait.
-//
-// When it returns, the server knows, if it answers in time: a subscriber that comes
-// after that gets these messages before others.
+// consumer gets it now rather than after AckWait. It waits a moment for the server to
+// confirm the last nak: a subscriber that comes after that gets these messages first.
 func (s *Subscription) giveBack() {
 	s.takeRest()
 	s.giveAllBack(s.hand.Unstarted())
 }
 
-// giveAllBack is giveBack for what was taken out.
+// giveAllBack naks messages that were taken out of the hand.
 func (s *Subscription) giveAllBack(ds []*Delivery) {
 	for i, d := range ds {
 		d.GiveBack(i == len(ds)-1)
@@ -153,7 +151,7 @@ func (s *Subscription) giveAllBack(ds []*Delivery) {
 	}
 }
 
-// finish is the end of the last worker.
+// finish ends the subscription. The last worker calls it.
 func (s *Subscription) finish() {
 	s.hand.End()
 	s.endSingle()

@@ -50,8 +50,8 @@ func (s *Subscription) handle(slot int, d *Delivery) {
 	s.cfg.Handle(slot, d)
 }
 
-// leave is the end of a worker. What it took out of the inbox while the subscription
-// was being stopped may have come too late for StopWithin to give back.
+// leave ends a worker. It gives back once more, because what the worker took out of the
+// inbox while the subscription was being stopped may have come too late for StopWithin.
 func (s *Subscription) leave() {
 	<-s.returned
 	s.giveBack()
@@ -90,7 +90,8 @@ func (s *Subscription) next(slot int) *Delivery {
 	}
 }
 
-// skipAll is skip for a worker. A hook that holds up the only one holds up fetching.
+// skipAll skips messages on a worker. If it is the only one, an observer that holds it up
+// also holds up fetching.
 func (s *Subscription) skipAll(ds []*Delivery, why *delivery.Refusal) {
 	if s.cfg.Concurrency == 1 {
 		s.fetcher.told.Begin()
@@ -101,7 +102,7 @@ func (s *Subscription) skipAll(ds []*Delivery, why *delivery.Refusal) {
 	}
 }
 
-// skip is the end of a message that is not handled.
+// skip settles a message that is not handled, if its refusal says so, and reports it.
 func (s *Subscription) skip(d *Delivery, why *delivery.Refusal) {
 	if why.Settle != None {
 		_ = d.Send(why.Settle, 0, false)

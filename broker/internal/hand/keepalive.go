@@ -63,7 +63,8 @@ func (h *Hand) Extend() {
 	h.extended(unsent)
 }
 
-// extendAll is extensions for callers that hold the lock.
+// extendAll is extensions for callers that hold the lock. Waiting messages whose deadline
+// has passed are left out.
 func (h *Hand) extendAll() (due []extension) {
 	now, cs := time.Now(), h.consumer.Load()
 	extend := func(d *Delivery) {

@@ -218,8 +218,8 @@ func (p *publication) lookUpStream(ctx context.Context) (*asset.Stream, error) {
 	return st, err
 }
 
-// passing reports whether a look-up failed because servers are starting or elect a
-// leader, or because the connection was lost.
+// passing reports whether a look-up failed for a reason that passes by itself: servers are
+// starting or elect a leader, or the connection was lost.
 func (p *publication) passing(err error) bool {
 	if fault.HasCode(err, fault.CodeTemporarilyAway, fault.CodeStreamOffline) || errors.Is(err, fault.ErrConnectionLost) {
 		return true
@@ -387,8 +387,8 @@ func (p *publication) repeatable(st *asset.Stream, at time.Time) bool {
 	return p.sent.IsZero() || at.Add(spare).Sub(p.sent) < st.Duplicates
 }
 
-// forgetTry is for a try of which no server has seen anything. The duplicates window
-// has not begun if it was the first.
+// forgetTry forgets a try that no server has seen anything of. If it was the first, the
+// duplicates window has not begun.
 func (p *publication) forgetTry() {
 	if !p.unknown {
 		p.sent = time.Time{}
@@ -423,8 +423,8 @@ func (p *publication) failure(err error) error {
 	return err
 }
 
-// outage is the error for a connection that did not come back in time. Only if nothing
-// can be stored it may wrap fault.ErrNotConnected, which says so.
+// outage is the error for a connection that did not come back in time. It wraps
+// fault.ErrNotConnected, which says that nothing is stored, only if that is certain.
 func (p *publication) outage(err error) error {
 	if p.unknown {
 		return fmt.Errorf("%w and did not come back in time: %w", fault.ErrConnectionLost, err)
