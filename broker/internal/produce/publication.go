@@ -98,8 +98,8 @@ func (p *publication) reset() {
 	*p = publication{header: p.header, waiter: waiter{answer: p.waiter.answer}}
 }
 
-// run sends the message, and sends it again while that is safe and of use. The result is
-// that of the first try, or pending if there was none yet.
+// run sends the message, and sends it again while that is safe and may help. First is the
+// result of the first try, or pending if there was none yet.
 func (p *publication) run(ctx context.Context, first result) (wire.PubAck, error) {
 	ack, err := p.tries(ctx, first)
 	if p.unanswered > 0 || len(p.waiter.earlier) > 0 {
@@ -112,7 +112,8 @@ func (p *publication) run(ctx context.Context, first result) (wire.PubAck, error
 	return ack, err
 }
 
-// tries is run without a look at what has been acknowledged after the last try.
+// tries is the loop of run. An acknowledgement that comes after the last try is left to
+// run.
 func (p *publication) tries(ctx context.Context, r result) (wire.PubAck, error) {
 	for r.outcome != stored {
 		if r.outcome != pending {
@@ -129,8 +130,8 @@ func (p *publication) tries(ctx context.Context, r result) (wire.PubAck, error) 
 	return r.ack, nil
 }
 
-// next returns the stream of the next try, or the error of the publish. The wait for that
-// ends when an earlier copy is acknowledged.
+// next waits until the message may be sent, and returns the stream for the next try, or the
+// error of the publish. It stops waiting when an earlier copy is acknowledged.
 func (p *publication) next(ctx context.Context) (*asset.Stream, error) {
 	if p.unanswered > 0 {
 		var cancel context.CancelFunc
