@@ -102,11 +102,12 @@ func (p *publication) reset() {
 // result of the first try, or pending if there was none yet.
 func (p *publication) run(ctx context.Context, first result) (wire.PubAck, error) {
 	ack, err := p.tries(ctx, first)
-	if p.unanswered > 0 || len(p.waiter.earlier) > 0 {
-		if late, ok := p.publisher.inflight.forget(&p.waiter); ok && err != nil {
-			if r := p.read(late); r.outcome == stored {
-				return r.ack, nil
-			}
+	if err == nil { // the answer has ended all waits
+		return ack, nil
+	}
+	if late, ok := p.publisher.inflight.forget(&p.waiter); ok {
+		if r := p.read(late); r.outcome == stored {
+			return r.ack, nil
 		}
 	}
 	return ack, err
