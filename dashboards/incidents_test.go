@@ -38,7 +38,7 @@ func TestIncidents(t *testing.T) {
 		{"all handlers hang", playAllHang, 10, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
 		{"a consumer is paused", playPause, 5, "is paused until 1970-01-01 08:", []string{alert("MicroBrokerPaused", ofOrders, ofBilling, inOrders)}},
 		{"the last subscriber has ended", playNoSubscriber, 10, "10 messages of orders wait for queue billing", []string{alert("MicroBrokerNoSubscriber", ofOrders, ofBilling, inOrders)}},
-		{"a stream is at 85 percent", playFullStream, 5, "85% of its limit", []string{alert("MicroBrokerStreamFilling", inOrders)}},
+		{"a stream is at 80 percent", playFullStream, 5, "80% of its limit", []string{alert("MicroBrokerStreamFilling", inOrders)}},
 		{"dead letters, at once", playDeadLetters, 5, "on replica-0", []string{alert("MicroBrokerDeadLetters", ofOrders, ofBilling)}},
 		{"dead letters, after an hour", playDeadLetters, 65, "2 dead letters lie on dead.orders", []string{alert("MicroBrokerDeadLettersUnread", `topic="dead.orders"`, `stream="DEAD"`)}},
 		{"one of several handlers hangs", playHang, 10, "replica-0", []string{alert("MicroBrokerHandlerHangs", ofOrders, ofBilling)}},
@@ -150,8 +150,8 @@ func playFullStream(t *testing.T) *site {
 	})
 	s.publish(t, "orders", "x", 10)
 	s.before = s.await(t, "micro_broker_stream_messages", atLeast(10))
-	s.publish(t, "orders", "x", 75)
-	s.begun = s.await(t, "micro_broker_stream_messages", atLeast(85))
+	s.publish(t, "orders", "x", 70)
+	s.begun = s.await(t, "micro_broker_stream_messages", atLeast(80))
 	s.going = s.begun
 	return s
 }

@@ -74,7 +74,7 @@ var incidentPanels = map[string]panels{
 	"all handlers hang":                                    {[]string{"In flight"}, nil},
 	"a consumer is paused":                                 {[]string{"Pause ends in", "Pending of consumers"}, nil},
 	"the last subscriber has ended":                        {[]string{"Pending of consumers"}, nil},
-	"a stream is at 85 percent":                            {[]string{"Messages in streams"}, nil},
+	"a stream is at 80 percent":                            {[]string{"Messages in streams"}, nil},
 	"dead letters, at once":                                {[]string{"Dead letters and exhausted", "Dead letters in streams", "Failures"}, ofFailures},
 	"dead letters, after an hour":                          {[]string{"Dead letters in streams"}, append([]string{"Dead letters and exhausted"}, ofFailures...)},
 	"one of several handlers hangs":                        {[]string{"In flight"}, nil},
