@@ -147,7 +147,7 @@ func TestMessageIsKeptFromOthersWhileItsDeadLetterIsStored(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := startServer(t)
-			options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: time.Second})}
+			options := []broker.Option{jsbroker.WithDeadLetter("graves"), jsbroker.WithConsumerConfig(jetstream.ConsumerConfig{AckWait: 3 * time.Second})}
 			storing, goOn := make(chan struct{}), make(chan struct{})
 			b := newBroker(t, s, append(options, jsbroker.WithHooks(jsbroker.Hooks{PublishStart: func(ctx context.Context, e jsbroker.PublishStart) context.Context {
 				if e.Topic == "graves" {

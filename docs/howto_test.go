@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"go-micro.dev/v5/broker"
 
@@ -32,7 +33,8 @@ type task struct {
 // begin starts a server and connects a broker with these options to it.
 func begin(t *testing.T, opts ...broker.Option) task {
 	t.Helper()
-	url := natstest.Start(t).ClientURL()
+	// One of the pages asks for more than the disk may have left.
+	url := natstest.Start(t, func(o *server.Options) { o.JetStreamMaxStore = 1 << 40 }).ClientURL()
 	_, js := natstest.Connect(t, url)
 	got := make(chan string, 100)
 	return task{

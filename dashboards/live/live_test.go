@@ -436,15 +436,7 @@ func TestThePageInABrowser(t *testing.T) {
 	defer release()
 	server := httptest.NewServer(page)
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(),
-		"--virtual-time-budget=3000", "--dump-dom", server.URL).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dom := string(out)
+	dom := domOf(t, chromium, server.URL, 3*time.Second)
 	for _, want := range []string{"orders.hang", "id-hang", trace, "billing", "dead letter in dead.orders", "&lt;script&gt;alert"} {
 		if !strings.Contains(dom, want) {
 			t.Errorf("the page does not show %s", want)

@@ -3,10 +3,13 @@ package live_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -60,20 +63,98 @@ func TestThePageFitsAPhone(t *testing.T) {
 		}, 100)</script></body>`, 1)))
 	}))
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(),
-		"--virtual-time-budget=3000", "--dump-dom", server.URL).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dom := string(out)
+	dom := domOf(t, chromium, server.URL, 3*time.Second)
 	m := regexp.MustCompile(`data-width="(\d+) of 390"`).FindStringSubmatch(dom)
 	if m == nil || m[1] != "390" {
 		t.Errorf("the width of the page: %v", m)
 	}
 	if !strings.Contains(dom, `data-text="true"`) || !regexp.MustCompile(`data-markup="0 beside [1-9]`).MatchString(dom) {
 		t.Errorf("a name became markup, or is not shown: %s", dom)
+	}
+}
+
+// domOf is what a browser makes of a page that has been open for that long.
+func domOf(t *testing.T, chromium, url string, open time.Duration) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(),
+		fmt.Sprintf("--virtual-time-budget=%d", open.Milliseconds()), "--dump-dom", url).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// A service that takes questions and does not answer is not mistaken for one without news.
+func TestThePageSaysThatItGetsNoAnswer(t *testing.T) {
+	chromium := browser(t)
+	page := live.New()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		recorded := httptest.NewRecorder()
+		page.ServeHTTP(recorded, r)
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = w.Write([]byte(strings.Replace(recorded.Body.String(), "<body>", `<body><script>
+			window.fetch = (_, options) => new Promise((_, fail) => options.signal.addEventListener("abort", () => fail(options.signal.reason)));
+		</script>`, 1)))
+	}))
+	defer server.Close()
+	if dom := domOf(t, chromium, server.URL, 11*time.Second); !strings.Contains(dom, "no answer from the service: it takes longer than 10 s") {
+		t.Error(dom)
+	}
+}
+
+var (
+	scheme = regexp.MustCompile(`:root \{[^}]*--bg[^}]*\}`)
+	colour = regexp.MustCompile(`--(\w+): #([0-9a-f]+);`)
+)
+
+// brightness is the relative luminance of WCAG 2.1.
+func brightness(t *testing.T, hex string) float64 {
+	t.Helper()
+	if len(hex) == 3 {
+		hex = string([]byte{hex[0], hex[0], hex[1], hex[1], hex[2], hex[2]})
+	}
+	rgb, err := strconv.ParseUint(hex, 16, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := func(shift int) float64 {
+		c := float64(rgb>>shift&0xff) / 255
+		if c <= 0.04045 {
+			return c / 12.92
+		}
+		return math.Pow((c+0.055)/1.055, 2.4)
+	}
+	return 0.2126*part(16) + 0.7152*part(8) + 0.0722*part(0)
+}
+
+// All text and the edges of what can be used have the contrast that WCAG 2.1 asks for at
+// level AA, in light and in dark.
+func TestColoursCanBeRead(t *testing.T) {
+	t.Parallel()
+	recorded := httptest.NewRecorder()
+	live.New().ServeHTTP(recorded, httptest.NewRequest(http.MethodGet, "/", nil))
+	schemes := scheme.FindAllString(recorded.Body.String(), -1)
+	if len(schemes) != 2 {
+		t.Fatalf("%d schemes of colours", len(schemes))
+	}
+	for i, text := range schemes {
+		colours := map[string]float64{}
+		for _, m := range colour.FindAllStringSubmatch(text, -1) {
+			colours[m[1]] = brightness(t, m[2])
+		}
+		for name, least := range map[string]float64{"fg": 4.5, "dim": 4.5, "bad": 4.5, "warn": 4.5, "good": 4.5, "focus": 3} {
+			for _, ground := range []string{"bg", "card"} {
+				a, b := colours[name], colours[ground]
+				if ratio := (max(a, b) + 0.05) / (min(a, b) + 0.05); ratio < least {
+					t.Errorf("scheme %d: %s on %s has a contrast of %.2f, want %v", i, name, ground, ratio, least)
+				}
+			}
+		}
+	}
+	if !strings.Contains(recorded.Body.String(), "input, button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--dim);") {
+		t.Error("inputs and buttons have another edge than the colour of which this test knows the contrast")
 	}
 }
