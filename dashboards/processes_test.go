@@ -169,5 +169,6 @@ func playDemo(t *testing.T) *site {
 	s.calm(t)
 	s.begun = s.handled(t, 40, `queue="orders"`, `topic="shipping.sent"`, `"ack"`)
 	s.going = s.handled(t, 70, `queue="orders"`, `topic="shipping.sent"`, `"ack"`)
+	s.ended = []string{alert("MicroBrokerHandlerPanics", `topic="shipping.sent"`, `queue="orders"`)}
 	return s
 }

@@ -36,8 +36,9 @@ import (
 type site struct {
 	srv      *natstest.Restartable
 	replicas []*replica
-	labels   string  // further labels of its targets
-	panels   *panels // that show the incident; nil: not checked
+	labels   string   // further labels of its targets
+	panels   *panels  // that show the incident; nil: not checked
+	ended    []string // alerts that have fired meanwhile and do not any more
 
 	// What happens between earlier and before is what happened in each minute of the
 	// half hour. Without earlier, that was nothing.
@@ -275,8 +276,8 @@ func (s *site) check(t *testing.T, minutes int, alerts ...string) []rendered {
 	for _, scrapes := range incidentScrapes {
 		var test strings.Builder
 		fmt.Fprintf(&test, "rule_files: [rules.yaml]\nevaluation_interval: 1m\ntests:\n  - interval: %v\n    input_series:\n%s", scrapes, s.input(scrapes, minutes))
-		fmt.Fprintf(&test, "    promql_expr_test:\n      - expr: count by (alertname, job, namespace, topic, queue, stream) (ALERTS{alertstate=\"firing\"})\n        eval_time: %dm\n        exp_samples: [", incidentBegins+minutes)
-		for _, a := range alerts {
+		fmt.Fprintf(&test, "    promql_expr_test:\n      - expr: count by (alertname, job, namespace, topic, queue, stream) (last_over_time(ALERTS{alertstate=\"firing\"}[%dm]))\n        eval_time: %dm\n        exp_samples: [", minutes, incidentBegins+minutes)
+		for _, a := range slices.Concat(s.ended, alerts) {
 			fmt.Fprintf(&test, "{labels: '%s', value: 1},", a)
 		}
 		test.WriteString("]\n")
