@@ -169,7 +169,7 @@ func TestAlertTextsNameTheirOwnEnvironment(t *testing.T) {
 		}
 		asking++
 		name, series, _ := strings.Cut(f.series, "    input_series:\n")
-		for _, label := range []string{"namespace", "cluster", "env"} {
+		for _, label := range environments {
 			in := func(environment string) string {
 				moved := strings.ReplaceAll(series, `job="`, label+`="`+environment+`", job="`)
 				return strings.ReplaceAll(moved, `instance="`, `instance="in-`+environment+`-`)
