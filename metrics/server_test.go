@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -203,6 +204,43 @@ func TestServerWithoutPermission(t *testing.T) {
 	})
 	if lines := log.With("no permission"); len(lines) != 1 || !strings.Contains(lines[0].Text, "$JS.API.CONSUMER.LIST.ORDERS") {
 		t.Errorf("lines: %v", lines)
+	}
+}
+
+// A user who may do no more than the documentation of NewServer says gets all of
+// it: of named streams, of all streams, and with answers that replicas share.
+func TestServerNeedsItsPermissionsOnly(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		options    []metrics.ServerOption
+		pub, hears []string
+	}{
+		"named streams": {[]metrics.ServerOption{metrics.ServerStreams("ORDERS")}, nil, []string{"_INBOX.>"}},
+		"all streams":   {nil, []string{"$JS.API.STREAM.NAMES"}, []string{"_INBOX.>"}},
+		"shared":        {[]metrics.ServerOption{metrics.ServerShared("metrics.server")}, []string{"$JS.API.STREAM.NAMES"}, []string{"_INBOX.>", "metrics.server.*"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := natstest.Start(t, natstest.Limited(server.Permissions{
+				Publish:   &server.SubjectPermission{Allow: append(c.pub, "$JS.API.INFO", "$JS.API.STREAM.INFO.ORDERS", "$JS.API.CONSUMER.LIST.ORDERS")},
+				Subscribe: &server.SubjectPermission{Allow: c.hears},
+			}))
+			_, js := connected(t, natstest.URL(srv, "admin:admin"))
+			natstest.MakeStream(t, js, jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"orders"}})
+			natstest.MakeConsumer(t, js, "ORDERS", jetstream.ConsumerConfig{Durable: "billing", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 7})
+			log := natstest.NewLog()
+			b, _ := connected(t, natstest.URL(srv, "limited:pw"), broker.Logger(log), jsbroker.WithExistingStreams())
+			reg := newServer(t, b, c.options...)
+			natstest.Eventually(t, "all is known", func() bool {
+				all := values(t, reg)
+				return all[`micro_broker_server_up{}`] == 1 && all[`micro_broker_stream_consumers{stream="ORDERS"}`] == 1 &&
+					all[`micro_broker_consumer_max_ack_pending{consumer="billing",queue="billing",stream="ORDERS",topic=""}`] == 7
+			})
+			want(t, reg, map[string]float64{`micro_broker_server_errors_total{reason="permission"}`: 0})
+			if lines := log.With("ermission"); len(lines) > 0 {
+				t.Errorf("lines: %v", lines)
+			}
+		})
 	}
 }
 
